@@ -1,0 +1,46 @@
+//! What there is to reach: the servers of the configuration and the tools they were last seen to have.
+//!
+//! Decides nothing about callers. Built from `config` and from tool lists fetched in the background;
+//! read by `route`, `access`, `upstream` and `endpoints`.
+
+pub mod server;
+pub mod tools;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::names::ServerId;
+use server::Server;
+
+/// How tool lists are kept fresh.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Time between two readings of a server's tool list.
+    pub refresh: Duration,
+    /// Deadline for reading one tool list.
+    pub deadline: Duration,
+    /// Largest tool list accepted.
+    pub max_bytes: usize,
+}
+
+/// The servers, by id, in one fixed order.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    servers: BTreeMap<ServerId, Arc<Server>>,
+}
+
+impl Catalog {
+    /// Builds the catalog from checked servers.
+    pub fn new(servers: impl IntoIterator<Item = Server>) -> Self {
+        Self { servers: servers.into_iter().map(|server| (server.id.clone(), Arc::new(server))).collect() }
+    }
+
+    /// The server with this id.
+    pub fn get(&self, id: &str) -> Option<&Arc<Server>> {
+        self.servers.get(id)
+    }
+
+    /// All servers, ordered by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.servers.values()
+    }
+}

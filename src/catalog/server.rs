@@ -1,0 +1,150 @@
+//! What a server is: how it is reached (tier), what is spoken there (dialect), and where.
+//!
+//! Holds checked values only; `config` makes them. Never dials and never decides access.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Serialize, Serializer};
+
+use crate::names::{Secret, ServerId};
+
+/// How a server is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Tier {
+    /// A vendor's own streamable-HTTP MCP endpoint.
+    Http,
+    /// Through an mcpo peer that speaks SSE to the vendor.
+    Sse,
+    /// Through an mcpo peer that runs a process.
+    Stdio,
+    /// A container or process of ours.
+    Local,
+}
+
+impl Tier {
+    /// All tiers in the order listings show them.
+    pub const ALL: [Tier; 4] = [Tier::Http, Tier::Sse, Tier::Stdio, Tier::Local];
+
+    /// The word in configuration and listings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Tier::Http => "http",
+            Tier::Sse => "sse",
+            Tier::Stdio => "stdio",
+            Tier::Local => "local",
+        }
+    }
+
+    /// What is spoken there when the configuration does not say.
+    pub const fn default_dialect(self) -> Dialect {
+        match self {
+            Tier::Http => Dialect::Mcp,
+            Tier::Sse | Tier::Stdio | Tier::Local => Dialect::OpenApi,
+        }
+    }
+}
+
+/// What is spoken at a server's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// One POST a tool, described by an OpenAPI document: mcpo and plain HTTP tool servers.
+    OpenApi,
+    /// MCP Streamable HTTP.
+    Mcp,
+}
+
+impl Dialect {
+    /// The word in configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Dialect::OpenApi => "openapi",
+            Dialect::Mcp => "mcp",
+        }
+    }
+}
+
+macro_rules! prints_as_word {
+    ($($type:ty),*) => {$(
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    )*};
+}
+prints_as_word!(Tier, Dialect);
+
+/// One address of a server: `https://host:port/base`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PeerUrl {
+    /// Whether TLS is spoken.
+    pub is_tls: bool,
+    /// Host name or IP address, without brackets; never empty, so SNI is never empty.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Path in front of every tool, without a trailing slash; may be empty.
+    pub base_path: String,
+}
+
+impl PeerUrl {
+    /// `host` or `host:port`, as it stands in the `Host` header.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let is_default = self.port == if self.is_tls { 443 } else { 80 };
+        if is_default { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl fmt::Display for PeerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.base_path)
+    }
+}
+
+/// The header the gateway adds so that the server believes it.
+#[derive(Debug, Clone)]
+pub struct CredentialHeader {
+    /// Header name, lower case.
+    pub name: http::HeaderName,
+    /// Complete value, scheme included: `Bearer …`.
+    pub value: Secret<http::HeaderValue>,
+}
+
+/// How long the gateway waits for a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For the TCP connection.
+    pub connect: Duration,
+    /// For the first byte of an answer, and between two reads of it.
+    pub read: Duration,
+}
+
+/// One MCP server in the catalog.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Its id in paths and grants.
+    pub id: ServerId,
+    /// Its name for people.
+    pub name: String,
+    /// How it is reached.
+    pub tier: Tier,
+    /// What is spoken there.
+    pub dialect: Dialect,
+    /// Its addresses; never empty.
+    pub peers: Arc<[PeerUrl]>,
+    /// The header that makes the server believe us, if it wants one.
+    pub credential: Option<CredentialHeader>,
+    /// Whether calls are let through.
+    pub is_enabled: bool,
+    /// One line for people and models.
+    pub description: String,
+    /// How long the gateway waits for it.
+    pub deadlines: Deadlines,
+}

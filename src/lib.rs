@@ -1,0 +1,11 @@
+#![doc = include_str!("README.md")]
+
+pub mod access;
+pub mod catalog;
+pub mod config;
+pub mod gateway;
+pub mod identity;
+pub mod names;
+pub mod record;
+pub mod refusal;
+pub mod store;

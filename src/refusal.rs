@@ -1,0 +1,159 @@
+//! Every "no" the gateway can say to a client, on one page.
+//!
+//! Decides the stable code, status and public sentence of each refusal. Never writes bytes
+//! (`gateway/reply.rs` does) and never logs: the private cause travels inside, for the record.
+//! Any step of the journey may end in one.
+
+use std::{borrow::Cow, time::Duration};
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $status:literal, $word:literal;)*) => {
+        /// The stable word clients and operators search for, and its HTTP status.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $variant,)* }
+
+        impl Code {
+            /// All codes, for documentation and for closed metric labels.
+            pub const ALL: &[Code] = &[$(Code::$variant,)*];
+
+            /// HTTP status of this refusal.
+            pub const fn status(self) -> u16 {
+                match self { $(Code::$variant => $status,)* }
+            }
+
+            /// The word in `{"code": …}`.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Code::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The path holds dots, empty segments, encodings or characters that paths here never need.
+    BadPath = 400, "bad_path";
+    /// The request as a whole is not acceptable HTTP, for example without `Host`.
+    BadRequest = 400, "bad_request";
+    /// A header that may stand once stands twice.
+    RepeatedHeader = 400, "repeated_header";
+    /// The body is not JSON.
+    BodyNotJson = 400, "body_not_json";
+    /// No credential was sent.
+    NoCredential = 401, "no_credential";
+    /// A credential was sent and is not believed.
+    InvalidCredential = 401, "invalid_credential";
+    /// The credential was right once and has expired.
+    ExpiredCredential = 401, "expired_credential";
+    /// The credential was withdrawn, or its user is gone or inactive.
+    RevokedCredential = 401, "revoked_credential";
+    /// Two identities were claimed and they differ.
+    IdentityMismatch = 403, "identity_mismatch";
+    /// The caller has no grant for this server.
+    NotGranted = 403, "not_granted";
+    /// Only admins may do this.
+    AdminOnly = 403, "admin_only";
+    /// Nothing is at this path.
+    NotFound = 404, "not_found";
+    /// No such server (or, with `access.conceal`, none this caller may know of).
+    UnknownServer = 404, "unknown_server";
+    /// The server has no such tool.
+    UnknownTool = 404, "unknown_tool";
+    /// The path exists for another method.
+    MethodNotAllowed = 405, "method_not_allowed";
+    /// The body is larger than this route allows.
+    BodyTooLarge = 413, "body_too_large";
+    /// The body is compressed or not UTF-8.
+    BodyEncoded = 415, "body_encoded";
+    /// The headers are larger than allowed.
+    HeadersTooLarge = 431, "headers_too_large";
+    /// A bug in the gateway; the log has the cause.
+    Internal = 500, "internal";
+    /// The server could not be reached or hung up.
+    PeerUnreachable = 502, "peer_unreachable";
+    /// The server is switched off in the catalog.
+    ServerDisabled = 503, "server_disabled";
+    /// The gateway does not know the grants (yet, or any more).
+    GrantsUnknown = 503, "grants_unknown";
+    /// The server did not answer in time.
+    PeerTooSlow = 504, "peer_too_slow";
+}
+
+/// One "no": what the client is told and what only the log may know.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    code: Code,
+    sentence: Cow<'static, str>,
+    cause: Option<String>,
+    retry_after: Option<Duration>,
+    allow: Option<&'static str>,
+}
+
+impl Refusal {
+    /// A refusal with its public sentence: short, lower case, no internals.
+    pub fn new(code: Code, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, sentence: sentence.into(), cause: None, retry_after: None, allow: None }
+    }
+
+    /// A bug on our side: the client learns nothing, the log gets the cause.
+    pub fn internal(cause: impl ToString) -> Self {
+        Self::new(Code::Internal, "the gateway failed; its log has the reason").because(cause)
+    }
+
+    /// Adds what only logs may see. It must hold no secret and no body.
+    pub fn because(mut self, cause: impl ToString) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Adds `Retry-After`.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// A method refused, with the `Allow` header RFC 9110 section 15.5.6 demands.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let mut refusal = Self::new(Code::MethodNotAllowed, "this path does not take this method");
+        refusal.allow = Some(allow);
+        refusal
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The public sentence.
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
+    /// The private cause.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// Seconds for `Retry-After`, rounded up.
+    pub fn retry_after_secs(&self) -> Option<u64> {
+        self.retry_after.map(|wait| wait.as_millis().div_ceil(1000) as u64)
+    }
+
+    /// Methods for the `Allow` header.
+    pub fn allow(&self) -> Option<&'static str> {
+        self.allow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_words_are_unique_and_statuses_are_errors() {
+        let mut words: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| (400..600).contains(&code.status())));
+    }
+}
