@@ -3,6 +3,7 @@
 pub mod access;
 pub mod catalog;
 pub mod config;
+pub mod endpoints;
 pub mod gateway;
 pub mod identity;
 pub mod names;

@@ -1,0 +1,172 @@
+//! What servers can do: the tools in a server's own OpenAPI document, and all servers' tools together.
+//!
+//! Decides which operations of a document are tools, what they are called and which path reaches them.
+//! Never fetches anything, and never decides who may run a tool: `access` does. Filled in the background
+//! by `snapshot`; read by `route`, `upstream` and `endpoints`.
+
+mod hoist;
+mod index;
+mod operation_id;
+mod reading;
+mod schemas;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::Serialize;
+
+use crate::names::ToolName;
+pub use index::{Listed, ToolIndex};
+pub use schemas::Fragment;
+use schemas::References;
+
+/// Most tools one server may have; a document with more is refused.
+pub const MAX_TOOLS: usize = 2_000;
+
+/// Something a server can do.
+#[derive(Debug, PartialEq)]
+pub struct Tool {
+    /// Its name in the gateway's paths.
+    pub name: ToolName,
+    /// Its path at the peer, below the peer's base path, exactly as in the document; begins with `/`.
+    pub path: String,
+    /// Whether query parameters travel to it.
+    pub takes_query: bool,
+    /// Whether its input has a property named `arguments`, so that such a body is never unwrapped.
+    pub takes_arguments_key: bool,
+    /// What it does, for people and models; may be empty.
+    pub description: String,
+    /// Its short title in the document.
+    pub summary: Option<String>,
+    /// Its input and output, with references into its own server's `ToolList`.
+    shape: Shape,
+}
+
+/// What goes into a tool and what comes out, as an OpenAPI 3.1 operation says it.
+#[derive(Debug, PartialEq)]
+pub struct Shape {
+    /// Query parameters.
+    pub parameters: Vec<Parameter>,
+    /// The JSON body; none when the tool declares no body.
+    pub request_body: Option<Body>,
+    /// The answer with status 200.
+    pub response: Answer,
+}
+
+/// A query parameter (OpenAPI 3.1, Parameter Object).
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Parameter {
+    name: String,
+    #[serde(rename = "in")]
+    place: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    style: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explode: Option<bool>,
+    schema: Fragment,
+}
+
+/// A JSON request body (OpenAPI 3.1, Request Body Object).
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Body {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    required: bool,
+    content: BTreeMap<String, Media>,
+}
+
+/// An answer (OpenAPI 3.1, Response Object).
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Answer {
+    description: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    content: BTreeMap<String, Media>,
+}
+
+/// One representation of a body (OpenAPI 3.1, Media Type Object).
+#[derive(Debug, PartialEq, Serialize)]
+struct Media {
+    schema: Fragment,
+}
+
+impl Shape {
+    /// The same shape with every reference pointing where `references` says.
+    fn with_references(&self, references: &mut dyn References) -> Self {
+        let parameters = self.parameters.iter().map(|parameter| Parameter {
+            name: parameter.name.clone(),
+            place: parameter.place,
+            description: parameter.description.clone(),
+            required: parameter.required,
+            style: parameter.style.clone(),
+            explode: parameter.explode,
+            schema: parameter.schema.with_references(references),
+        });
+        Self {
+            parameters: parameters.collect(),
+            request_body: self.request_body.as_ref().map(|body| Body {
+                description: body.description.clone(),
+                required: body.required,
+                content: with_references(&body.content, references),
+            }),
+            response: Answer {
+                description: self.response.description.clone(),
+                content: with_references(&self.response.content, references),
+            },
+        }
+    }
+}
+
+fn with_references(
+    content: &BTreeMap<String, Media>,
+    references: &mut dyn References,
+) -> BTreeMap<String, Media> {
+    content
+        .iter()
+        .map(|(name, media)| (name.clone(), Media { schema: media.schema.with_references(references) }))
+        .collect()
+}
+
+/// The tools of one server, as last read; equal lists come from documents that say the same.
+#[derive(Debug, Default, PartialEq)]
+pub struct ToolList {
+    tools: BTreeMap<ToolName, Arc<Tool>>,
+    components: BTreeMap<String, Fragment>,
+}
+
+/// An operation of a document that is not a tool of the gateway, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Method and path, escaped and shortened so that it is safe in any log.
+    pub operation: String,
+    /// Why it is no tool.
+    pub why: &'static str,
+}
+
+impl ToolList {
+    /// Reads the bytes of a server's `openapi.json` (OpenAPI 3, JSON).
+    pub fn parse(document: &[u8]) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
+        reading::read(document)
+    }
+
+    /// The tool with this name.
+    pub fn get(&self, tool: &str) -> Option<&Arc<Tool>> {
+        self.tools.get(tool)
+    }
+
+    /// All tools, ordered by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Tool>> {
+        self.tools.values()
+    }
+
+    /// Number of tools.
+    pub fn len(&self) -> usize {
+        self.tools.len()
+    }
+
+    /// Whether there is no tool.
+    pub fn is_empty(&self) -> bool {
+        self.tools.is_empty()
+    }
+}
