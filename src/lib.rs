@@ -8,4 +8,5 @@ pub mod identity;
 pub mod names;
 pub mod record;
 pub mod refusal;
+pub mod sample;
 pub mod store;
