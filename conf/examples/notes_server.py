@@ -117,10 +117,9 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def chunk_size(self):
-        try:
-            return int(self.rfile.readline(64).split(b";")[0], 16)
-        except ValueError:
-            return MAX_BODY_BYTES + 1
+        digits = self.rfile.readline(64).split(b";")[0].strip()
+        is_hex = digits and all(digit in b"0123456789abcdefABCDEF" for digit in digits)
+        return int(digits, 16) if is_hex else MAX_BODY_BYTES + 1
 
     def reply(self, status, value):
         body = json.dumps(value).encode()
