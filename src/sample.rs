@@ -161,8 +161,8 @@ impl Tool {
             "required": required})
     }
 
-    /// Runs the tool on a body of arguments. `Err` is the 422 a caller gets for arguments that do not fit.
-    async fn run(self, body: &[u8]) -> Result<Answer, Answer> {
+    /// Runs the tool on a body of arguments. `Err` is the body of the 422 for arguments that do not fit.
+    async fn run(self, body: &[u8]) -> Result<Answer, Value> {
         match self {
             Tool::Echo => {
                 let Echo { text, upper } = arguments(body)?;
@@ -213,18 +213,22 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
         return Ok(not_allowed("POST"));
     }
     let Ok(body) = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await else {
-        return Ok(invalid("body_unreadable", "body", "the body is too large or ended early"));
+        let problem = invalid("body_unreadable", "body", "the body is too large or ended early");
+        return Ok(reply(StatusCode::UNPROCESSABLE_ENTITY, &problem));
     };
-    Ok(tool.run(&body.to_bytes()).await.unwrap_or_else(|refused| refused))
+    Ok(tool
+        .run(&body.to_bytes())
+        .await
+        .unwrap_or_else(|problem| reply(StatusCode::UNPROCESSABLE_ENTITY, &problem)))
 }
 
-fn arguments<T: DeserializeOwned>(body: &[u8]) -> Result<T, Answer> {
+fn arguments<T: DeserializeOwned>(body: &[u8]) -> Result<T, Value> {
     let value: Value =
         serde_json::from_slice(body).map_err(|error| invalid("json_invalid", "body", error))?;
     T::deserialize(value).map_err(|error| invalid("value_error", "body", error))
 }
 
-fn within<T: PartialOrd + Display>(name: &str, value: T, least: T, most: T) -> Result<(), Answer> {
+fn within<T: PartialOrd + Display>(name: &str, value: T, least: T, most: T) -> Result<(), Value> {
     if value >= least && value <= most {
         return Ok(());
     }
@@ -276,10 +280,10 @@ fn openapi() -> Value {
     })
 }
 
-fn invalid(kind: &str, place: &str, message: impl Display) -> Answer {
+/// What FastAPI says about arguments that do not fit.
+fn invalid(kind: &str, place: &str, message: impl Display) -> Value {
     let location = if place == "body" { json!(["body"]) } else { json!(["body", place]) };
-    let problem = json!({"type": kind, "loc": location, "msg": message.to_string()});
-    reply(StatusCode::UNPROCESSABLE_ENTITY, &json!({"detail": [problem]}))
+    json!({"detail": [{"type": kind, "loc": location, "msg": message.to_string()}]})
 }
 
 fn not_allowed(allowed: &'static str) -> Answer {

@@ -95,8 +95,7 @@ async fn join(client: TcpStream, upstream: String, mut weather: watch::Receiver<
 /// Carries bytes one way while the weather is fair, to the end of the stream.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>) {
     let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let Ok(length @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if weather.wait_for(|weather| *weather == Weather::Fair).await.is_err() {
             return;
         }

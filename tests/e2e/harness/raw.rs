@@ -93,7 +93,7 @@ impl RawClient {
     pub async fn is_closed_within(&mut self, patience: Duration) -> bool {
         match tokio::time::timeout(patience, self.connection.fill_buf()).await {
             Err(_) => false,
-            Ok(Ok(bytes)) if bytes.is_empty() => true,
+            Ok(Ok([])) => true,
             Ok(Ok(bytes)) => panic!("bytes nobody asked for: {:?}", String::from_utf8_lossy(bytes)),
             Ok(Err(_)) => true, // reset
         }
