@@ -1,5 +1,27 @@
-//! store (being written)
-use crate::names::Secret;
+//! The databases: the gateway's own grant tables, and Open WebUI's tables, which it only reads.
+//!
+//! Decides how a grant is stored, how a change of it is noticed, and what a row means: the columns called
+//! `tenant_id` become server ids here, and past this module there are only servers and groups.
+//! Never decides who may do what: `snapshot` carries the rows to `access`. The only module that names `sqlx`.
+
+mod changes;
+mod migrations;
+mod openwebui;
+mod postgres;
+#[cfg(test)]
+mod scratch;
+mod sqlite;
+
+use std::{future::Future, time::Duration};
+
+use anyhow::Context;
+
+pub use self::{
+    changes::{Changes, Cursor, Subject},
+    openwebui::{OpenWebUi, Role, User},
+    postgres::Listener,
+};
+use crate::names::{Email, GroupName, Secret, ServerId};
 
 /// Which database, and how it is used.
 #[derive(Debug, Clone)]
@@ -20,3 +42,194 @@ pub enum DatabaseUrl {
     /// The file of an embedded SQLite database.
     Sqlite(std::path::PathBuf),
 }
+
+/// One stored row, lent to whoever reads it; its texts are as written and not yet parsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GrantRow<'a> {
+    /// This user may use this server.
+    User { email: &'a str, server: &'a str },
+    /// Members of this group may use this server.
+    Group { group: &'a str, server: &'a str },
+    /// This user belongs to this group.
+    Membership { email: &'a str, group: &'a str },
+}
+
+/// Takes rows one by one as they arrive.
+pub type Sink<'a> = dyn for<'row> FnMut(GrantRow<'row>) + Send + 'a;
+
+/// How long a question about a few rows may take: a database that is silent for longer counts as away.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long reading or migrating everything may take.
+const EVERYTHING: Duration = Duration::from_secs(300);
+
+/// The gateway's own database. Cloning is cheap: clones share the connections.
+#[derive(Clone)]
+pub struct Store {
+    database: Database,
+}
+
+#[derive(Clone)]
+enum Database {
+    Postgres(postgres::Database),
+    Sqlite(sqlite::Database),
+}
+
+/// Runs the same method of whichever database this is.
+macro_rules! ask {
+    ($store:expr, $database:ident => $call:expr) => {
+        match &$store.database {
+            Database::Postgres($database) => $call.await,
+            Database::Sqlite($database) => $call.await,
+        }
+    };
+}
+
+impl Store {
+    /// Prepares connections without making one, so it neither waits nor notices that the database is away.
+    ///
+    /// Connections belong to the runtime that first uses them: use one `Store` in one runtime.
+    pub fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let database = match &settings.url {
+            DatabaseUrl::Postgres(url) => {
+                Database::Postgres(postgres::Database::open(url, &settings.schema)?)
+            }
+            DatabaseUrl::Sqlite(path) => Database::Sqlite(sqlite::Database::open(path)),
+        };
+        Ok(Self { database })
+    }
+
+    /// Whether changes are pushed (Postgres) or have to be polled for (SQLite).
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.database, Database::Postgres(_))
+    }
+
+    /// Brings the tables up to date; stores that do this at the same time wait for each other.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        within(EVERYTHING, async { ask!(self, database => database.migrate()) })
+            .await
+            .context("could not bring the database up to date")
+    }
+
+    /// How many migrations this binary knows that the database has not had.
+    pub async fn pending_migrations(&self) -> anyhow::Result<usize> {
+        within(ANSWER, async { ask!(self, database => database.pending_migrations()) })
+            .await
+            .context("could not read which migrations the database has had")
+    }
+
+    /// Streams every grant row into `sink`, all as of one instant: the place in the feed it gives back.
+    pub async fn load_grants(&self, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
+        within(EVERYTHING, async { ask!(self, database => database.load_grants(sink)) })
+            .await
+            .context("could not read the grants")
+    }
+
+    /// What has changed since `cursor`, which moves on past what it gives back.
+    ///
+    /// `Everything` leaves the cursor where it is: replace it by the one of a new `load_grants`. Keep a clone of the
+    /// cursor until the changes have been applied, and go back to it when that fails.
+    pub async fn changes_since(&self, cursor: &mut Cursor) -> anyhow::Result<Changes> {
+        within(ANSWER, async { ask!(self, database => database.changes_since(cursor)) })
+            .await
+            .context("could not read which grants have changed")
+    }
+
+    /// Streams the rows about these users and groups into `sink`, all as of one instant.
+    ///
+    /// For a user, their grants and memberships; for a group, the servers its members may use.
+    pub async fn rows_about(&self, subjects: &[Subject], sink: &mut Sink<'_>) -> anyhow::Result<()> {
+        within(ANSWER, async { ask!(self, database => database.rows_about(subjects, sink)) })
+            .await
+            .context("could not read the changed grants")
+    }
+
+    /// Begins to listen for pushed changes; `None` where the database can't push.
+    pub async fn listen(&self) -> anyhow::Result<Option<Listener>> {
+        match &self.database {
+            Database::Postgres(database) => within(ANSWER, database.listen())
+                .await
+                .map(Some)
+                .context("could not listen for changed grants"),
+            Database::Sqlite(_) => Ok(None),
+        }
+    }
+
+    /// Grants a server to a user; false when they had it already.
+    pub async fn grant_user(&self, email: &Email, server: &ServerId) -> anyhow::Result<bool> {
+        self.write(Write::GrantUser(email, server)).await.map(|rows| rows > 0)
+    }
+
+    /// Takes a server from a user; gives back how many rows that were.
+    pub async fn revoke_user(&self, email: &Email, server: &ServerId) -> anyhow::Result<u64> {
+        self.write(Write::RevokeUser(email, server)).await
+    }
+
+    /// Grants a server to a group; false when it had it already.
+    pub async fn grant_group(&self, group: &GroupName, server: &ServerId) -> anyhow::Result<bool> {
+        self.write(Write::GrantGroup(group, server)).await.map(|rows| rows > 0)
+    }
+
+    /// Takes a server from a group; gives back how many rows that were.
+    pub async fn revoke_group(&self, group: &GroupName, server: &ServerId) -> anyhow::Result<u64> {
+        self.write(Write::RevokeGroup(group, server)).await
+    }
+
+    /// Puts a user into a group; false when they were in it already.
+    pub async fn join_group(&self, email: &Email, group: &GroupName) -> anyhow::Result<bool> {
+        self.write(Write::JoinGroup(email, group)).await.map(|rows| rows > 0)
+    }
+
+    /// Takes a user out of a group; gives back how many rows that were.
+    pub async fn leave_group(&self, email: &Email, group: &GroupName) -> anyhow::Result<u64> {
+        self.write(Write::LeaveGroup(email, group)).await
+    }
+
+    /// Closes all connections; every clone of the store refuses afterwards.
+    pub async fn close(&self) {
+        ask!(self, database => database.close());
+    }
+
+    async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {
+        within(ANSWER, async { ask!(self, database => database.write(write)) })
+            .await
+            .context("could not change the grants")
+    }
+}
+
+/// A change an operator asks for; both databases know how to make it.
+#[derive(Clone, Copy)]
+enum Write<'a> {
+    GrantUser(&'a Email, &'a ServerId),
+    RevokeUser(&'a Email, &'a ServerId),
+    GrantGroup(&'a GroupName, &'a ServerId),
+    RevokeGroup(&'a GroupName, &'a ServerId),
+    JoinGroup(&'a Email, &'a GroupName),
+    LeaveGroup(&'a Email, &'a GroupName),
+}
+
+impl<'a> Write<'a> {
+    /// The two values of the row, in the order of its columns.
+    fn values(self) -> (&'a str, &'a str) {
+        match self {
+            Self::GrantUser(email, server) | Self::RevokeUser(email, server) => {
+                (email.as_str(), server.as_str())
+            }
+            Self::GrantGroup(group, server) | Self::RevokeGroup(group, server) => {
+                (group.as_str(), server.as_str())
+            }
+            Self::JoinGroup(email, group) | Self::LeaveGroup(email, group) => {
+                (email.as_str(), group.as_str())
+            }
+        }
+    }
+}
+
+/// Gives up waiting after `limit`: a connection that was cut silently would otherwise hold the caller for minutes.
+async fn within<T>(limit: Duration, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("the database did not answer within {} s", limit.as_secs())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! `gateway.toml`: every key outside `[auth]`, with its default and its limits.
+//!
+//! Decides which settings are possible. Never decides what a module does with them, and gathers what
+//! `auth` reads without looking into it.
+
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    auth,
+    problems::Complaint,
+    reader::{Read, Reader},
+    urls,
+};
+use crate::{
+    access, catalog, catalog::server::Deadlines, gateway, identity, names::GroupName, record, store,
+};
+
+/// All that `gateway.toml` says.
+pub(super) struct GatewayFile {
+    pub(super) gateway: gateway::Settings,
+    pub(super) store: store::Settings,
+    pub(super) identity: identity::Settings,
+    pub(super) access: access::Settings,
+    pub(super) catalog: catalog::Settings,
+    pub(super) record: record::Settings,
+    /// What holds for servers that do not say otherwise.
+    pub(super) upstream: Deadlines,
+}
+
+/// A day, the longest wait that makes sense for anything a request depends on.
+pub(super) const DAY_SECS: u64 = 86_400;
+const MAX_BYTES: u32 = 1 << 30;
+
+/// Reads the file; every table is looked at even when one before it is wrong.
+pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
+    let gateway = gateway(root);
+    let store = root.table("database", database);
+    let identity = root.table("auth", auth::read);
+    let access = root.table("access", access);
+    let catalog = root.table("tools", tools);
+    let record = root.table("log", log);
+    let upstream = root.table("upstream", |table| deadlines(table, DEFAULT_DEADLINES));
+    root.table("meta_tools", meta_tools)?;
+    Ok(GatewayFile {
+        gateway: gateway?,
+        store: store?,
+        identity: identity?,
+        access: access?,
+        catalog: catalog?,
+        record: record?,
+        upstream: upstream?,
+    })
+}
+
+/// How long the gateway waits for servers when neither file says.
+pub(super) const DEFAULT_DEADLINES: Deadlines =
+    Deadlines { connect: std::time::Duration::from_secs(5), read: std::time::Duration::from_secs(300) };
+
+/// Reads `connect_timeout_secs` and `read_timeout_secs`.
+pub(super) fn deadlines(table: &mut Reader<'_>, default: Deadlines) -> Read<Deadlines> {
+    let connect = table.seconds("connect_timeout_secs", default.connect.as_secs(), 1..=300);
+    let read = table.seconds("read_timeout_secs", default.read.as_secs(), 1..=DAY_SECS);
+    Ok(Deadlines { connect: connect?, read: read? })
+}
+
+/// Reads a schema name that needs no quoting in SQL.
+pub(super) fn schema(text: &str) -> Result<String, Complaint> {
+    let fits = text.len() <= 63
+        && text.starts_with(|first: char| first.is_ascii_lowercase() || first == '_')
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new("must be 1 to 63 of `a-z`, `0-9`, `_`, not beginning with a digit"))
+}
+
+/// Reads a group's name.
+pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
+    GroupName::parse(text).map_err(|bad| Complaint::new(format!("must hold group names: {bad}")))
+}
+
+fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
+    let grace = root.table("shutdown", |table| table.seconds("grace_secs", 60, 0..=DAY_SECS));
+    let origins = root.table("cors", |table| table.list("origins", urls::origin));
+    root.table("listen", |table| {
+        let http = table.parsed("http", "0.0.0.0:8000", urls::listener);
+        let ops = table.parsed("ops", "127.0.0.1:9090", urls::listener);
+        let threads = table.size("threads", 0, 0..=1024);
+        let max_connections = table.size("max_connections", 10_000, 1..=10_000_000);
+        let header_timeout = table.seconds("header_timeout_secs", 10, 1..=3600);
+        let keepalive_timeout = table.seconds("keepalive_timeout_secs", 60, 1..=DAY_SECS);
+        let body_timeout = table.seconds("body_timeout_secs", 60, 1..=DAY_SECS);
+        let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
+        let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
+        if let (Ok(http), Ok(ops)) = (http, ops)
+            && urls::listeners_collide(http, ops)
+        {
+            table.problem(
+                "ops",
+                "`listen.http` and `listen.ops` are the same address",
+                "give one of them another port",
+            );
+        }
+        Ok(gateway::Settings {
+            http: http?,
+            ops: ops?,
+            threads: threads?,
+            max_connections: max_connections?,
+            header_timeout: header_timeout?,
+            keepalive_timeout: keepalive_timeout?,
+            body_timeout: body_timeout?,
+            max_header_bytes: max_header_bytes?,
+            max_wrapped_body_bytes: max_wrapped?,
+            shutdown_grace: grace?,
+            cors_origins: origins?,
+        })
+    })
+}
+
+fn database(table: &mut Reader<'_>) -> Read<store::Settings> {
+    let url = table.parsed("url", "${DATABASE_URL:-sqlite:portcullis.db}", urls::database);
+    let schema = table.parsed("schema", "public", schema);
+    let auto_migrate = table.flag("auto_migrate", "true");
+    Ok(store::Settings { url: url?, schema: schema?, auto_migrate: auto_migrate? })
+}
+
+fn access(table: &mut Reader<'_>) -> Read<access::Settings> {
+    let admin_group = table.parsed("admin_group", "MCP-Admin", group);
+    let max_stale = table.seconds("max_stale_secs", 3600, 1..=365 * DAY_SECS);
+    let is_concealing = table.flag("conceal", "false");
+    Ok(access::Settings { admin_group: admin_group?, max_stale: max_stale?, is_concealing: is_concealing? })
+}
+
+fn tools(table: &mut Reader<'_>) -> Read<catalog::Settings> {
+    let refresh = table.seconds("refresh_secs", 300, 1..=DAY_SECS);
+    let deadline = table.seconds("deadline_secs", 10, 1..=300);
+    let max_bytes = table.size("max_bytes", 8_388_608, 1024..=MAX_BYTES);
+    Ok(catalog::Settings { refresh: refresh?, deadline: deadline?, max_bytes: max_bytes? })
+}
+
+fn log(table: &mut Reader<'_>) -> Read<record::Settings> {
+    let filter = table.parsed("filter", "info", |text| match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(Complaint::new("is not a log filter").with_hint("for example `info,portcullis=debug`")),
+    });
+    let access = table.flag("access", "true");
+    let mut filter = filter?;
+    if table.environment().is_on("DEBUG") {
+        // Of two directives for one target the later one holds.
+        filter.push_str(",portcullis=debug");
+    }
+    Ok(record::Settings { filter, is_access_log_on: access? })
+}
+
+fn meta_tools(table: &mut Reader<'_>) -> Read<()> {
+    if table.flag("enabled", "${META_TOOLS_MODE:-false}")? {
+        return Err(table.problem(
+            "enabled",
+            "`meta_tools.enabled` is on, but this version has no tool search yet",
+            "set it to `false`, and `META_TOOLS_MODE` with it",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{check, read};
+
+    #[test]
+    fn numbers_outside_their_range_are_refused() {
+        check(
+            "[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
+             body_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n[shutdown]\ngrace_secs = -1\n\
+             [access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
+             [upstream]\nconnect_timeout_secs = 0\nread_timeout_secs = 0",
+            "",
+            &[],
+            "g:2: `listen.threads` must be a whole number from 0 to 1024\n  hint: the default is 0\n\
+             g:3: `listen.max_connections` must be a whole number from 1 to 10000000\n  hint: the default is 10000\n\
+             g:4: `listen.header_timeout_secs` must be a whole number from 1 to 3600\n  hint: the default is 10\n\
+             g:5: `listen.keepalive_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
+             g:6: `listen.body_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
+             g:7: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
+             g:8: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
+             g:10: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
+             g:12: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
+             g:14: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
+             g:15: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
+             g:16: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
+             g:18: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
+             g:19: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
+        );
+    }
+
+    #[test]
+    fn two_listeners_on_one_address_are_refused() {
+        check(
+            "[listen]\nhttp = '0.0.0.0:9090'",
+            "",
+            &[],
+            "g:1: `listen.http` and `listen.ops` are the same address\n  hint: give one of them another port",
+        );
+    }
+
+    #[test]
+    fn a_bad_value_from_the_environment_names_the_default_it_came_through() {
+        check(
+            "",
+            "",
+            &[("DATABASE_URL", "postgresql+asyncpg://u:p@h/db")],
+            "g: `database.url` (by default `${DATABASE_URL:-sqlite:portcullis.db}`) names a Python driver in its scheme\n  \
+             hint: write `postgresql://` and leave the rest as it is",
+        );
+    }
+
+    #[test]
+    fn words_and_filters_are_checked() {
+        check(
+            "[access]\nadmin_group = ' a'\n[log]\nfilter = 'a=nothing'\n[cors]\norigins = [\n'https://a',\n'*',\n]",
+            "",
+            &[],
+            "g:2: `access.admin_group` must hold group names: a group name is 1 to 255 characters without control \
+             characters or outer spaces\n\
+             g:4: `log.filter` is not a log filter\n  hint: for example `info,portcullis=debug`\n\
+             g:8: `cors.origins` must hold origins like `https://chat.example.com`, without path or `*`",
+        );
+    }
+
+    #[test]
+    fn tool_search_cannot_be_switched_on_yet() {
+        check(
+            "",
+            "",
+            &[("META_TOOLS_MODE", "true")],
+            "g: `meta_tools.enabled` is on, but this version has no tool search yet\n  \
+             hint: set it to `false`, and `META_TOOLS_MODE` with it",
+        );
+    }
+
+    #[test]
+    fn debug_in_the_environment_adds_to_the_filter() {
+        let filter = |gateway, pairs| read(gateway, "", pairs).unwrap().record.filter;
+        assert_eq!(filter("", &[("DEBUG", "True")]), "info,portcullis=debug");
+        assert_eq!(filter("[log]\nfilter = 'warn'", &[("DEBUG", "1")]), "warn,portcullis=debug");
+        assert_eq!(filter("", &[("DEBUG", "0")]), "info");
+        assert_eq!(filter("", &[("DEBUG", "")]), "info");
+    }
+}

@@ -1,0 +1,428 @@
+//! `servers.toml`: the catalog, one table a server.
+//!
+//! Decides whether a server can be reached and called as configured. Never dials, and never decides
+//! who may use it.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+
+use super::{
+    env,
+    gateway_file::deadlines,
+    problems::Complaint,
+    reader::{Read, Reader, closest, printable},
+    urls,
+};
+use crate::{
+    catalog::server::{CredentialHeader, Deadlines, Dialect, PeerUrl, Server, Tier},
+    names::{Secret, ServerId},
+};
+
+/// Headers that belong to the connection or to the message, so no credential can be one of them.
+const TAKEN_HEADERS: &[&str] = &[
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Reads the file; every server is looked at even when one before it is wrong.
+pub(super) fn read(root: &mut Reader<'_>, upstream: Deadlines) -> Read<Vec<Server>> {
+    root.tables("servers", |id, table| server(id, table, upstream))
+}
+
+fn server(id: &str, table: &mut Reader<'_>, upstream: Deadlines) -> Read<Server> {
+    let server_id = ServerId::parse(id).map_err(|bad| {
+        let sentence = format!("a server cannot be called `{}`: {bad}", printable(id));
+        table.problem("", sentence, "choose another name; people see `name`, grants and paths use this one")
+    });
+    let name = table.optional("name", one_line);
+    let tier = tier(id, table);
+    let dialect = dialect(id, table, tier);
+    let url = table.one_or_more("url", urls::peer);
+    let enabled = table.flag_or_word("enabled", "true", Enabled::parse);
+    let credential = credential(id, table, enabled.unwrap_or(Enabled::No));
+    let description = table.parsed("description", "", any_line);
+    let deadlines = deadlines(table, upstream);
+    let (server_id, tier, dialect) = (server_id?, tier?, dialect?);
+    let peers = url.and_then(|url| peers(&server_id, table, tier, dialect, url));
+    enabled?;
+    let (credential, is_enabled) = credential?;
+    Ok(Server {
+        name: name?.unwrap_or_else(|| server_id.to_string()),
+        id: server_id,
+        tier,
+        dialect,
+        peers: peers?,
+        credential,
+        is_enabled,
+        description: description?,
+        deadlines: deadlines?,
+    })
+}
+
+fn tier(id: &str, table: &mut Reader<'_>) -> Read<Tier> {
+    let tier = table.optional("tier", |text| {
+        let words = Tier::ALL.map(Tier::as_str);
+        Tier::ALL.into_iter().find(|tier| tier.as_str() == text).ok_or_else(|| {
+            let complaint = Complaint::new("must be `http`, `sse`, `stdio` or `local`");
+            match closest(text, words) {
+                Some(word) => complaint.with_hint(format!("did you mean `{word}`?")),
+                None => complaint,
+            }
+        })
+    })?;
+    tier.ok_or_else(|| {
+        let sentence = format!("server `{}` has no `tier`", printable(id));
+        table.problem("tier", sentence, "add `tier = \"http\"`, `\"sse\"`, `\"stdio\"` or `\"local\"`")
+    })
+}
+
+fn dialect(id: &str, table: &mut Reader<'_>, tier: Read<Tier>) -> Read<Dialect> {
+    let dialect = table.optional("dialect", |text| match text {
+        "openapi" => Ok(Dialect::OpenApi),
+        "mcp" => Ok(Dialect::Mcp),
+        "mcp-sse" => Err(Complaint::new("is `mcp-sse`, which this version does not speak yet")
+            .with_hint("put mcpo in front of the server and leave `dialect` out")),
+        _ => Err(Complaint::new("must be `openapi` or `mcp`")),
+    })?;
+    let dialect = match dialect {
+        Some(dialect) => dialect,
+        None => tier?.default_dialect(),
+    };
+    if dialect == Dialect::Mcp {
+        table.warning(
+            "dialect",
+            format!("server `{}` speaks `mcp`: this version lists it but cannot call it", printable(id)),
+            "until a later version, put mcpo in front of it and say `dialect = \"openapi\"`",
+        );
+    }
+    Ok(dialect)
+}
+
+/// The addresses given, or the one that the environment names for all mcpo servers of the tier.
+fn peers(
+    id: &ServerId,
+    table: &Reader<'_>,
+    tier: Tier,
+    dialect: Dialect,
+    url: Option<Vec<PeerUrl>>,
+) -> Read<Arc<[PeerUrl]>> {
+    if let Some(peers) = url {
+        let repeats = (1..peers.len()).any(|at| peers[..at].contains(&peers[at]));
+        if repeats {
+            let sentence = format!("server `{id}` has the same address twice in `url`");
+            return Err(table.problem("url", sentence, "name each peer once"));
+        }
+        return Ok(peers.into());
+    }
+    let variable = match (tier, dialect) {
+        (Tier::Sse, Dialect::OpenApi) => Some("MCPO_SSE_URL"),
+        (Tier::Stdio, Dialect::OpenApi) => Some("MCPO_STDIO_URL"),
+        (Tier::Sse | Tier::Stdio, Dialect::Mcp) | (Tier::Http | Tier::Local, _) => None,
+    };
+    let base = variable.and_then(|name| Some((name, table.environment().non_empty(name)?)));
+    if let Some((name, base)) = base {
+        let address = format!("{}/{id}", base.strip_suffix('/').unwrap_or(base));
+        return urls::peer(&address).map(|peer| [peer].into()).map_err(|complaint| {
+            let sentence =
+                format!("server `{id}` has no `url`, and the one from `{name}` {}", complaint.sentence);
+            table.problem("url", sentence, &format!("set `{name}` to `http://host:port`, or add a `url`"))
+        });
+    }
+    let hint = match variable {
+        Some(name) => format!("add `url = \"http://…\"`, or set `{name}`"),
+        None => "add `url = \"http://…\"`".to_owned(),
+    };
+    Err(table.problem("url", format!("server `{id}` has tier `{tier}` but no `url`"), &hint))
+}
+
+/// When calls are let through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Enabled {
+    Yes,
+    No,
+    /// When the credential's variable is set.
+    WhenCredentialIsSet,
+}
+
+impl Enabled {
+    fn parse(text: &str) -> Result<Self, Complaint> {
+        match (text, env::truth(text)) {
+            ("auto", _) => Ok(Self::WhenCredentialIsSet),
+            (_, Some(true)) => Ok(Self::Yes),
+            (_, Some(false)) => Ok(Self::No),
+            (_, None) => Err(Complaint::new("must be `true`, `false` or `\"auto\"`")),
+        }
+    }
+}
+
+/// The credential, and whether the server is on.
+fn credential(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<(Option<CredentialHeader>, bool)> {
+    let header = table.optional_table("credential", |credential| {
+        let name = credential.optional("header", header_name);
+        let scheme = credential.parsed("scheme", "", scheme);
+        let variable = credential.verbatim("env", |text| {
+            if env::is_variable_name(text) {
+                return Ok(text.to_owned());
+            }
+            Err(Complaint::new("must be the name of a variable, not its value")
+                .with_hint("put the value into the environment: `env = \"MCP_API_KEY\"`"))
+        });
+        let name = required(id, credential, "header", "header = \"Authorization\"", name);
+        let variable = required(id, credential, "env", "env = \"MCP_API_KEY\"", variable)?;
+        let value = value_of(id, credential, &variable, &scheme?, enabled)?;
+        Ok((name?, value))
+    })?;
+    match (header, enabled) {
+        (None, Enabled::WhenCredentialIsSet) => {
+            let sentence = format!("server `{}` has `enabled = \"auto\"` but no `credential`", printable(id));
+            Err(table.problem("enabled", sentence, "add a `credential`, or say `true` or `false`"))
+        }
+        (None, Enabled::Yes | Enabled::No) => Ok((None, enabled == Enabled::Yes)),
+        (Some((_, None)), _) => Ok((None, false)),
+        (Some((name, Some(value))), _) => {
+            Ok((Some(CredentialHeader { name, value }), enabled != Enabled::No))
+        }
+    }
+}
+
+fn required<T>(
+    id: &str,
+    credential: &Reader<'_>,
+    key: &str,
+    example: &str,
+    found: Read<Option<T>>,
+) -> Read<T> {
+    found?.ok_or_else(|| {
+        let sentence = format!("server `{}` has a `credential` without `{key}`", printable(id));
+        credential.problem(key, sentence, &format!("add `{example}`"))
+    })
+}
+
+fn value_of(
+    id: &str,
+    credential: &Reader<'_>,
+    variable: &str,
+    scheme: &str,
+    enabled: Enabled,
+) -> Read<Option<Secret<HeaderValue>>> {
+    let Some(value) = credential.environment().non_empty(variable) else {
+        if enabled != Enabled::Yes {
+            return Ok(None);
+        }
+        let sentence = format!("server `{}` needs {}, which is not set", printable(id), shown(variable));
+        let hint = "set it, or say `enabled = \"auto\"` to have the server on only when it is set";
+        return Err(credential.problem("env", sentence, hint));
+    };
+    let complete = if scheme.is_empty() { value.to_owned() } else { format!("{scheme} {value}") };
+    match HeaderValue::try_from(complete) {
+        Ok(mut header) if value.trim() == value => {
+            header.set_sensitive(true);
+            Ok(Some(Secret::new(header)))
+        }
+        _ => {
+            let sentence = format!(
+                "server `{}` cannot send {} in a header: it has a line break, an outer space or a control character",
+                printable(id),
+                shown(variable)
+            );
+            Err(credential.problem("env", sentence, "set it without those"))
+        }
+    }
+}
+
+/// The variable, named only where it is written as variables are: people do paste keys there.
+fn shown(variable: &str) -> String {
+    let is_conventional = !variable.bytes().any(|byte| byte.is_ascii_lowercase());
+    if is_conventional { format!("`{variable}`") } else { "the variable of its `credential.env`".to_owned() }
+}
+
+fn header_name(text: &str) -> Result<HeaderName, Complaint> {
+    let name: HeaderName = text.parse().map_err(|_| Complaint::new("must be the name of a header"))?;
+    if TAKEN_HEADERS.contains(&name.as_str()) {
+        return Err(Complaint::new("names a header that belongs to the connection or the message")
+            .with_hint("a credential usually goes into `Authorization`"));
+    }
+    Ok(name)
+}
+
+fn scheme(text: &str) -> Result<String, Complaint> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.bytes().all(is_token) {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new("must be one word like `Bearer`").with_hint("the secret itself goes into `env`"))
+}
+
+fn one_line(text: &str) -> Result<String, Complaint> {
+    if text.trim().is_empty() {
+        return Err(Complaint::new("must not be empty").with_hint("leave it out to use the server's id"));
+    }
+    any_line(text)
+}
+
+fn any_line(text: &str) -> Result<String, Complaint> {
+    if text.contains(char::is_control) {
+        return Err(Complaint::new("must be one line without control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::tests::{check, read};
+
+    #[track_caller]
+    fn server(text: &str, pairs: &[(&str, &str)]) -> Server {
+        let mut servers = read("", text, pairs).unwrap().servers;
+        assert_eq!(servers.len(), 1);
+        servers.remove(0)
+    }
+
+    #[test]
+    fn a_server_has_what_its_table_says() {
+        let text = "[servers.github]\nname = 'GitHub'\ntier = 'local'\nurl = '${MCP_GITHUB_URL:-http://mcp-github:8000/}'\n\
+             credential = { header = 'Authorization', scheme = 'Bearer', env = 'MCP_API_KEY' }\nenabled = 'auto'\n\
+             description = 'Issues'\nread_timeout_secs = 9";
+        let found = server(text, &[("MCP_API_KEY", "k")]);
+        assert_eq!((found.id.as_str(), found.name.as_str()), ("github", "GitHub"));
+        assert_eq!((found.tier, found.dialect), (Tier::Local, Dialect::OpenApi));
+        assert_eq!(found.peers[0].to_string(), "http://mcp-github:8000");
+        let credential = found.credential.unwrap();
+        assert_eq!(credential.name, "authorization");
+        assert_eq!(credential.value.expose(), "Bearer k");
+        assert!(credential.value.expose().is_sensitive());
+        let (connect, read) = (Duration::from_secs(5), Duration::from_secs(9));
+        assert_eq!(found.deadlines, Deadlines { connect, read });
+        assert!(found.is_enabled && found.description == "Issues");
+        assert!(!server(text, &[("MCP_API_KEY", "")]).is_enabled);
+    }
+
+    #[test]
+    fn what_a_table_leaves_out_comes_from_the_tier_the_id_and_the_gateway() {
+        let found = read(
+            "[upstream]\nread_timeout_secs = 7",
+            "[servers.b]\ntier = 'stdio'\n[servers.a]\ntier = 'sse'\n[servers.c]\ntier = 'local'\nurl = ['http://x', 'http://y']",
+            &[("MCPO_STDIO_URL", "http://stdio:8000/"), ("MCPO_SSE_URL", "https://sse/base")],
+        )
+        .unwrap();
+        let shown: Vec<_> = found
+            .servers
+            .iter()
+            .map(|server| {
+                let peers: Vec<_> = server.peers.iter().map(PeerUrl::to_string).collect();
+                format!("{} {} {}", server.name, peers.join("+"), server.deadlines.read.as_secs())
+            })
+            .collect();
+        assert_eq!(shown, ["a https://sse/base/a 7", "b http://stdio:8000/b 7", "c http://x+http://y 7"]);
+    }
+
+    #[test]
+    fn a_credential_without_its_variable_is_a_problem_only_where_the_server_is_on() {
+        let text = |enabled: &str| {
+            format!(
+                "[servers.x]\ntier = 'local'\nurl = 'http://h'\nenabled = {enabled}\n\
+                 credential = {{ header = 'X-Key', env = 'KEY' }}"
+            )
+        };
+        let unset = "s:5: server `x` needs `KEY`, which is not set\n  \
+             hint: set it, or say `enabled = \"auto\"` to have the server on only when it is set";
+        check("", &text("true"), &[], unset);
+        check("", &text("'yes'"), &[("KEY", "")], unset);
+        check("", &text("false"), &[], "");
+        check("", &text("'auto'"), &[], "");
+        assert!(server(&text("'auto'"), &[("KEY", "v")]).is_enabled);
+        let off = server(&text("false"), &[("KEY", "v")]);
+        assert!(!off.is_enabled && off.credential.unwrap().value.expose() == "v");
+        check(
+            "",
+            &text("true"),
+            &[("KEY", "v\n")],
+            "s:5: server `x` cannot send `KEY` in a header: it has a line break, an outer space or a control \
+             character\n  hint: set it without those",
+        );
+    }
+
+    #[test]
+    fn a_credential_names_a_header_of_its_own_and_a_variable() {
+        check(
+            "",
+            "[servers.a]\ntier = 'local'\nurl = 'http://h'\ncredential = {}\n\
+             [servers.b]\ntier = 'local'\nurl = 'http://h'\ncredential.header = 'Content-Length'\ncredential.env = 'a-b'\n\
+             [servers.c]\ntier = 'local'\nurl = 'http://h'\nenabled = 'auto'\n\
+             [servers.d]\ntier = 'local'\nurl = 'http://h'\n\
+             credential = { header = 'a b', scheme = 'Be arer', env = '${K}', value = 'x' }",
+            &[("K", "VALUE")],
+            "s:4: server `a` has a `credential` without `header`\n  hint: add `header = \"Authorization\"`\n\
+             s:4: server `a` has a `credential` without `env`\n  hint: add `env = \"MCP_API_KEY\"`\n\
+             s:8: `servers.b.credential.header` names a header that belongs to the connection or the message\n  \
+             hint: a credential usually goes into `Authorization`\n\
+             s:9: `servers.b.credential.env` must be the name of a variable, not its value\n  \
+             hint: put the value into the environment: `env = \"MCP_API_KEY\"`\n\
+             s:13: server `c` has `enabled = \"auto\"` but no `credential`\n  \
+             hint: add a `credential`, or say `true` or `false`\n\
+             s:17: `servers.d.credential.header` must be the name of a header\n\
+             s:17: `servers.d.credential.scheme` must be one word like `Bearer`\n  \
+             hint: the secret itself goes into `env`\n\
+             s:17: `servers.d.credential.env` must be the name of a variable, not its value\n  \
+             hint: put the value into the environment: `env = \"MCP_API_KEY\"`\n\
+             s:17: `servers.d.credential.value` is not a known key\n  \
+             hint: known here: `env`, `header`, `scheme`",
+        );
+    }
+
+    #[test]
+    fn a_server_that_cannot_be_reached_is_refused() {
+        check(
+            "",
+            "[servers.a]\n[servers.b]\ntier = 'stdoi'\n[servers.c]\ntier = 'sse'\n[servers.d]\ntier = 'local'\n\
+             url = ['http://h', 'http://h/']\n[servers.e]\ntier = 'local'\nurl = ['http://h', 'h', 7]\n\
+             [servers.health]\ntier = 'local'\nurl = []\n[servers.g]\ntier = 'stdio'\ndialect = 'mcp-sse'\nenabled = 2\n\
+             [servers.h]\ntier = 'local'\nurl = 'http://h'\nname = ' '\ndescription = \"a\\nb\"\nrl = 1",
+            &[("MCPO_SSE_URL", "mcpo:8000")],
+            "s:1: server `a` has no `tier`\n  \
+             hint: add `tier = \"http\"`, `\"sse\"`, `\"stdio\"` or `\"local\"`\n\
+             s:3: `servers.b.tier` must be `http`, `sse`, `stdio` or `local`\n  hint: did you mean `stdio`?\n\
+             s:4: server `c` has no `url`, and the one from `MCPO_SSE_URL` must begin with `http://` or `https://`\n  \
+             hint: set `MCPO_SSE_URL` to `http://host:port`, or add a `url`\n\
+             s:8: server `d` has the same address twice in `url`\n  hint: name each peer once\n\
+             s:11: `servers.e.url` must begin with `http://` or `https://`\n\
+             s:11: `servers.e.url` must be a string, not an integer\n  hint: put it in quotes\n\
+             s:12: a server cannot be called `health`: this server id is a path of the gateway itself\n  \
+             hint: choose another name; people see `name`, grants and paths use this one\n\
+             s:14: `servers.health.url` must not be empty\n\
+             s:17: `servers.g.dialect` is `mcp-sse`, which this version does not speak yet\n  \
+             hint: put mcpo in front of the server and leave `dialect` out\n\
+             s:18: `servers.g.enabled` must be a boolean, not an integer\n  hint: write `true` or `false`\n\
+             s:22: `servers.h.name` must not be empty\n  hint: leave it out to use the server's id\n\
+             s:23: `servers.h.description` must be one line without control characters\n\
+             s:24: `servers.h.rl` is not a known key\n  hint: did you mean `url`?",
+        );
+    }
+
+    #[test]
+    fn a_server_that_speaks_mcp_is_listed_with_a_warning() {
+        check(
+            "",
+            "[servers.linear]\ntier = 'http'\nurl = 'https://mcp.linear.app/mcp'",
+            &[],
+            "s:1: server `linear` speaks `mcp`: this version lists it but cannot call it\n  \
+             hint: until a later version, put mcpo in front of it and say `dialect = \"openapi\"`",
+        );
+    }
+}

@@ -1,0 +1,356 @@
+//! Addresses: listeners, peers of servers, browser origins and databases, each parsed once.
+//!
+//! Decides which addresses are well-formed and safe to use as they stand. Never resolves a name and
+//! never repeats an address in a complaint, because it may hold a password.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use super::problems::Complaint;
+use crate::{catalog::server::PeerUrl, names::Secret, store::DatabaseUrl};
+
+/// Parses `IP:PORT` of a listener.
+pub(super) fn listener(text: &str) -> Result<SocketAddr, Complaint> {
+    text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0).ok_or_else(|| {
+        Complaint::new("must be `IP:PORT` with a port from 1 to 65535")
+            .with_hint("write `0.0.0.0:PORT` for all interfaces, `127.0.0.1:PORT` for this machine alone")
+    })
+}
+
+/// Whether two listeners cannot both be bound.
+pub(super) fn listeners_collide(left: SocketAddr, right: SocketAddr) -> bool {
+    // On Linux `[::]` takes the IPv4 addresses as well.
+    let covers = |wide: IpAddr, narrow: IpAddr| {
+        wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4()) || wide == narrow
+    };
+    left.port() == right.port() && (covers(left.ip(), right.ip()) || covers(right.ip(), left.ip()))
+}
+
+/// Parses the address of a peer: `http[s]://host[:port][/path]`.
+pub(super) fn peer(text: &str) -> Result<PeerUrl, Complaint> {
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    let is_tls = match scheme.to_ascii_lowercase().as_str() {
+        "http" => false,
+        "https" => true,
+        _ => return Err(Complaint::new("must begin with `http://` or `https://`")),
+    };
+    refuse_query_and_fragment(rest)?;
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let (host, port) = host_and_port(authority)?;
+    let port = port.unwrap_or(if is_tls { 443 } else { 80 });
+    let base_path = path.strip_suffix('/').unwrap_or(path);
+    check_path(base_path)?;
+    Ok(PeerUrl { is_tls, host, port, base_path: base_path.to_owned() })
+}
+
+fn refuse_query_and_fragment(text: &str) -> Result<(), Complaint> {
+    match text.find(['?', '#']).map(|at| text.as_bytes()[at]) {
+        Some(b'?') => Err(Complaint::new("has a query").with_hint("a key belongs into `credential`")),
+        Some(_) => Err(Complaint::new("has a fragment")),
+        None => Ok(()),
+    }
+}
+
+fn check_path(path: &str) -> Result<(), Complaint> {
+    for segment in path.split('/').skip(1) {
+        if matches!(segment, "" | "." | "..") {
+            return Err(Complaint::new("has a path with an empty, `.` or `..` segment"));
+        }
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte);
+        if !segment.bytes().all(is_plain) {
+            return Err(Complaint::new("has a path with characters that would need encoding"));
+        }
+    }
+    Ok(())
+}
+
+/// Splits `host[:port]`, the host in lower case and without brackets.
+fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Complaint> {
+    if authority.contains('@') {
+        return Err(Complaint::new("has a user name or password in it")
+            .with_hint("what the server should believe belongs into `credential`"));
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(bracketed) => {
+            let (address, port) = bracketed.split_once(']').unwrap_or_default();
+            let address = address.parse::<Ipv6Addr>().map_err(|_| bad_host())?;
+            (address.to_string(), port)
+        }
+        None => {
+            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            (host_name(host)?, port)
+        }
+    };
+    if port.is_empty() {
+        return Ok((host, None));
+    }
+    let digits = port.strip_prefix(':').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = digits.and_then(|digits| digits.parse().ok()).filter(|number| *number != 0);
+    number
+        .map(|number| (host, Some(number)))
+        .ok_or_else(|| Complaint::new("has a port that is not a number from 1 to 65535"))
+}
+
+fn host_name(host: &str) -> Result<String, Complaint> {
+    // Underscores are no host name, but container networks hand them out.
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let looks_numeric = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    if host.len() > 253
+        || !host.split('.').all(is_label)
+        || looks_numeric && host.parse::<Ipv4Addr>().is_err()
+    {
+        return Err(bad_host());
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+fn bad_host() -> Complaint {
+    Complaint::new("has no valid host name or IP address")
+        .with_hint("an IPv6 address stands in brackets, a name outside ASCII in its `xn--` form")
+}
+
+/// Parses an origin exactly as browsers send it: `scheme://host[:port]`.
+pub(super) fn origin(text: &str) -> Result<String, Complaint> {
+    let shape = || Complaint::new("must hold origins like `https://chat.example.com`, without path or `*`");
+    let (scheme, authority) = text.split_once("://").ok_or_else(shape)?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    if !is_scheme || authority.contains(['/', '*', '?', '#', '@']) {
+        return Err(shape());
+    }
+    let scheme = scheme.to_ascii_lowercase();
+    let (host, port) = host_and_port(authority)?;
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    match (scheme.as_str(), port) {
+        ("http", Some(80)) | ("https", Some(443)) => {
+            Err(Complaint::new("holds an origin with its scheme's own port, which browsers leave out"))
+        }
+        (_, Some(port)) => Ok(format!("{scheme}://{host}:{port}")),
+        (_, None) => Ok(format!("{scheme}://{host}")),
+    }
+}
+
+/// Parses the address of a database: `postgres://…`, `postgresql://…` or `sqlite:PATH`.
+pub(super) fn database(text: &str) -> Result<DatabaseUrl, Complaint> {
+    if let Some(path) = text.strip_prefix("sqlite:") {
+        return sqlite(path.strip_prefix("//").unwrap_or(path));
+    }
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    if scheme == "postgres" || scheme == "postgresql" {
+        check_postgres(rest)?;
+        return Ok(DatabaseUrl::Postgres(Secret::new(text.to_owned())));
+    }
+    if scheme.starts_with("postgres") && scheme.contains('+') {
+        return Err(Complaint::new("names a Python driver in its scheme")
+            .with_hint("write `postgresql://` and leave the rest as it is"));
+    }
+    Err(Complaint::new("must begin with `postgres://`, `postgresql://` or `sqlite:`"))
+}
+
+/// What the driver would only find out when it connects.
+fn check_postgres(rest: &str) -> Result<(), Complaint> {
+    if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(Complaint::new("holds a space or control character"));
+    }
+    let (address, parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = address.split('/').next().unwrap_or_default();
+    let host_and_port = authority.rsplit('@').next().unwrap_or_default();
+    let port_at = if host_and_port.ends_with(']') { None } else { host_and_port.rfind(':') };
+    let (host, port) = port_at.map_or((host_and_port, ""), |at| host_and_port.split_at(at));
+    let is_port = port.len() < 2 || port[1..].parse::<u16>().is_ok_and(|number| number != 0);
+    if !is_port || authority.contains('#') {
+        return Err(Complaint::new("has a port that is not a number from 1 to 65535")
+            .with_hint("percent-encode `/`, `?`, `#`, `@` and `:` in the user name and the password"));
+    }
+    let names_host = parameters.split('&').any(|parameter| parameter.starts_with("host="));
+    if host.is_empty() && !names_host {
+        return Err(Complaint::new("names no host"));
+    }
+    Ok(())
+}
+
+fn sqlite(path: &str) -> Result<DatabaseUrl, Complaint> {
+    if path.contains(":memory:") {
+        return Err(Complaint::new("is in memory, where two connections would see two databases")
+            .with_hint("name a file: `sqlite:portcullis.db`"));
+    }
+    if path.contains(['?', '\0']) {
+        return Err(Complaint::new("must be `sqlite:` and a path, without parameters"));
+    }
+    if path.is_empty() || path.ends_with('/') {
+        return Err(Complaint::new("names no file").with_hint("for example `sqlite:portcullis.db`"));
+    }
+    Ok(DatabaseUrl::Sqlite(PathBuf::from(path)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check<T>(
+        parse: impl Fn(&str) -> Result<T, Complaint>,
+        show: impl Fn(&T) -> String,
+        cases: &[(&str, &str)],
+    ) {
+        for (text, expected) in cases {
+            let found = parse(text).map_or_else(|complaint| complaint.sentence, |value| show(&value));
+            assert_eq!(found, *expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_a_plain_http_address() {
+        let path = "has a path with an empty, `.` or `..` segment";
+        let encoding = "has a path with characters that would need encoding";
+        let scheme = "must begin with `http://` or `https://`";
+        let host = "has no valid host name or IP address";
+        let port = "has a port that is not a number from 1 to 65535";
+        check(
+            peer,
+            PeerUrl::to_string,
+            &[
+                ("http://h", "http://h"),
+                ("HTTPS://MCP.Example.com:443/", "https://mcp.example.com"),
+                ("http://mcp_github:8000/base/v1/", "http://mcp_github:8000/base/v1"),
+                ("http://[::0001]:80/x", "http://[::1]/x"),
+                ("http://10.0.0.1:81", "http://10.0.0.1:81"),
+                ("", scheme),
+                ("mcp-github:8000", scheme),
+                ("ftp://h", scheme),
+                ("http://", host),
+                ("http:///x", host),
+                ("http://:80", host),
+                ("http://a..b", host),
+                ("http://h.", host),
+                ("http://caf\u{e9}", host),
+                ("http://300.1.1.1", host),
+                ("http://1.2.3", host),
+                ("http://[::1", host),
+                ("http://[fe80::1%eth0]", host),
+                ("http://h h", host),
+                ("http://h:", port),
+                ("http://h:0", port),
+                ("http://h:65536", port),
+                ("http://h:+80", port),
+                ("http://[::1]80", port),
+                ("http://a:b:80", port),
+                ("http://u:hunter2@h", "has a user name or password in it"),
+                ("http://h?key=hunter2", "has a query"),
+                ("http://h/x#y", "has a fragment"),
+                ("http://h//", path),
+                ("http://h/a//b", path),
+                ("http://h/a/../b", path),
+                ("http://h/./b", path),
+                ("http://h/%2e%2e/b", encoding),
+                ("http://h/a\\b", encoding),
+                ("http://h/a b", encoding),
+                ("http://h/a\n", encoding),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        let shape = "must hold origins like `https://chat.example.com`, without path or `*`";
+        check(
+            origin,
+            String::clone,
+            &[
+                ("https://Chat.Example.com", "https://chat.example.com"),
+                ("http://localhost:3000", "http://localhost:3000"),
+                ("http://[::1]:3000", "http://[::1]:3000"),
+                ("tauri://localhost", "tauri://localhost"),
+                ("*", shape),
+                ("null", shape),
+                ("https://*.example.com", shape),
+                ("https://chat.example.com/", shape),
+                ("https://chat.example.com/app", shape),
+                ("https://u@h", shape),
+                ("https://", "has no valid host name or IP address"),
+                ("https://h:443", "holds an origin with its scheme's own port, which browsers leave out"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_database_is_postgres_or_a_file() {
+        let show = |url: &DatabaseUrl| match url {
+            DatabaseUrl::Postgres(url) => url.expose().clone(),
+            DatabaseUrl::Sqlite(path) => path.display().to_string(),
+        };
+        let scheme = "must begin with `postgres://`, `postgresql://` or `sqlite:`";
+        let port = "has a port that is not a number from 1 to 65535";
+        check(
+            database,
+            show,
+            &[
+                ("postgres://u:p@h/db", "postgres://u:p@h/db"),
+                ("postgresql://h:5432/db?sslmode=require", "postgresql://h:5432/db?sslmode=require"),
+                ("postgres:///db?host=/run/postgresql", "postgres:///db?host=/run/postgresql"),
+                ("postgres://u:p@[::1]/db", "postgres://u:p@[::1]/db"),
+                ("sqlite:portcullis.db", "portcullis.db"),
+                ("sqlite://portcullis.db", "portcullis.db"),
+                ("sqlite:///var/lib/p.db", "/var/lib/p.db"),
+                ("sqlite:/var/lib/p.db", "/var/lib/p.db"),
+                ("", scheme),
+                ("mysql://h/db", scheme),
+                ("postgres:h", scheme),
+                ("postgresql+asyncpg://h/db", "names a Python driver in its scheme"),
+                ("postgres://", "names no host"),
+                ("postgres://u:p@/db", "names no host"),
+                ("postgres://u:pa/ss@h/db", port),
+                ("postgres://u:p#s@h/db", port),
+                ("postgres://h:99999/db", port),
+                ("postgres://h/d b", "holds a space or control character"),
+                ("sqlite::memory:", "is in memory, where two connections would see two databases"),
+                ("sqlite://:memory:", "is in memory, where two connections would see two databases"),
+                ("sqlite:", "names no file"),
+                ("sqlite:dir/", "names no file"),
+                ("sqlite:p.db?mode=ro", "must be `sqlite:` and a path, without parameters"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_listener_is_an_address_and_a_port() {
+        let shape = "must be `IP:PORT` with a port from 1 to 65535";
+        check(
+            listener,
+            SocketAddr::to_string,
+            &[
+                ("0.0.0.0:8000", "0.0.0.0:8000"),
+                ("[::]:8000", "[::]:8000"),
+                ("localhost:8000", shape),
+                ("127.0.0.1", shape),
+                ("127.0.0.1:0", shape),
+                ("127.0.0.1:70000", shape),
+            ],
+        );
+    }
+
+    #[test]
+    fn listeners_on_one_port_collide_where_their_addresses_overlap() {
+        let collide =
+            |left: &str, right: &str| listeners_collide(left.parse().unwrap(), right.parse().unwrap());
+        for (left, right) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("127.0.0.1:1", "[::]:1"),
+            ("[::]:1", "[::1]:1"),
+        ] {
+            assert!(collide(left, right), "{left} {right}");
+        }
+        for (left, right) in
+            [("127.0.0.1:1", "127.0.0.1:2"), ("127.0.0.1:1", "127.0.0.2:1"), ("0.0.0.0:1", "[::1]:1")]
+        {
+            assert!(!collide(left, right), "{left} {right}");
+        }
+    }
+}

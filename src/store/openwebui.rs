@@ -1,0 +1,408 @@
+//! Who somebody is according to Open WebUI's own tables.
+//!
+//! Decides what of a user row counts: email, role, whether the account is active, the session stamp, the groups.
+//! Never writes there, and never decides whether a token is good: `identity` does. Every version of Open WebUI that
+//! has the tables `user` and `auth` is read; what an older one lacks is treated as absent.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use sqlx::{
+    PgConnection, SqliteConnection,
+    postgres::PgPool,
+    sqlite::{SqliteConnectOptions, SqlitePool},
+};
+
+use super::{ANSWER, DatabaseUrl, postgres, sqlite, within};
+use crate::names::{Email, GroupName};
+
+/// How many users one query asks for.
+const CHUNK: usize = 1_000;
+/// How long the columns are taken to be as they were: an upgrade of Open WebUI adds some while we run.
+const SHAPE_LASTS: Duration = Duration::from_secs(60);
+
+/// A user of Open WebUI as its tables have them now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The `id` of session tokens.
+    pub id: String,
+    /// The email that grants are looked up by.
+    pub email: Email,
+    /// What Open WebUI lets them do.
+    pub role: Role,
+    /// Whether `auth.active` is true; false without a row in `auth`.
+    pub is_active: bool,
+    /// What a session token has to carry; changes when the password does.
+    pub session_stamp: Option<String>,
+    /// Their groups and all groups above those, in order, each once.
+    pub groups: Vec<GroupName>,
+}
+
+/// What Open WebUI lets a user do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Use it.
+    User,
+    /// Administer it.
+    Admin,
+    /// Nothing yet (`pending`), or something this gateway doesn't know.
+    Other,
+}
+
+/// Open WebUI's database, read-only. Cloning is cheap: clones share the connections.
+#[derive(Clone)]
+pub struct OpenWebUi {
+    database: Database,
+    shape: Arc<Mutex<Option<(Instant, Shape)>>>,
+}
+
+#[derive(Clone)]
+enum Database {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+/// Which of the tables and columns that came with later versions are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+struct Shape {
+    has_stamp: bool,
+    has_members: bool,
+    has_parents: bool,
+}
+
+/// `id, email, role, active, session_stamp` of a user.
+type UserRow = (String, Option<String>, Option<String>, Option<bool>, Option<String>);
+/// `user_id, name` of a group they are in.
+type GroupRow = (String, Option<String>);
+
+impl OpenWebUi {
+    /// Prepares connections without making one.
+    pub fn open(url: &DatabaseUrl, schema: &str) -> anyhow::Result<Self> {
+        let database = match url {
+            DatabaseUrl::Postgres(url) => Database::Postgres(postgres::pool(url, schema)?),
+            DatabaseUrl::Sqlite(path) => {
+                Database::Sqlite(sqlite::pool(SqliteConnectOptions::new().filename(path).read_only(true)))
+            }
+        };
+        Ok(Self { database, shape: Arc::default() })
+    }
+
+    /// The users with these ids; unknown ids, and users whose email is malformed, are missing from the answer.
+    pub async fn users(&self, ids: &[String]) -> anyhow::Result<HashMap<String, User>> {
+        let mut users = HashMap::with_capacity(ids.len());
+        for chunk in ids.chunks(CHUNK) {
+            let (rows, groups) =
+                within(ANSWER, self.read(chunk)).await.context("could not read the users of Open WebUI")?;
+            users.extend(assemble(rows, groups));
+        }
+        Ok(users)
+    }
+
+    /// The user with this email, whatever the case of its ASCII letters.
+    pub async fn user_by_email(&self, email: &Email) -> anyhow::Result<Option<User>> {
+        let ids =
+            within(ANSWER, self.ids_of(email)).await.context("could not read the users of Open WebUI")?;
+        // The database may fold more letters than we do.
+        let mut users = self.users(&ids).await?.into_values().filter(|user| user.email == *email);
+        let user = users.next();
+        if users.next().is_some() {
+            bail!("two users of Open WebUI have the same email, so neither can be told by it");
+        }
+        Ok(user)
+    }
+
+    async fn ids_of(&self, email: &Email) -> anyhow::Result<Vec<String>> {
+        Ok(match &self.database {
+            Database::Postgres(pool) => {
+                sqlx::query_scalar("SELECT id::text FROM \"user\" WHERE lower(email) = lower($1)")
+                    .bind(email.as_str())
+                    .fetch_all(pool)
+                    .await?
+            }
+            Database::Sqlite(pool) => {
+                sqlx::query_scalar("SELECT id FROM \"user\" WHERE lower(email) = lower(?1)")
+                    .bind(email.as_str())
+                    .fetch_all(pool)
+                    .await?
+            }
+        })
+    }
+
+    /// Reads users and their groups as of one instant.
+    async fn read(&self, ids: &[String]) -> anyhow::Result<(Vec<UserRow>, Vec<GroupRow>)> {
+        match &self.database {
+            Database::Postgres(pool) => {
+                let mut transaction = pool.begin_with(postgres::ONE_SNAPSHOT).await?;
+                let shape = match self.known_shape() {
+                    Some(shape) => shape,
+                    None => self.remember(sqlx::query_as(POSTGRES_SHAPE).fetch_one(&mut *transaction).await?),
+                };
+                let rows = postgres_rows(&mut transaction, shape, ids).await?;
+                transaction.commit().await?;
+                Ok(rows)
+            }
+            Database::Sqlite(pool) => {
+                let mut transaction = pool.begin().await?;
+                let shape = match self.known_shape() {
+                    Some(shape) => shape,
+                    None => self.remember(sqlx::query_as(SQLITE_SHAPE).fetch_one(&mut *transaction).await?),
+                };
+                let rows = sqlite_rows(&mut transaction, shape, ids).await?;
+                transaction.commit().await?;
+                Ok(rows)
+            }
+        }
+    }
+
+    fn known_shape(&self) -> Option<Shape> {
+        let shape = self.shape.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        shape.filter(|(seen, _)| seen.elapsed() < SHAPE_LASTS).map(|(_, shape)| shape)
+    }
+
+    fn remember(&self, shape: Shape) -> Shape {
+        let mut known = self.shape.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *known = Some((Instant::now(), shape));
+        shape
+    }
+}
+
+/// Makes users of rows; what is malformed is left out.
+fn assemble(rows: Vec<UserRow>, groups: Vec<GroupRow>) -> impl Iterator<Item = (String, User)> {
+    let mut groups_of: HashMap<String, BTreeSet<GroupName>> = HashMap::new();
+    for (user, name) in groups {
+        if let Some(name) = name.and_then(|name| GroupName::parse(&name).ok()) {
+            groups_of.entry(user).or_default().insert(name);
+        }
+    }
+    rows.into_iter().filter_map(move |(id, email, role, active, session_stamp)| {
+        let email = Email::parse(&email?).ok()?;
+        let role = match role.as_deref() {
+            Some("user") => Role::User,
+            Some("admin") => Role::Admin,
+            _ => Role::Other,
+        };
+        let groups = groups_of.remove(&id).into_iter().flatten().collect();
+        let user =
+            User { id: id.clone(), email, role, is_active: active == Some(true), session_stamp, groups };
+        Some((id, user))
+    })
+}
+
+// The catalogs themselves, not `information_schema`: that hides what we may not read, and a hidden session stamp
+// would look like an old version's missing one instead of being an error.
+const POSTGRES_SHAPE: &str = "\
+    SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('auth') \
+               AND attname = 'session_stamp' AND NOT attisdropped) AS has_stamp, \
+           to_regclass('group_member') IS NOT NULL AS has_members, \
+           EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('\"group\"') \
+               AND attname = 'parent_group_id' AND NOT attisdropped) AS has_parents";
+
+const SQLITE_SHAPE: &str = "\
+    SELECT EXISTS (SELECT 1 FROM pragma_table_info('auth') WHERE name = 'session_stamp') AS has_stamp, \
+           EXISTS (SELECT 1 FROM pragma_table_info('group_member')) AS has_members, \
+           EXISTS (SELECT 1 FROM pragma_table_info('group') WHERE name = 'parent_group_id') AS has_parents";
+
+async fn postgres_rows(
+    connection: &mut PgConnection,
+    shape: Shape,
+    ids: &[String],
+) -> sqlx::Result<(Vec<UserRow>, Vec<GroupRow>)> {
+    let users = if shape.has_stamp {
+        "SELECT u.id::text, u.email::text, u.role::text, a.active, a.session_stamp::text \
+         FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id = ANY($1)"
+    } else {
+        "SELECT u.id::text, u.email::text, u.role::text, a.active, NULL::text \
+         FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id = ANY($1)"
+    };
+    let users = sqlx::query_as(users).bind(ids).fetch_all(&mut *connection).await?;
+    if !shape.has_members {
+        return Ok((users, Vec::new()));
+    }
+    let groups = if shape.has_parents {
+        // UNION drops what is there already, so a cycle of parents comes to its end.
+        "WITH RECURSIVE held (user_id, group_id) AS ( \
+             SELECT user_id::text, group_id::text FROM group_member WHERE user_id = ANY($1) \
+             UNION \
+             SELECT held.user_id, g.parent_group_id::text FROM held JOIN \"group\" AS g ON g.id = held.group_id \
+             WHERE g.parent_group_id IS NOT NULL \
+         ) SELECT held.user_id, g.name::text FROM held JOIN \"group\" AS g ON g.id = held.group_id"
+    } else {
+        "SELECT m.user_id::text, g.name::text FROM group_member AS m JOIN \"group\" AS g ON g.id = m.group_id \
+         WHERE m.user_id = ANY($1)"
+    };
+    Ok((users, sqlx::query_as(groups).bind(ids).fetch_all(connection).await?))
+}
+
+async fn sqlite_rows(
+    connection: &mut SqliteConnection,
+    shape: Shape,
+    ids: &[String],
+) -> anyhow::Result<(Vec<UserRow>, Vec<GroupRow>)> {
+    let ids = serde_json::to_string(ids)?;
+    let users = if shape.has_stamp {
+        "SELECT u.id, u.email, u.role, a.active, a.session_stamp \
+         FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
+    } else {
+        "SELECT u.id, u.email, u.role, a.active, NULL \
+         FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
+    };
+    let users = sqlx::query_as(users).bind(&ids).fetch_all(&mut *connection).await?;
+    if !shape.has_members {
+        return Ok((users, Vec::new()));
+    }
+    let groups = if shape.has_parents {
+        "WITH RECURSIVE held (user_id, group_id) AS ( \
+             SELECT user_id, group_id FROM group_member WHERE user_id IN (SELECT value FROM json_each(?1)) \
+             UNION \
+             SELECT held.user_id, g.parent_group_id FROM held JOIN \"group\" AS g ON g.id = held.group_id \
+             WHERE g.parent_group_id IS NOT NULL \
+         ) SELECT held.user_id, g.name FROM held JOIN \"group\" AS g ON g.id = held.group_id"
+    } else {
+        "SELECT m.user_id, g.name FROM group_member AS m JOIN \"group\" AS g ON g.id = m.group_id \
+         WHERE m.user_id IN (SELECT value FROM json_each(?1))"
+    };
+    Ok((users, sqlx::query_as(groups).bind(&ids).fetch_all(connection).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::scratch::{Scratch, on_both},
+        *,
+    };
+
+    const DDL: &str = include_str!("../../tests/fixtures/openwebui-0.12.4.sql");
+    const PEOPLE: &str = r#"
+        INSERT INTO "user" (id, email, role) VALUES
+            ('jane', 'Jane@X.org', 'user'), ('root', 'root@x.org', 'admin'), ('new', 'new@x.org', 'pending'),
+            ('gone', 'gone@x.org', 'user'), ('bare', 'bare@x.org', 'user'), ('odd', 'no email', 'user'),
+            ('null', NULL, 'user');
+        INSERT INTO auth (id, email, active, session_stamp) VALUES
+            ('jane', 'jane@x.org', true, 's1'), ('root', 'root@x.org', true, NULL), ('new', 'new@x.org', true, NULL),
+            ('gone', 'gone@x.org', false, 's2'), ('odd', 'odd', true, NULL);
+        INSERT INTO "group" (id, name, parent_group_id) VALUES
+            ('top', 'Company', NULL), ('mid', 'Engineering', 'top'), ('leaf', 'MCP-GitHub', 'mid'),
+            ('same', 'Company', NULL), ('a', 'A', NULL), ('b', 'B', 'a'), ('bad', ' spaced ', NULL), ('none', NULL, NULL);
+        UPDATE "group" SET parent_group_id = 'b' WHERE id = 'a';
+        INSERT INTO group_member (id, group_id, user_id) VALUES
+            ('1', 'leaf', 'jane'), ('2', 'same', 'jane'), ('3', 'a', 'root'), ('4', 'bad', 'root'), ('5', 'none', 'root');
+    "#;
+
+    async fn openwebui(scratch: &Scratch, ddl: &str) -> OpenWebUi {
+        scratch.execute(ddl).await;
+        scratch.execute(PEOPLE).await;
+        OpenWebUi::open(&scratch.settings.url, "public").unwrap()
+    }
+
+    #[track_caller]
+    fn check(
+        users: &HashMap<String, User>,
+        id: &str,
+        role: Role,
+        is_active: bool,
+        stamp: Option<&str>,
+        groups: &[&str],
+    ) {
+        let user = &users[id];
+        assert_eq!(
+            (user.role, user.is_active, user.session_stamp.as_deref()),
+            (role, is_active, stamp),
+            "{id}"
+        );
+        assert_eq!(user.groups.iter().map(GroupName::as_str).collect::<Vec<_>>(), groups, "groups of {id}");
+    }
+
+    fn everybody() -> Vec<String> {
+        ["jane", "root", "new", "gone", "bare", "odd", "null", "nobody"].map(String::from).to_vec()
+    }
+
+    #[tokio::test]
+    async fn users_are_what_open_webui_says_they_are() {
+        on_both(async |scratch| {
+            let openwebui = openwebui(&scratch, DDL).await;
+            let users = openwebui.users(&everybody()).await.unwrap();
+            assert_eq!(users.len(), 5, "malformed emails and unknown ids are absent");
+            check(&users, "jane", Role::User, true, Some("s1"), &["Company", "Engineering", "MCP-GitHub"]);
+            check(&users, "root", Role::Admin, true, None, &["A", "B"]);
+            check(&users, "new", Role::Other, true, None, &[]);
+            check(&users, "gone", Role::User, false, Some("s2"), &[]);
+            check(&users, "bare", Role::User, false, None, &[]);
+
+            let jane = openwebui.user_by_email(&Email::parse("JANE@x.org").unwrap()).await.unwrap();
+            assert_eq!(jane.as_ref(), users.get("jane"));
+            assert_eq!(openwebui.user_by_email(&Email::parse("who@x.org").unwrap()).await.unwrap(), None);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn more_ids_than_one_query_takes_are_all_answered() {
+        on_both(async |scratch| {
+            let openwebui = openwebui(&scratch, DDL).await;
+            let mut ids: Vec<String> = (0..2_500).map(|n| format!("absent-{n}")).collect();
+            ids.push("jane".into());
+            assert_eq!(openwebui.users(&ids).await.unwrap().len(), 1);
+            assert!(openwebui.users(&[]).await.unwrap().is_empty());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_an_older_version_lacks_is_absent() {
+        on_both(async |scratch| {
+            let openwebui = openwebui(&scratch, DDL).await;
+            scratch.execute("DROP TABLE group_member; ALTER TABLE auth DROP COLUMN session_stamp;").await;
+            let users = openwebui.users(&everybody()).await.unwrap();
+            check(&users, "jane", Role::User, true, None, &[]);
+            check(&users, "gone", Role::User, false, None, &[]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn groups_without_parents_are_the_ones_of_the_member_rows() {
+        on_both(async |scratch| {
+            scratch
+                .execute(
+                    r#"CREATE TABLE "user" (id text, email text, role text);
+                CREATE TABLE auth (id text, active boolean);
+                CREATE TABLE "group" (id text, name text);
+                CREATE TABLE group_member (user_id text, group_id text);
+                INSERT INTO "user" VALUES ('jane', 'jane@x.org', 'user');
+                INSERT INTO auth VALUES ('jane', NULL);
+                INSERT INTO "group" VALUES ('leaf', 'MCP-GitHub');
+                INSERT INTO group_member VALUES ('jane', 'leaf');"#,
+                )
+                .await;
+            let openwebui = OpenWebUi::open(&scratch.settings.url, "public").unwrap();
+            check(
+                &openwebui.users(&everybody()).await.unwrap(),
+                "jane",
+                Role::User,
+                false,
+                None,
+                &["MCP-GitHub"],
+            );
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_email_that_two_users_have_tells_neither() {
+        on_both(async |scratch| {
+            let openwebui = openwebui(&scratch, DDL).await;
+            scratch
+                .execute(
+                    r#"DROP INDEX uq_user_email_lower;
+                INSERT INTO "user" (id, email, role) VALUES ('jane2', 'jane@x.org', 'admin');"#,
+                )
+                .await;
+            assert!(openwebui.user_by_email(&Email::parse("jane@x.org").unwrap()).await.is_err());
+        })
+        .await;
+    }
+}

@@ -1,0 +1,271 @@
+//! The grant tables in an embedded SQLite database.
+//!
+//! Decides how they are read in one snapshot and how changes are found. SQLite has one writer at a time, so ids
+//! commit in order and the last id read is all a reader needs to remember.
+//! Never parses an email or id: rows go out as they were written.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use futures_util::TryStreamExt;
+use sqlx::{
+    ConnectOptions, Row, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
+};
+use tracing::warn;
+
+use super::{
+    GrantRow, Sink, Write,
+    changes::{self, Changes, Cursor, MOST_ROWS, Subject},
+    migrations,
+};
+
+const KEPT: Duration = Duration::from_secs(60 * 60);
+const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
+
+/// Connections to the gateway's SQLite file.
+#[derive(Clone)]
+pub(super) struct Database {
+    pool: SqlitePool,
+    pruned: Arc<Mutex<Option<Instant>>>,
+}
+
+/// Prepares a few connections to a SQLite file.
+pub(super) fn pool(options: SqliteConnectOptions) -> SqlitePool {
+    // Without limits on age the pool needs no task of its own, so it can be made outside any runtime.
+    SqlitePoolOptions::new()
+        .max_connections(4)
+        .acquire_timeout(Duration::from_secs(3))
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(options.busy_timeout(Duration::from_secs(5)).disable_statement_logging())
+}
+
+impl Database {
+    pub(super) fn open(path: &Path) -> Self {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal);
+        Self { pool: pool(options), pruned: Arc::default() }
+    }
+
+    pub(super) async fn migrate(&self) -> anyhow::Result<()> {
+        // Immediate: takes the write lock at once, so that a second gateway waits here.
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        migrations::sqlite().run(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    pub(super) async fn pending_migrations(&self) -> anyhow::Result<usize> {
+        let migrator = migrations::sqlite();
+        let mut connection = self.pool.acquire().await?;
+        let is_begun: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'portcullis_migrations')",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
+        if !is_begun {
+            return Ok(migrator.iter().count());
+        }
+        migrations::count_pending(&migrator, &mut *connection).await
+    }
+
+    pub(super) async fn load_grants(&self, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
+        // A deferred transaction sees the database as of its first read, which is the cursor.
+        let mut transaction = self.pool.begin().await?;
+        let (last, _) = ends_of_feed(&mut transaction).await?;
+        let mut rows = sqlx::query(
+            "SELECT CAST(user_email AS text), CAST(tenant_id AS text) FROM user_tenant_access \
+             WHERE user_email IS NOT NULL AND tenant_id IS NOT NULL",
+        )
+        .fetch(&mut *transaction);
+        while let Some(row) = rows.try_next().await? {
+            sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+        }
+        drop(rows);
+        let mut rows = sqlx::query(
+            "SELECT CAST(group_name AS text), CAST(tenant_id AS text) FROM group_tenant_mapping \
+             WHERE group_name IS NOT NULL AND tenant_id IS NOT NULL",
+        )
+        .fetch(&mut *transaction);
+        while let Some(row) = rows.try_next().await? {
+            sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+        }
+        drop(rows);
+        let mut rows = sqlx::query(
+            "SELECT CAST(user_email AS text), CAST(group_name AS text) FROM user_group_membership \
+             WHERE user_email IS NOT NULL AND group_name IS NOT NULL",
+        )
+        .fetch(&mut *transaction);
+        while let Some(row) = rows.try_next().await? {
+            sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+        }
+        drop(rows);
+        transaction.commit().await?;
+        Ok(Cursor(changes::Place::Sqlite(last)))
+    }
+
+    pub(super) async fn changes_since(&self, cursor: &mut Cursor) -> anyhow::Result<Changes> {
+        let changes::Place::Sqlite(before) = cursor.0 else {
+            return Ok(Changes::Everything);
+        };
+        let mut transaction = self.pool.begin().await?;
+        let (last, first_unread) = ends_of_feed_after(&mut transaction, before).await?;
+        if last == before {
+            return Ok(Changes::Nothing);
+        }
+        // Ahead of the database: it was restored. A gap: changes were deleted before we read them.
+        if last < before || first_unread != Some(before + 1) {
+            return Ok(Changes::Everything);
+        }
+        let noted = sqlx::query_as(
+            "SELECT DISTINCT kind, CAST(subject AS text) FROM portcullis_changes WHERE id > ?1 LIMIT ?2",
+        )
+        .bind(before)
+        .bind(MOST_ROWS)
+        .fetch_all(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        let changes = changes::gather(noted);
+        if changes != Changes::Everything {
+            self.prune_now_and_then();
+            cursor.0 = changes::Place::Sqlite(last);
+        }
+        Ok(changes)
+    }
+
+    /// Deletes changes over an hour old; failing costs nothing but room.
+    fn prune_now_and_then(&self) {
+        let mut pruned = self.pruned.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if pruned.is_some_and(|at| at.elapsed() < PRUNE_EVERY) {
+            return;
+        }
+        *pruned = Some(Instant::now());
+        let pool = self.pool.clone();
+        tokio::spawn(async move {
+            let pruned = sqlx::query("DELETE FROM portcullis_changes WHERE at < unixepoch() - ?1")
+                .bind(KEPT.as_secs() as i64)
+                .execute(&pool)
+                .await;
+            if let Err(error) = pruned {
+                warn!(%error, "could not delete old rows of `portcullis_changes`");
+            }
+        });
+    }
+
+    pub(super) async fn rows_about(&self, subjects: &[Subject], sink: &mut Sink<'_>) -> anyhow::Result<()> {
+        let (mut emails, mut groups) = (Vec::new(), Vec::new());
+        for subject in subjects {
+            match subject {
+                Subject::User(email) => emails.push(email.to_ascii_lowercase()),
+                Subject::Group(group) => groups.push(group.as_str()),
+            }
+        }
+        let mut transaction = self.pool.begin().await?;
+        if !emails.is_empty() {
+            rows_of_users(&mut transaction, &emails, sink).await?;
+        }
+        if !groups.is_empty() {
+            let mut rows = sqlx::query(
+                "SELECT CAST(group_name AS text), CAST(tenant_id AS text) FROM group_tenant_mapping \
+                 WHERE group_name IN (SELECT value FROM json_each(?1)) AND tenant_id IS NOT NULL",
+            )
+            .bind(serde_json::to_string(&groups)?)
+            .fetch(&mut *transaction);
+            while let Some(row) = rows.try_next().await? {
+                sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+            }
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    pub(super) async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {
+        let (first, second) = write.values();
+        let done = sqlx::query(statement(write)).bind(first).bind(second).execute(&self.pool).await?;
+        Ok(done.rows_affected())
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The last id ever given out in the feed.
+async fn ends_of_feed(connection: &mut SqliteConnection) -> sqlx::Result<(i64, Option<i64>)> {
+    ends_of_feed_after(connection, i64::MAX).await
+}
+
+/// The last id ever given out in the feed (also when its row is gone), and the first one after `before` still there.
+async fn ends_of_feed_after(
+    connection: &mut SqliteConnection,
+    before: i64,
+) -> sqlx::Result<(i64, Option<i64>)> {
+    sqlx::query_as(
+        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'portcullis_changes'), 0), \
+                (SELECT min(id) FROM portcullis_changes WHERE id > ?1)",
+    )
+    .bind(before)
+    .fetch_one(connection)
+    .await
+}
+
+async fn rows_of_users(
+    connection: &mut SqliteConnection,
+    emails: &[String],
+    sink: &mut Sink<'_>,
+) -> anyhow::Result<()> {
+    let emails = serde_json::to_string(emails)?;
+    let mut rows = sqlx::query(
+        "SELECT CAST(user_email AS text), CAST(tenant_id AS text) FROM user_tenant_access \
+         WHERE lower(user_email) IN (SELECT value FROM json_each(?1)) AND tenant_id IS NOT NULL",
+    )
+    .bind(&emails)
+    .fetch(&mut *connection);
+    while let Some(row) = rows.try_next().await? {
+        sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+    }
+    drop(rows);
+    let mut rows = sqlx::query(
+        "SELECT CAST(user_email AS text), CAST(group_name AS text) FROM user_group_membership \
+         WHERE lower(user_email) IN (SELECT value FROM json_each(?1)) AND group_name IS NOT NULL",
+    )
+    .bind(&emails)
+    .fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+    }
+    Ok(())
+}
+
+/// The statement that makes a change; emails come in lowercased, and the stored row may differ in case.
+fn statement(write: Write<'_>) -> &'static str {
+    match write {
+        Write::GrantUser(..) => {
+            "INSERT INTO user_tenant_access (user_email, tenant_id, access_level) \
+             SELECT ?1, ?2, 'read' WHERE NOT EXISTS (SELECT 1 FROM user_tenant_access \
+                 WHERE lower(user_email) = ?1 AND tenant_id = ?2)"
+        }
+        Write::RevokeUser(..) => {
+            "DELETE FROM user_tenant_access WHERE lower(user_email) = ?1 AND tenant_id = ?2"
+        }
+        Write::GrantGroup(..) => {
+            "INSERT INTO group_tenant_mapping (group_name, tenant_id) \
+             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM group_tenant_mapping \
+                 WHERE group_name = ?1 AND tenant_id = ?2)"
+        }
+        Write::RevokeGroup(..) => "DELETE FROM group_tenant_mapping WHERE group_name = ?1 AND tenant_id = ?2",
+        Write::JoinGroup(..) => {
+            "INSERT INTO user_group_membership (user_email, group_name) \
+             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM user_group_membership \
+                 WHERE lower(user_email) = ?1 AND group_name = ?2)"
+        }
+        Write::LeaveGroup(..) => {
+            "DELETE FROM user_group_membership WHERE lower(user_email) = ?1 AND group_name = ?2"
+        }
+    }
+}
