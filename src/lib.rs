@@ -9,4 +9,5 @@ pub mod identity;
 pub mod names;
 pub mod record;
 pub mod refusal;
+pub mod sample;
 pub mod store;

@@ -1,0 +1,16 @@
+//! What a test puts around the gateway: the process itself, databases, peers, and clients.
+//!
+//! Decides nothing about what is right: that is for the tests. Everything is on loopback, belongs to one test, and is
+//! stopped when it is dropped.
+
+#![allow(dead_code, reason = "no test needs every part of the harness")]
+
+pub mod chaos;
+pub mod deadline;
+pub mod fake_peer;
+pub mod gateway;
+pub mod port;
+pub mod postgres;
+pub mod raw;
+pub mod tokens;
+pub mod wire;

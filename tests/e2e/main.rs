@@ -1,0 +1,9 @@
+//! End to end: the real binary, real sockets, real Postgres, real MCP servers, and peers that misbehave on purpose.
+//!
+//! Run with `scripts/test --test e2e`, which starts what these tests need. Each test owns its gateway, its database
+//! and its peers; `harness` has them.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what it is built from too")]
+#![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
+
+mod harness;
