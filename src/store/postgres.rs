@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use futures_util::TryStreamExt;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row,
+    AssertSqlSafe, ConnectOptions, PgConnection, Row,
     postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow},
 };
 use tracing::warn;
@@ -387,6 +387,8 @@ impl Listener {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Connection;
+
     use super::{
         super::scratch::{Scratch, on_postgres},
         *,

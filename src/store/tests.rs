@@ -1,3 +1,5 @@
+//! Facts about both databases, told through `Store` alone.
+
 use std::time::Instant;
 
 use sqlx::{Executor, PgConnection};
