@@ -4,7 +4,7 @@
 //! (`gateway/reply.rs` does) and never logs: the private cause travels inside, for the record.
 //! Any step of the journey may end in one.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $status:literal, $word:literal;)*) => {
@@ -74,6 +74,8 @@ codes! {
     ServerDisabled = 503, "server_disabled";
     /// The gateway does not know the grants (yet, or any more).
     GrantsUnknown = 503, "grants_unknown";
+    /// The server answered with something that is no answer to a tool call.
+    PeerBadAnswer = 502, "peer_bad_answer";
     /// The server did not answer in time.
     PeerTooSlow = 504, "peer_too_slow";
 }
@@ -143,6 +145,14 @@ impl Refusal {
         self.allow
     }
 }
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.sentence)
+    }
+}
+
+impl std::error::Error for Refusal {}
 
 #[cfg(test)]
 mod tests {
