@@ -1,7 +1,23 @@
-//! access (being written)
-use std::time::Duration;
+//! May they: the one place that decides who may use which server, and the only maker of a `Permit`.
+//!
+//! Decides from the snapshot's grants and the caller alone; never waits, never reads a header and
+//! never asks the database. Comes after `identity` and before `upstream`, which will not plan a
+//! trip without a permit. Listings ask the same function, so they cannot show more than calls reach.
 
-use crate::names::GroupName;
+mod explain;
+pub mod grants;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use crate::{
+    catalog::server::Server,
+    identity::Caller,
+    names::{GroupName, ServerId},
+    refusal::{Code, Refusal},
+};
+
+pub use explain::{Explanation, explain};
+use grants::Grants;
 
 /// Rules that hold for every decision.
 #[derive(Debug, Clone)]
@@ -13,3 +29,119 @@ pub struct Settings {
     /// Whether a server without a grant looks like one that does not exist.
     pub is_concealing: bool,
 }
+
+/// Proof that this caller may use this server now. Only [`Access::authorize`] makes one.
+#[derive(Debug, Clone)]
+pub struct Permit {
+    caller: Arc<Caller>,
+    server: Arc<Server>,
+}
+
+impl Permit {
+    /// Who may.
+    pub fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+
+    /// What they may use.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+}
+
+/// The grants of one instant, with the number that names this instant.
+#[derive(Debug, Clone)]
+pub struct KnownGrants {
+    /// Grows with every change; cached decisions belong to exactly one version.
+    pub version: u64,
+    /// The grants.
+    pub grants: Arc<Grants>,
+}
+
+/// Everything one caller may reach under one version of the grants.
+#[derive(Debug)]
+pub struct Reach {
+    is_admin: bool,
+    servers: HashSet<ServerId>,
+}
+
+impl Reach {
+    fn resolve(settings: &Settings, caller: &Caller, grants: &Grants) -> Self {
+        let memberships = caller.email().into_iter().flat_map(|email| grants.memberships(email));
+        let groups: HashSet<&str> =
+            caller.groups().iter().map(GroupName::as_str).chain(memberships).collect();
+        let own = caller.email().into_iter().flat_map(|email| grants.servers_of_user(email));
+        let through_groups = groups.iter().flat_map(|group| grants.servers_of_group(group));
+        Self {
+            is_admin: groups.contains(settings.admin_group.as_str()),
+            servers: own.chain(through_groups).filter_map(|id| ServerId::parse(id).ok()).collect(),
+        }
+    }
+
+    /// Whether the caller may administer the gateway, and so use every server.
+    pub fn is_admin(&self) -> bool {
+        self.is_admin
+    }
+
+    /// Whether the caller may use this server.
+    pub fn includes(&self, server: &ServerId) -> bool {
+        self.is_admin || self.servers.contains(server)
+    }
+}
+
+/// The decision, with its memory of decisions already made.
+#[derive(Debug)]
+pub struct Access {
+    settings: Settings,
+    reaches: moka::sync::Cache<(u64, [u8; 16]), Arc<Reach>>,
+}
+
+impl Access {
+    /// Access under these rules.
+    pub fn new(settings: Settings) -> Self {
+        // A caller is a few hundred bytes here; a new version of the grants makes old entries useless.
+        let reaches =
+            moka::sync::Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(600)).build();
+        Self { settings, reaches }
+    }
+
+    /// The rules.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Everything this caller may reach.
+    pub fn reach(&self, caller: &Caller, known: &KnownGrants) -> Arc<Reach> {
+        let key = (known.version, caller.fingerprint());
+        if let Some(reach) = self.reaches.get(&key) {
+            return reach;
+        }
+        let reach = Arc::new(Reach::resolve(&self.settings, caller, &known.grants));
+        self.reaches.insert(key, reach.clone());
+        reach
+    }
+
+    /// Decides whether this caller may use this server, enabled or not.
+    pub fn authorize(
+        &self,
+        caller: &Arc<Caller>,
+        server: &Arc<Server>,
+        known: &KnownGrants,
+    ) -> Result<Permit, Refusal> {
+        if self.reach(caller, known).includes(&server.id) {
+            return Ok(Permit { caller: caller.clone(), server: server.clone() });
+        }
+        if self.settings.is_concealing {
+            return Err(unknown_server());
+        }
+        Err(Refusal::new(Code::NotGranted, "you have no access to this server; ask its owner for a grant"))
+    }
+}
+
+/// The answer about a server that does not exist, or that this caller may not know of.
+pub fn unknown_server() -> Refusal {
+    Refusal::new(Code::UnknownServer, "no such server; `GET /servers` lists yours")
+}
+
+#[cfg(test)]
+mod tests;
