@@ -148,3 +148,25 @@ pub struct Server {
     /// How long the gateway waits for it.
     pub deadlines: Deadlines,
 }
+
+/// Servers for the tests of other modules.
+#[cfg(test)]
+pub mod tests_support {
+    use super::*;
+
+    /// An enabled server with this id, at an address nobody answers.
+    pub fn server(id: &str) -> Arc<Server> {
+        Arc::new(Server {
+            id: ServerId::parse(id).unwrap(),
+            name: id.to_owned(),
+            tier: Tier::Local,
+            dialect: Dialect::OpenApi,
+            peers: [PeerUrl { is_tls: false, host: "127.0.0.1".into(), port: 9, base_path: String::new() }]
+                .into(),
+            credential: None,
+            is_enabled: true,
+            description: String::new(),
+            deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! HS256 tokens (RFC 7515, RFC 7519): signature, dates and labels, nothing about who they name.
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, errors::ErrorKind};
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{
+    names::Secret,
+    refusal::{Code, Refusal},
+};
+
+/// Clock difference forgiven between the issuer and this machine, in seconds.
+const LEEWAY_SECS: u64 = 30;
+
+/// Whether a token without `exp` is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// A token must expire.
+    Required,
+    /// A token may live for ever.
+    Optional,
+}
+
+/// Believes tokens signed with one shared secret.
+pub struct Hs256 {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+#[derive(Deserialize)]
+struct Dates<C> {
+    iat: Option<i64>,
+    exp: Option<i64>,
+    #[serde(flatten)]
+    claims: C,
+}
+
+/// Claims whose token's signature and labels hold for ever; its expiry is looked at with every use.
+#[derive(Debug, Clone)]
+pub struct Verified<C> {
+    claims: C,
+    expires: Option<i64>,
+}
+
+impl<C> Verified<C> {
+    /// The claims, unless the token has expired meanwhile.
+    pub fn claims(&self) -> Result<&C, Refusal> {
+        if self.expires.is_some_and(|expires| expires < now() - LEEWAY_SECS as i64) {
+            return Err(expired());
+        }
+        Ok(&self.claims)
+    }
+
+    /// The same token with its claims turned into something else.
+    pub fn try_map<D>(self, f: impl FnOnce(C) -> Result<D, Refusal>) -> Result<Verified<D>, Refusal> {
+        Ok(Verified { claims: f(self.claims)?, expires: self.expires })
+    }
+}
+
+fn now() -> i64 {
+    jsonwebtoken::get_current_timestamp() as i64
+}
+
+fn expired() -> Refusal {
+    Refusal::new(Code::ExpiredCredential, "your credential has expired; sign in again")
+}
+
+impl Hs256 {
+    /// Tokens signed with this secret.
+    pub fn new(secret: &Secret<String>, expiry: Expiry) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY_SECS;
+        validation.validate_nbf = true;
+        // Open WebUI sets no audience; the secret itself is shared with this gateway alone.
+        validation.validate_aud = false;
+        if expiry == Expiry::Optional {
+            // A token that has `exp` is still held to it.
+            validation.required_spec_claims.clear();
+        }
+        Self { key: DecodingKey::from_secret(secret.expose().as_bytes()), validation }
+    }
+
+    /// The claims of a token, if signature, dates and labels hold.
+    pub fn verify<C: DeserializeOwned>(&self, token: &str) -> Result<Verified<C>, Refusal> {
+        let header = decode_header(token).map_err(|_| invalid("token header is not readable"))?;
+        let is_labelled_jwt = header.typ.as_deref().is_none_or(|typ| typ.eq_ignore_ascii_case("jwt"));
+        // RFC 7515 section 4.1.11: an extension marked critical that is not understood refuses the token.
+        if !is_labelled_jwt || header.cty.is_some() || header.crit.is_some() {
+            return Err(invalid("token is labelled as something other than a plain JWT"));
+        }
+        let token =
+            decode::<Dates<C>>(token, &self.key, &self.validation).map_err(|error| match error.kind() {
+                ErrorKind::ExpiredSignature => expired(),
+                ErrorKind::InvalidSignature => invalid("token signature is wrong"),
+                ErrorKind::InvalidAlgorithm => invalid("token is not signed with HS256"),
+                ErrorKind::ImmatureSignature => invalid("token is not valid yet"),
+                ErrorKind::MissingRequiredClaim(_) => invalid("token lacks a usable `exp` claim"),
+                _ => invalid("token is malformed or lacks a claim"),
+            })?;
+        let Dates { iat, exp, claims } = token.claims;
+        if iat.is_some_and(|issued| issued > now() + LEEWAY_SECS as i64) {
+            return Err(invalid("token was issued in the future"));
+        }
+        Ok(Verified { claims, expires: exp })
+    }
+}
+
+/// Whether the text is a token that says it is signed with a shared secret.
+pub fn claims_shared_secret(token: &str) -> bool {
+    decode_header(token)
+        .is_ok_and(|header| matches!(header.alg, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512))
+}
+
+/// A credential that is not believed; the reason goes to the log alone.
+pub fn invalid(cause: &str) -> Refusal {
+    Refusal::new(Code::InvalidCredential, "your credential is not valid here").because(cause)
+}

@@ -1,0 +1,75 @@
+//! Open WebUI's session tokens: whom a verified token names, and whether that user may still use it.
+//!
+//! Pure: takes claims and the user's row as last seen, gives a caller or a refusal. The rules are
+//! those of Open WebUI itself (`is_valid_token`), and stricter where it is lenient.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::{caller::Caller, caller::Scheme, jwt::invalid};
+use crate::{
+    names::Email,
+    refusal::{Code, Refusal},
+    store::openwebui::User,
+};
+
+/// Claims of a session token that matter here.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Claims {
+    /// The user's id.
+    pub id: String,
+    /// What the token is for; older Open WebUI sends none.
+    pub typ: Option<String>,
+    /// Changes when the user's sessions are revoked.
+    pub session_stamp: Option<String>,
+    /// Believed only where Open WebUI's tables cannot be asked.
+    pub email: Option<String>,
+}
+
+impl Claims {
+    /// Refuses tokens that are not for acting as the user.
+    pub fn checked(self) -> Result<Self, Refusal> {
+        let is_for_acting =
+            self.typ.as_deref().is_none_or(|typ| matches!(typ, "session" | "automation" | "subagent"));
+        if !is_for_acting {
+            return Err(invalid("token has a `typ` claim that is not for sessions"));
+        }
+        if self.id.is_empty() {
+            return Err(invalid("token has an empty `id` claim"));
+        }
+        Ok(self)
+    }
+
+    /// The caller, where Open WebUI's tables cannot be asked: the token itself must name the email.
+    pub fn caller_by_claim(&self) -> Result<Arc<Caller>, Refusal> {
+        let email = self.email.as_deref().ok_or_else(|| {
+            invalid("token has no `email` claim and `auth.openwebui.database_url` is not set")
+        })?;
+        let email = Email::parse(email).map_err(|_| invalid("`email` claim is not an email address"))?;
+        Ok(Caller::user(email, None, Vec::new(), Scheme::Session))
+    }
+
+    /// Whether this token is still good for the user in the row.
+    pub fn permitted_by(&self, user: Option<&User>) -> Result<(), Refusal> {
+        let user = active(user)?;
+        // Both absent is right for tokens and rows older than the stamp.
+        if self.session_stamp != user.session_stamp {
+            return Err(revoked("session stamp differs"));
+        }
+        Ok(())
+    }
+}
+
+/// The user, if they are there, active and not pending.
+pub fn active(user: Option<&User>) -> Result<&User, Refusal> {
+    let user = user.ok_or_else(|| revoked("no such user in Open WebUI"))?;
+    match user.trouble() {
+        Some(trouble) => Err(revoked(trouble)),
+        None => Ok(user),
+    }
+}
+
+fn revoked(cause: &'static str) -> Refusal {
+    Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again").because(cause)
+}
