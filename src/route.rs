@@ -1,0 +1,244 @@
+//! What is asked for: a method and a path become a `Route`, or are refused as ill-formed.
+//!
+//! Decides only by form and by the fixed words of the gateway; whether a server or tool exists and
+//! who may use it comes later, so that an unauthenticated sender learns nothing here. Paths are
+//! refused before they are compared: nothing here needs an encoded, doubled or dotted segment, so
+//! none is ever decoded, and no other parser can read the path differently.
+
+use http::Method;
+
+use crate::refusal::{Code, Refusal};
+
+/// Something the gateway answers itself, without a server in its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Page {
+    /// `GET /` and `GET /servers`.
+    Servers,
+    /// `GET /tools`.
+    Tools,
+    /// `GET /tenants`.
+    Tenants,
+    /// `GET /openapi.json`.
+    OpenApi,
+    /// `GET /health`.
+    Health,
+    /// `POST /refresh`.
+    Refresh,
+    /// `GET /{server}`.
+    Server,
+    /// `GET /{server}/openapi.json`.
+    ServerOpenApi,
+}
+
+/// What a request asks for. Names are as sent: well-formed, not yet known to exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route<'p> {
+    /// An answer of the gateway itself.
+    Page(Page),
+    /// An answer of the gateway about one server.
+    ServerPage(Page, &'p str),
+    /// `POST /{server}/{tool}`.
+    Call {
+        /// The first segment.
+        server: &'p str,
+        /// The second segment.
+        tool: &'p str,
+    },
+    /// `POST /{server}_{tool}`, the predecessor's form.
+    LegacyCall(&'p str),
+    /// The path exists, for these methods.
+    OtherMethod(&'static str),
+    /// Nothing is here.
+    Nothing,
+}
+
+impl Route<'_> {
+    /// The route's name in logs and metrics: one of a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Route::Page(page) | Route::ServerPage(page, _) => page.label(),
+            Route::Call { .. } => "call",
+            Route::LegacyCall(_) => "legacy_call",
+            Route::OtherMethod(_) | Route::Nothing => "none",
+        }
+    }
+}
+
+impl Page {
+    /// The page's name in logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Page::Servers => "servers",
+            Page::Tools => "tools",
+            Page::Tenants => "tenants",
+            Page::OpenApi => "openapi",
+            Page::Health => "health",
+            Page::Refresh => "refresh",
+            Page::Server => "server",
+            Page::ServerOpenApi => "server_openapi",
+        }
+    }
+}
+
+/// Reads a method and a path (without its query).
+pub fn resolve<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, Refusal> {
+    let segments = segments(path)?;
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    let page = |page| if is_read { Route::Page(page) } else { Route::OtherMethod("GET, HEAD") };
+    Ok(match segments {
+        Segments::None => page(Page::Servers),
+        Segments::One("servers") => page(Page::Servers),
+        Segments::One("tools") => page(Page::Tools),
+        Segments::One("tenants") => page(Page::Tenants),
+        Segments::One("openapi.json") => page(Page::OpenApi),
+        Segments::One("health") => page(Page::Health),
+        Segments::One("refresh") if method == Method::POST => Route::Page(Page::Refresh),
+        Segments::One("refresh") => Route::OtherMethod("POST"),
+        Segments::One(server) if is_read => Route::ServerPage(Page::Server, server),
+        Segments::One(name) if method == Method::POST && name.contains('_') => Route::LegacyCall(name),
+        Segments::One(_) => Route::OtherMethod("GET, HEAD"),
+        Segments::Two(server, "openapi.json") if is_read => Route::ServerPage(Page::ServerOpenApi, server),
+        // Kept for native MCP: a tool of this name would be unreachable there.
+        Segments::Two(_, "mcp") => Route::Nothing,
+        Segments::Two(server, tool) if method == Method::POST => Route::Call { server, tool },
+        Segments::Two(..) => Route::OtherMethod("POST"),
+        Segments::More => Route::Nothing,
+    })
+}
+
+/// Ways to read `{server}_{tool}`, longest server first.
+pub fn legacy_readings(name: &str) -> impl Iterator<Item = (&str, &str)> {
+    name.rmatch_indices('_')
+        .map(|(at, _)| (&name[..at], &name[at + 1..]))
+        .filter(|(server, tool)| !server.is_empty() && !tool.is_empty())
+}
+
+enum Segments<'p> {
+    None,
+    One(&'p str),
+    Two(&'p str, &'p str),
+    More,
+}
+
+fn segments(path: &str) -> Result<Segments<'_>, Refusal> {
+    let bad = |sentence| Err(Refusal::new(Code::BadPath, sentence));
+    let Some(relative) = path.strip_prefix('/') else {
+        return bad("the path must begin with `/`");
+    };
+    // The unreserved characters of RFC 3986 section 2.3, and `/`.
+    if !relative.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'/')) {
+        return bad("the path may hold only `A-Z`, `a-z`, `0-9`, `-`, `.`, `_`, `~` and `/`, never encoded");
+    }
+    if relative.is_empty() {
+        return Ok(Segments::None);
+    }
+    let is_dots = |segment: &str| !segment.is_empty() && segment.bytes().all(|b| b == b'.');
+    if relative.split('/').any(is_dots) {
+        return bad("the path may not hold dot segments");
+    }
+    if path.contains("//") {
+        return bad("the path may not hold empty segments");
+    }
+    if relative.ends_with('/') {
+        return Err(Refusal::new(Code::NotFound, "nothing is here; leave out the slash at the end"));
+    }
+    let mut parts = relative.split('/');
+    Ok(match (parts.next(), parts.next(), parts.next()) {
+        (Some(one), None, _) => Segments::One(one),
+        (Some(one), Some(two), None) => Segments::Two(one, two),
+        _ => Segments::More,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(method: Method, path: &str, expected: Result<Route<'_>, Code>) {
+        assert_eq!(resolve(&method, path).map_err(|refusal| refusal.code()), expected, "{method} {path}");
+    }
+
+    #[test]
+    fn every_path_of_the_contract_has_its_route() {
+        use Route::*;
+        check(Method::GET, "/", Ok(Page(super::Page::Servers)));
+        check(Method::HEAD, "/servers", Ok(Page(super::Page::Servers)));
+        check(Method::GET, "/tools", Ok(Page(super::Page::Tools)));
+        check(Method::GET, "/tenants", Ok(Page(super::Page::Tenants)));
+        check(Method::GET, "/openapi.json", Ok(Page(super::Page::OpenApi)));
+        check(Method::GET, "/health", Ok(Page(super::Page::Health)));
+        check(Method::POST, "/refresh", Ok(Page(super::Page::Refresh)));
+        check(Method::GET, "/refresh", Ok(OtherMethod("POST")));
+        check(Method::GET, "/github", Ok(ServerPage(super::Page::Server, "github")));
+        check(Method::GET, "/github/openapi.json", Ok(ServerPage(super::Page::ServerOpenApi, "github")));
+        check(Method::POST, "/github/search", Ok(Call { server: "github", tool: "search" }));
+        check(Method::POST, "/github/openapi.json", Ok(Call { server: "github", tool: "openapi.json" }));
+        check(Method::POST, "/github/dot.name", Ok(Call { server: "github", tool: "dot.name" }));
+        check(Method::POST, "/github_search", Ok(LegacyCall("github_search")));
+        check(Method::POST, "/github", Ok(OtherMethod("GET, HEAD")));
+        check(Method::GET, "/github/search", Ok(OtherMethod("POST")));
+        check(Method::POST, "/health", Ok(OtherMethod("GET, HEAD")));
+        check(Method::POST, "/github/mcp", Ok(Nothing));
+        check(Method::POST, "/a/b/c", Ok(Nothing));
+    }
+
+    #[test]
+    fn paths_that_two_parsers_could_read_differently_are_refused() {
+        for path in [
+            "",
+            "x",
+            "*",
+            "/a/../b",
+            "/..",
+            "/.",
+            "/a/.",
+            "//",
+            "//a",
+            "/a//b",
+            "/a/b//",
+            "/a%2fb",
+            "/%2e%2e/a",
+            "/a\\b",
+            "/a;b",
+            "/a\0b",
+            "/a b",
+            "/caf\u{e9}",
+            "/a/...",
+            "/a:b",
+            "/a?b",
+            "/a#b",
+        ] {
+            check(Method::POST, path, Err(Code::BadPath));
+        }
+        check(Method::POST, "/github/search/", Err(Code::NotFound));
+        check(Method::GET, "/servers/", Err(Code::NotFound));
+    }
+
+    #[test]
+    fn a_legacy_name_is_read_with_the_longest_server_first() {
+        let readings: Vec<_> = legacy_readings("_a_b_c_").collect();
+        assert_eq!(readings, [("_a_b", "c_"), ("_a", "b_c_")]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_routed_holds_only_plain_segments(path in ".{0,40}", post in any::<bool>()) {
+            let method = if post { Method::POST } else { Method::GET };
+            if let Ok(Route::Call { server, tool }) = resolve(&method, &path) {
+                for segment in [server, tool] {
+                    prop_assert!(!segment.is_empty() && !segment.contains(['/', '%', '\\', '\0']));
+                    prop_assert!(segment != "." && segment != "..");
+                }
+                prop_assert_eq!(format!("/{server}/{tool}"), path);
+            }
+        }
+
+        #[test]
+        fn paths_of_plain_segments_are_never_ill_formed(path in "(/[a-z0-9_-][A-Za-z0-9._-]{0,9}){1,4}") {
+            prop_assert!(resolve(&Method::POST, &path).is_ok());
+        }
+    }
+}
