@@ -1,0 +1,61 @@
+//! The gateway's own outbound calls: always a deadline, always a size cap, never a redirect or proxy.
+//!
+//! Never carries a caller's request (that is `gateway` and `upstream`); fetches documents for
+//! background work.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::{Bytes, BytesMut};
+
+use crate::catalog::server::CredentialHeader;
+
+/// Fetches documents within limits.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    client: reqwest::Client,
+    deadline: Duration,
+    max_bytes: usize,
+}
+
+impl Dialer {
+    /// A dialer with these limits for every document.
+    pub fn new(deadline: Duration, max_bytes: usize) -> anyhow::Result<Self> {
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(deadline)
+            .connect_timeout(deadline)
+            // Shorter than the 5 s after which uvicorn closes an idle connection.
+            .pool_idle_timeout(Duration::from_secs(4))
+            .user_agent(concat!("portcullis/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .context("cannot set up the outbound HTTP client")?;
+        Ok(Self { client, deadline, max_bytes })
+    }
+
+    /// The document at this URL.
+    pub async fn get(&self, url: &str, credential: Option<&CredentialHeader>) -> anyhow::Result<Bytes> {
+        let mut request = self.client.get(url).header("accept", "application/json");
+        if let Some(credential) = credential {
+            request = request.header(&credential.name, credential.value.expose());
+        }
+        let fetch = async {
+            let mut response = request.send().await.context("no answer")?;
+            if !response.status().is_success() {
+                bail!("answered {}", response.status());
+            }
+            let mut document = BytesMut::new();
+            while let Some(chunk) = response.chunk().await.context("answer broke off")? {
+                if document.len() + chunk.len() > self.max_bytes {
+                    bail!("answer is larger than {} bytes", self.max_bytes);
+                }
+                document.extend_from_slice(&chunk);
+            }
+            Ok(document.freeze())
+        };
+        tokio::time::timeout(self.deadline, fetch)
+            .await
+            .with_context(|| format!("no complete answer within {:?}", self.deadline))?
+    }
+}

@@ -1,0 +1,115 @@
+//! Where a permitted request goes: a `Permit` and a tool become a `Trip`, the only thing that can be sent.
+//!
+//! Decides the path at the peer (looked up, never joined from what the client sent), the order in
+//! which addresses are tried and the credential that goes along. Never waits and never resolves a
+//! name: `snapshot::addresses` did. Comes after `access`, before `gateway` sends.
+
+pub mod arguments;
+pub mod mcpo;
+pub mod peer;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use crate::{
+    access::Permit,
+    catalog::{
+        server::{PeerUrl, Server},
+        tools::Tool,
+    },
+    names::ServerId,
+    refusal::{Code, Refusal},
+};
+
+/// One place a server can be reached at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// The configured address.
+    pub peer: PeerUrl,
+    /// What its name resolved to.
+    pub address: SocketAddr,
+}
+
+/// What every server's names last resolved to, by server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses(HashMap<ServerId, Arc<[Destination]>>);
+
+impl Addresses {
+    /// Where this server is; empty when no name of it resolves.
+    pub fn of(&self, server: &ServerId) -> Arc<[Destination]> {
+        self.0.get(server).cloned().unwrap_or_default()
+    }
+
+    /// These addresses with one server's replaced.
+    pub fn with(&self, server: ServerId, destinations: Arc<[Destination]>) -> Self {
+        let mut addresses = self.clone();
+        addresses.0.insert(server, destinations);
+        addresses
+    }
+}
+
+/// One permitted call, planned: which tool, where, in which order of addresses.
+#[derive(Debug)]
+pub struct Trip {
+    permit: Permit,
+    tool: Arc<Tool>,
+    destinations: Arc<[Destination]>,
+    first: usize,
+}
+
+/// Turns round-robin over the addresses of all servers.
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
+/// Plans the call of a tool of the permitted server.
+pub fn plan(permit: Permit, tool: Arc<Tool>, addresses: &Addresses) -> Result<Trip, Refusal> {
+    let destinations = addresses.of(&permit.server().id);
+    if destinations.is_empty() {
+        return Err(unreachable("no address of the server resolves"));
+    }
+    let first = TURN.fetch_add(1, Ordering::Relaxed) % destinations.len();
+    Ok(Trip { permit, tool, destinations, first })
+}
+
+/// The answer when a server cannot be reached.
+pub fn unreachable(cause: impl ToString) -> Refusal {
+    Refusal::new(Code::PeerUnreachable, "the server cannot be reached right now; try again later")
+        .because(cause)
+}
+
+impl Trip {
+    /// The permit this trip is made under.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// The server called.
+    pub fn server(&self) -> &Arc<Server> {
+        self.permit.server()
+    }
+
+    /// The tool called.
+    pub fn tool(&self) -> &Arc<Tool> {
+        &self.tool
+    }
+
+    /// Where the `attempt`th try goes, counted from 0; `None` when every address has been tried.
+    pub fn destination(&self, attempt: usize) -> Option<&Destination> {
+        let count = self.destinations.len();
+        (attempt < count).then(|| &self.destinations[(self.first + attempt) % count])
+    }
+
+    /// Path at the peer, with the client's query where the tool declares one.
+    pub fn path(&self, peer: &PeerUrl, query: Option<&str>) -> String {
+        let path = &self.tool.path;
+        match query.filter(|query| self.tool.takes_query && !query.is_empty()) {
+            Some(query) => format!("{}{path}?{query}", peer.base_path),
+            None => format!("{}{path}", peer.base_path),
+        }
+    }
+}

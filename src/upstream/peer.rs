@@ -1,0 +1,71 @@
+//! A destination as Pingora wants it: socket address, TLS name, deadlines, pool key.
+//!
+//! Only resolved addresses go in: Pingora would resolve a name on the worker thread and panic if it
+//! does not resolve.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy};
+
+use super::Destination;
+use crate::catalog::server::Server;
+
+/// How long an idle connection to a peer is kept: under the 5.00 s after which uvicorn, and so mcpo,
+/// closes it, or a call would race the close.
+const IDLE: Duration = Duration::from_secs(4);
+/// Longest wait for a peer to take more of a request body.
+const WRITE: Duration = Duration::from_secs(30);
+
+/// The peer for one try of a call to this server.
+pub fn http_peer(server: &Server, destination: &Destination) -> HttpPeer {
+    let url = &destination.peer;
+    // The name is never empty (`PeerUrl`), so TLS always has a name to verify.
+    let mut peer = HttpPeer::new(destination.address, url.is_tls, url.host.clone());
+    peer.group_key = pool_key(server);
+    let options = &mut peer.options;
+    options.connection_timeout = Some(server.deadlines.connect);
+    options.total_connection_timeout = Some(server.deadlines.connect * 2);
+    options.read_timeout = Some(server.deadlines.read);
+    options.write_timeout = Some(WRITE);
+    options.idle_timeout = Some(IDLE);
+    options.set_http_version(1, 1);
+    options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
+        h1_upgrade: H1UpgradePolicy::Deny,
+        ..HttpUpstreamRequestPolicy::standard()
+    };
+    peer
+}
+
+/// Connections are shared within one server only: the pool's own key leaves out the trusted CA.
+fn pool_key(server: &Server) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    server.id.as_str().hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::server::{PeerUrl, tests_support::server};
+
+    #[test]
+    fn every_peer_has_a_tls_name_its_server_s_own_pool_and_a_short_idle_time() {
+        let destination = Destination {
+            peer: PeerUrl {
+                is_tls: true,
+                host: "mcp.example.com".into(),
+                port: 443,
+                base_path: String::new(),
+            },
+            address: "127.0.0.1:443".parse().unwrap(),
+        };
+        let github = http_peer(&server("github"), &destination);
+        assert_eq!(github.sni, "mcp.example.com");
+        assert!(github.options.verify_cert && github.options.verify_hostname);
+        assert!(github.options.idle_timeout.unwrap() < Duration::from_secs(5));
+        assert_ne!(github.group_key, http_peer(&server("gitlab"), &destination).group_key);
+    }
+}
