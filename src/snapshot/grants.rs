@@ -1,0 +1,181 @@
+//! Keeps the grants true: reads them all once, then applies what changed as patches.
+//!
+//! On Postgres a notification says at once that something changed, and a poll covers notifications
+//! that were lost; SQLite is polled often. While the database is away the last good grants stay.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tracing::{debug, info, warn};
+
+use super::Current;
+use crate::{
+    access::grants::{Grants, GrantsBuilder},
+    store::{Changes, Cursor, GrantRow, Listener, Store, Subject},
+};
+
+/// Between two polls where notifications work.
+const POLL_POSTGRES: Duration = Duration::from_secs(5);
+/// Between two polls where there are none.
+const POLL_SQLITE: Duration = Duration::from_millis(200);
+/// Between two tries while the database is away.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until the process ends.
+pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
+    let mut keeper =
+        Keeper { current, store, cursor: None, grants: Arc::default(), is_migrated: !auto_migrate };
+    let mut listener = None;
+    loop {
+        match keeper.refresh().await {
+            Ok(()) => {
+                if listener.is_none() {
+                    listener = keeper.listen().await;
+                    // What changed before the listening began is picked up now, not at the next poll.
+                    if listener.is_some() {
+                        continue;
+                    }
+                }
+                wait(&mut listener, if keeper.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE })
+                    .await;
+            }
+            Err(error) => {
+                keeper.note_failure(&error);
+                listener = None;
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn wait(listener: &mut Option<Listener>, poll: Duration) {
+    let Some(listening) = listener else {
+        return tokio::time::sleep(poll).await;
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(poll, listening.changed()).await {
+        debug!("listening for grant changes ended: {error:#}");
+        *listener = None;
+    }
+}
+
+struct Keeper {
+    current: Arc<Current>,
+    store: Store,
+    cursor: Option<Cursor>,
+    grants: Arc<Grants>,
+    is_migrated: bool,
+}
+
+impl Keeper {
+    async fn refresh(&mut self) -> anyhow::Result<()> {
+        if !self.is_migrated {
+            self.store.migrate().await.context("cannot bring the database schema up to date")?;
+            self.is_migrated = true;
+        }
+        let changes = match &mut self.cursor {
+            Some(cursor) => self.store.changes_since(cursor).await.context("cannot read grant changes")?,
+            None => Changes::Everything,
+        };
+        match changes {
+            Changes::Nothing => self.confirm(),
+            Changes::Subjects(subjects) => self.patch(&subjects).await?,
+            Changes::Everything => self.load().await?,
+        }
+        Ok(())
+    }
+
+    async fn load(&mut self) -> anyhow::Result<()> {
+        // Forgotten first: if reading breaks off, the next try must read everything again.
+        self.cursor = None;
+        let began = std::time::Instant::now();
+        let mut builder = GrantsBuilder::default();
+        let cursor =
+            self.store.load_grants(&mut |row| builder.add(row)).await.context("cannot read grants")?;
+        // Millions of rows take seconds to arrange: not on a runtime thread.
+        let grants = tokio::task::spawn_blocking(move || builder.finish()).await?;
+        info!(
+            rows = grants.row_count(),
+            malformed = grants.malformed_count(),
+            "read all grants in {:?}",
+            began.elapsed()
+        );
+        self.publish(grants);
+        self.cursor = Some(cursor);
+        Ok(())
+    }
+
+    async fn patch(&mut self, subjects: &[Subject]) -> anyhow::Result<()> {
+        let mut rows: Vec<OwnedRow> = Vec::new();
+        let read = self.store.rows_about(subjects, &mut |row| rows.push(OwnedRow::from(row))).await;
+        if let Err(error) = read {
+            // The cursor has moved past these changes: only reading everything is certain now.
+            self.cursor = None;
+            return Err(error.context("cannot read changed grants"));
+        }
+        debug!(subjects = subjects.len(), rows = rows.len(), "patched grants");
+        let patched = self.grants.patched(subjects, rows.iter().map(OwnedRow::lend));
+        self.publish(patched);
+        Ok(())
+    }
+
+    fn publish(&mut self, grants: Grants) {
+        self.grants = Arc::new(grants);
+        self.announce_database();
+        self.current.publish_grants(self.grants.clone());
+    }
+
+    fn confirm(&self) {
+        self.announce_database();
+        self.current.confirm_grants();
+    }
+
+    async fn listen(&self) -> Option<Listener> {
+        match self.store.listen().await {
+            Ok(listener) => listener,
+            Err(error) => {
+                warn!("no notifications from the database, polling instead: {error:#}");
+                None
+            }
+        }
+    }
+
+    fn announce_database(&self) {
+        if !self.current.is_database_up() {
+            info!("the database answers");
+        }
+    }
+
+    fn note_failure(&self, error: &anyhow::Error) {
+        if self.current.is_database_up() || self.current.grants_age().is_none() {
+            warn!("the database does not answer; the last good grants serve on: {error:#}");
+        }
+        self.current.doubt_database();
+    }
+}
+
+/// A row kept while its siblings are read.
+enum OwnedRow {
+    User(String, String),
+    Group(String, String),
+    Membership(String, String),
+}
+
+impl From<GrantRow<'_>> for OwnedRow {
+    fn from(row: GrantRow<'_>) -> Self {
+        match row {
+            GrantRow::User { email, server } => Self::User(email.into(), server.into()),
+            GrantRow::Group { group, server } => Self::Group(group.into(), server.into()),
+            GrantRow::Membership { email, group } => Self::Membership(email.into(), group.into()),
+        }
+    }
+}
+
+impl OwnedRow {
+    fn lend(&self) -> GrantRow<'_> {
+        match self {
+            Self::User(email, server) => GrantRow::User { email, server },
+            Self::Group(group, server) => GrantRow::Group { group, server },
+            Self::Membership(email, group) => GrantRow::Membership { email, group },
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What the gateway believes at one instant: servers, tools, grants and addresses, swapped as a whole.
+//!
+//! A request takes one snapshot and decides by it to its end. The background tasks in this folder
+//! are the only writers; the calling path reads and never waits. Holds no opinion on access.
+
+pub mod addresses;
+pub mod grants;
+pub mod tools;
+pub mod users;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::{
+    access::{KnownGrants, grants::Grants},
+    catalog::{Catalog, tools::ToolIndex},
+    refusal::{Code, Refusal},
+    upstream::Addresses,
+};
+
+/// Everything believed at one instant.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The servers.
+    pub catalog: Arc<Catalog>,
+    /// Their tools as last read.
+    pub tools: Arc<ToolIndex>,
+    /// Grows with every change of the tools.
+    pub tools_version: u64,
+    /// Where the servers are.
+    pub addresses: Arc<Addresses>,
+    grants: Option<KnownGrants>,
+}
+
+/// The current snapshot, and how long ago its grants were last known to be true.
+pub struct Current {
+    snapshot: ArcSwap<Snapshot>,
+    versions: watch::Sender<u64>,
+    started: Instant,
+    confirmed_millis: AtomicU64,
+    max_stale: Duration,
+    is_database_up: AtomicBool,
+}
+
+impl Current {
+    /// A gateway that knows its servers and nothing else yet.
+    pub fn new(catalog: Catalog, max_stale: Duration) -> Arc<Self> {
+        let snapshot = Snapshot {
+            catalog: Arc::new(catalog),
+            tools: Arc::default(),
+            tools_version: 0,
+            addresses: Arc::default(),
+            grants: None,
+        };
+        Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            versions: watch::Sender::new(0),
+            started: Instant::now(),
+            confirmed_millis: AtomicU64::new(0),
+            max_stale,
+            is_database_up: AtomicBool::new(false),
+        })
+    }
+
+    /// The snapshot of this instant.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Tells of every new version of the grants.
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.versions.subscribe()
+    }
+
+    /// The grants to decide by; refuses while they are unknown or too old.
+    pub fn grants<'s>(&self, snapshot: &'s Snapshot) -> Result<&'s KnownGrants, Refusal> {
+        let unknown = |cause: &'static str| {
+            Refusal::new(Code::GrantsUnknown, "the gateway cannot check grants right now; try again")
+                .because(cause)
+                .retry_after(Duration::from_secs(2))
+        };
+        let known = snapshot.grants.as_ref().ok_or_else(|| unknown("grants have never been read"))?;
+        if self.grants_age() > Some(self.max_stale) {
+            return Err(unknown("grants are older than `access.max_stale_secs`"));
+        }
+        Ok(known)
+    }
+
+    /// Time since the grants were last known to be true; `None` before they were ever read.
+    pub fn grants_age(&self) -> Option<Duration> {
+        self.load().grants.as_ref()?;
+        let confirmed = Duration::from_millis(self.confirmed_millis.load(Ordering::Relaxed));
+        Some(self.started.elapsed().saturating_sub(confirmed))
+    }
+
+    /// Whether grants can be decided by right now.
+    pub fn is_ready(&self) -> bool {
+        self.grants(&self.load()).is_ok()
+    }
+
+    /// Whether the last word with the database was a good one.
+    pub fn is_database_up(&self) -> bool {
+        self.is_database_up.load(Ordering::Relaxed)
+    }
+
+    fn change(&self, change: impl Fn(&mut Snapshot)) {
+        self.snapshot.rcu(|before| {
+            let mut after = Snapshot::clone(before);
+            change(&mut after);
+            after
+        });
+    }
+
+    fn publish_grants(&self, grants: Arc<Grants>) {
+        self.confirm_grants();
+        self.change(|snapshot| {
+            let version = snapshot.grants.as_ref().map_or(1, |known| known.version + 1);
+            snapshot.grants = Some(KnownGrants { version, grants: grants.clone() });
+        });
+        self.versions.send_modify(|version| *version += 1);
+    }
+
+    fn confirm_grants(&self) {
+        self.confirmed_millis.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.is_database_up.store(true, Ordering::Relaxed);
+    }
+
+    fn doubt_database(&self) {
+        self.is_database_up.store(false, Ordering::Relaxed);
+    }
+
+    /// Callers whose own standing changed (their groups, their account): their trips are looked at again.
+    fn announce_callers_changed(&self) {
+        self.versions.send_modify(|version| *version += 1);
+    }
+}
+
+impl Snapshot {
+    /// How many grant rows are believed, how many were malformed, and the version of the grants.
+    pub fn grant_figures(&self) -> Option<(usize, usize, u64)> {
+        let known = self.grants.as_ref()?;
+        Some((known.grants.row_count(), known.grants.malformed_count(), known.version))
+    }
+}
