@@ -1,4 +1,23 @@
-//! record (being written)
+//! What happened: one record per request, the one source of its metrics and its access-log line.
+//!
+//! Decides nothing and never delays an answer. Holds no credential, body or email: a record names
+//! the server, the tool and the scheme, not the caller. Comes last in the journey.
+
+pub mod access_log;
+pub mod metrics;
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    names::{RequestId, ServerId, ToolName},
+    refusal::{Code, Refusal},
+};
+use access_log::AccessLog;
+use metrics::Metrics;
 
 /// What is written down.
 #[derive(Debug, Clone)]
@@ -7,4 +26,180 @@ pub struct Settings {
     pub filter: String,
     /// Whether each request writes one JSON line to stdout.
     pub is_access_log_on: bool,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The gateway answered itself, and not with a no.
+    Answered,
+    /// The tool answered, and not with an error.
+    ToolAnswered,
+    /// The tool answered that it could not do it.
+    ToolError,
+    /// The server could not be reached, broke off, or answered like something broken.
+    PeerFailed,
+    /// The gateway said no.
+    Refused,
+    /// The client left before the end.
+    ClientGone,
+    /// The gateway ended a trip whose permit was withdrawn.
+    Withdrawn,
+    /// A bug: the request was dropped without an end.
+    Lost,
+}
+
+impl Outcome {
+    /// The word in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Answered => "answered",
+            Outcome::ToolAnswered => "tool_answered",
+            Outcome::ToolError => "tool_error",
+            Outcome::PeerFailed => "peer_failed",
+            Outcome::Refused => "refused",
+            Outcome::ClientGone => "client_gone",
+            Outcome::Withdrawn => "withdrawn",
+            Outcome::Lost => "lost",
+        }
+    }
+}
+
+/// Where finished records go.
+#[derive(Clone)]
+pub struct Recorder {
+    /// The metrics every record feeds.
+    pub metrics: Arc<Metrics>,
+    /// The access log every record is written to.
+    pub access_log: AccessLog,
+}
+
+/// One request, from its arrival to its end. Emitted once, at the latest when dropped.
+pub struct Record {
+    recorder: Recorder,
+    arrived: Instant,
+    departed: Option<Instant>,
+    /// The id in `X-Request-Id`.
+    pub request_id: RequestId,
+    /// HTTP method.
+    pub method: &'static str,
+    /// The route's name, one of a closed set.
+    pub route: &'static str,
+    /// The server, once it is known to exist.
+    pub server: Option<ServerId>,
+    /// The tool, once it is known to exist.
+    pub tool: Option<ToolName>,
+    /// By which scheme the caller was believed.
+    pub scheme: Option<&'static str>,
+    /// Address of the client's end of the connection.
+    pub client: Option<IpAddr>,
+    /// Status sent to the client; 0 while none was.
+    pub status: u16,
+    /// Body bytes sent to the client.
+    pub sent_bytes: u64,
+    /// Tries made to reach a peer beyond the first.
+    pub retries: u32,
+    refusal: Option<(Code, Option<String>)>,
+    outcome: Outcome,
+    upstream: Duration,
+    is_emitted: bool,
+}
+
+impl Record {
+    /// The record of a request that has just arrived.
+    pub fn begin(recorder: Recorder) -> Self {
+        recorder.metrics.requests_in_flight.inc();
+        Self {
+            recorder,
+            arrived: Instant::now(),
+            departed: None,
+            request_id: RequestId::new(),
+            method: "-",
+            route: "none",
+            server: None,
+            tool: None,
+            scheme: None,
+            client: None,
+            status: 0,
+            sent_bytes: 0,
+            retries: 0,
+            refusal: None,
+            outcome: Outcome::Lost,
+            upstream: Duration::ZERO,
+            is_emitted: false,
+        }
+    }
+
+    /// Notes that the request leaves for its peer now.
+    pub fn depart(&mut self) {
+        self.departed.get_or_insert_with(Instant::now);
+    }
+
+    /// Notes that the peer has said its last word for this request.
+    pub fn arrive_back(&mut self) {
+        if let Some(departed) = self.departed {
+            self.upstream = departed.elapsed();
+        }
+    }
+
+    /// Notes a refusal.
+    pub fn refuse(&mut self, refusal: &Refusal) {
+        self.refusal = Some((refusal.code(), refusal.cause().map(str::to_owned)));
+        self.outcome = match refusal.code() {
+            Code::PeerUnreachable | Code::PeerBadAnswer | Code::PeerTooSlow => Outcome::PeerFailed,
+            _ => Outcome::Refused,
+        };
+    }
+
+    /// Notes how the request ended.
+    pub fn end_as(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+
+    /// How the request ended, as far as is known.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The refusal's code, if one was said.
+    pub fn code(&self) -> Option<Code> {
+        self.refusal.as_ref().map(|(code, _)| *code)
+    }
+
+    /// Writes the record down, once.
+    pub fn emit(&mut self) {
+        if std::mem::replace(&mut self.is_emitted, true) {
+            return;
+        }
+        let total = self.arrived.elapsed();
+        let timing = Timing { total, upstream: self.upstream.min(total) };
+        self.recorder.metrics.requests_in_flight.dec();
+        self.recorder.metrics.observe(self, timing);
+        self.recorder.access_log.write(self, timing);
+    }
+}
+
+/// How long a request took, and how much of that its peer did.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// From arrival to end.
+    pub total: Duration,
+    /// From departure to the peer's last word.
+    pub upstream: Duration,
+}
+
+impl Timing {
+    /// The gateway's own share.
+    pub fn gateway(self) -> Duration {
+        self.total - self.upstream
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.departed.is_some() && self.upstream.is_zero() {
+            self.arrive_back();
+        }
+        self.emit();
+    }
 }

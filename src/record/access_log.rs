@@ -1,0 +1,103 @@
+//! The access log: one JSON line a request on stdout, written by a thread of its own.
+//!
+//! A line that cannot be taken is dropped and counted rather than waited for.
+
+use std::{
+    io::Write,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use super::{Record, Timing};
+
+/// Lines that may wait for the writer.
+const QUEUE: usize = 65_536;
+
+/// Takes one line per request.
+#[derive(Clone)]
+pub struct AccessLog(Option<Arc<NonBlocking>>);
+
+/// Flushes what is waiting when dropped.
+pub struct Flush {
+    _worker: Option<WorkerGuard>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: f64,
+    request_id: &'a str,
+    method: &'a str,
+    route: &'a str,
+    status: u16,
+    outcome: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheme: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<std::net::IpAddr>,
+    gateway_millis: f64,
+    upstream_millis: f64,
+    sent_bytes: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    retries: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl AccessLog {
+    /// A log on stdout, or none.
+    pub fn new(is_on: bool) -> (Self, Flush) {
+        if !is_on {
+            return (Self(None), Flush { _worker: None });
+        }
+        let (writer, worker) =
+            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stdout());
+        (Self(Some(Arc::new(writer))), Flush { _worker: Some(worker) })
+    }
+
+    /// Counts the lines dropped.
+    pub fn dropped_lines(&self) -> Option<ErrorCounter> {
+        self.0.as_ref().map(|writer| writer.error_counter())
+    }
+
+    pub(super) fn write(&self, record: &Record, timing: Timing) {
+        let Some(writer) = &self.0 else { return };
+        let millis = |duration: std::time::Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let line = Line {
+            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| millis(now) / 1e3),
+            request_id: record.request_id.as_str(),
+            method: record.method,
+            route: record.route,
+            status: record.status,
+            outcome: record.outcome.as_str(),
+            code: record.refusal.as_ref().map(|(code, _)| code.as_str()),
+            cause: record.refusal.as_ref().and_then(|(_, cause)| cause.as_deref()),
+            server: record.server.as_ref().map(|id| id.as_str()),
+            tool: record.tool.as_ref().map(|name| name.as_str()),
+            scheme: record.scheme,
+            client: record.client,
+            gateway_millis: millis(timing.gateway()),
+            upstream_millis: millis(timing.upstream),
+            sent_bytes: record.sent_bytes,
+            retries: record.retries,
+        };
+        let mut bytes = Vec::with_capacity(384);
+        if serde_json::to_writer(&mut bytes, &line).is_ok() {
+            bytes.push(b'\n');
+            // The writer is lossy: a full queue drops the line and counts it.
+            drop(NonBlocking::clone(writer).write_all(&bytes));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Every metric the gateway has: name, help text and labels, declared here and nowhere else.
+//!
+//! Labels come from closed sets (servers of the catalog, codes, outcomes), never from callers.
+
+use prometheus::{
+    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector, histogram_opts,
+};
+
+use super::{Record, Timing};
+
+/// Seconds; from well under a millisecond of the gateway's own to minutes of a slow tool.
+const BUCKETS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+macro_rules! metrics {
+    ($($field:ident: $type:ident = $make:expr;)*) => {
+        /// All metrics, ready to be counted on.
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = stringify!($field)] pub $field: $type,)*
+        }
+
+        impl Metrics {
+            /// Declares all metrics.
+            pub fn new() -> anyhow::Result<Self> {
+                let registry = Registry::new();
+                $(let $field: $type = register(&registry, $make?)?;)*
+                Ok(Self { registry, $($field,)* })
+            }
+        }
+    };
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> anyhow::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+metrics! {
+    requests: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_requests_total", "Requests ended, by route, server and outcome."),
+        &["route", "server", "outcome"]);
+    refusals: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_refusals_total", "Refusals, by their stable code."), &["code"]);
+    seconds: HistogramVec = HistogramVec::new(
+        histogram_opts!("portcullis_request_seconds",
+            "Time a request took, split into the gateway's own part and the upstream's.", BUCKETS.to_vec()),
+        &["server", "part"]);
+    requests_in_flight: IntGauge = IntGauge::new(
+        "portcullis_requests_in_flight", "Requests that have arrived and not ended.");
+    open_streams: IntGauge = IntGauge::new(
+        "portcullis_open_streams", "Event streams open from a server to a client.");
+    connections: IntGauge = IntGauge::new("portcullis_connections", "Connections open on the public listener.");
+    connections_closed: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_connections_closed_total", "Connections the gateway closed on its own account."),
+        &["reason"]);
+    panics: IntCounter = IntCounter::new("portcullis_panics_total", "Panics caught; each is a bug to report.");
+    snapshot_version: IntGauge = IntGauge::new(
+        "portcullis_snapshot_version", "Version of the grants; grows with every change.");
+    snapshot_age_seconds: IntGauge = IntGauge::new(
+        "portcullis_snapshot_age_seconds", "Seconds since the grants were last known to be true; -1 before they ever were.");
+    grant_rows: IntGauge = IntGauge::new("portcullis_grant_rows", "Grant rows believed.");
+    malformed_grant_rows: IntGauge = IntGauge::new(
+        "portcullis_malformed_grant_rows", "Grant rows whose names are malformed; they grant nothing.");
+    database_up: IntGauge = IntGauge::new(
+        "portcullis_database_up", "1 while the grants database answers, else 0.");
+    tools: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("portcullis_tools", "Tools a server was last seen to have."), &["server"]);
+    access_log_dropped: IntGauge = IntGauge::new(
+        "portcullis_access_log_dropped_lines", "Access-log lines dropped because their reader was too slow.");
+    draining: IntGauge = IntGauge::new("portcullis_draining", "1 once the process was told to stop, else 0.");
+}
+
+impl Metrics {
+    /// The figures in Prometheus text format.
+    pub fn render(&self) -> anyhow::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    pub(super) fn observe(&self, record: &Record, timing: Timing) {
+        let server = record.server.as_ref().map_or("-", |id| id.as_str());
+        self.requests.with_label_values(&[record.route, server, record.outcome().as_str()]).inc();
+        if let Some(code) = record.code() {
+            self.refusals.with_label_values(&[code.as_str()]).inc();
+        }
+        self.seconds.with_label_values(&[server, "gateway"]).observe(timing.gateway().as_secs_f64());
+        if !timing.upstream.is_zero() {
+            self.seconds.with_label_values(&[server, "upstream"]).observe(timing.upstream.as_secs_f64());
+        }
+    }
+}
