@@ -1,5 +1,44 @@
-//! gateway (being written)
-use std::{net::SocketAddr, time::Duration};
+//! The only `ProxyHttp`: Pingora's phases, each a few lines, in the order a request meets them.
+//!
+//! Decides nothing itself: `decide.rs` walks the journey (route → caller → permit → trip), this file
+//! tells Pingora. A panic in a phase is caught, counted and answered with 500.
+
+mod body;
+mod cors;
+mod decide;
+pub mod guard;
+mod hygiene;
+mod journey;
+pub mod live;
+pub mod ops;
+mod reply;
+
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use pingora::{
+    Error, ErrorSource, ErrorType,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    proxy::{FailToProxy, ProxyHttp, Session},
+    upstreams::peer::HttpPeer,
+};
+
+use crate::{
+    access::Access,
+    endpoints::openapi::Documents,
+    identity::Identity,
+    record::{Outcome, Recorder},
+    refusal::{Code, Refusal},
+    snapshot::{Current, tools::Refresher},
+    upstream::{self, peer::http_peer},
+};
+use decide::Step;
+use guard::Line;
+use journey::{Journey, Underway};
+use live::LiveTrips;
 
 /// How the public listener behaves.
 #[derive(Debug, Clone)]
@@ -26,4 +65,239 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
     pub cors_origins: Vec<String>,
+}
+
+/// The gateway: what every request needs, shared by all.
+pub struct Gateway {
+    /// How the listener behaves.
+    pub settings: Settings,
+    /// Who is asking.
+    pub identity: Arc<Identity>,
+    /// May they.
+    pub access: Arc<Access>,
+    /// What is believed.
+    pub current: Arc<Current>,
+    /// Has tool lists read again.
+    pub refresher: Refresher,
+    /// OpenAPI documents made so far.
+    pub documents: Documents,
+    /// Trips underway.
+    pub live: Arc<LiveTrips>,
+    /// Where records go.
+    pub recorder: Recorder,
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Journey;
+
+    fn new_ctx(&self) -> Journey {
+        Journey::begin(self.recorder.clone())
+    }
+
+    /// None: Pingora's default would compress what passes through.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        _journey: &mut Journey,
+    ) -> pingora::Result<()> {
+        if let Some(line) = Line::current() {
+            line.disarm();
+        }
+        let idle = self.settings.keepalive_timeout.as_secs();
+        let session = session.as_downstream_mut();
+        // Only the endless default is replaced: `None` is set while the process shuts down.
+        if session.get_keepalive() == Some(0) {
+            session.set_keepalive(Some(idle));
+        }
+        session.set_read_timeout(Some(self.settings.body_timeout));
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
+        let step = AssertUnwindSafe(self.decide(session, journey)).catch_unwind().await;
+        let refusal = match step {
+            Ok(Ok(Step::Depart(trip, body, live))) => {
+                journey.depart(trip, body, live);
+                return Ok(false);
+            }
+            Ok(Ok(Step::Answer(answer))) => {
+                journey.stage = journey::Stage::Answering;
+                reply::answer(session, journey, answer).await?;
+                return Ok(true);
+            }
+            Ok(Err(refusal)) => refusal,
+            Err(_panic) => Refusal::internal("a panic while deciding; the log has its place"),
+        };
+        journey.stage = journey::Stage::Answering;
+        reply::refuse(session, journey, &refusal).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        journey: &mut Journey,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        let underway = journey.underway().ok_or_else(|| refused(Refusal::internal("no trip to make")))?;
+        let destination = underway
+            .trip
+            .destination(underway.attempt)
+            .ok_or_else(|| refused(upstream::unreachable("every address was tried")))?;
+        Ok(Box::new(http_peer(underway.trip.server(), destination)))
+    }
+
+    /// Nothing was sent, so the next address may be tried, whatever the method.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        journey: &mut Journey,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        if let Some(underway) = journey.underway() {
+            underway.attempt += 1;
+            let has_next = underway.trip.destination(underway.attempt).is_some();
+            error.set_retry(has_next);
+            journey.record.retries += u32::from(has_next);
+        }
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        journey: &mut Journey,
+    ) -> pingora::Result<()> {
+        let request_id = journey.record.request_id.clone();
+        let no_trip = || refused(Refusal::internal("no trip to make"));
+        let Underway { trip, body, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
+        let destination = trip.destination(*attempt).ok_or_else(no_trip)?;
+        body.restart();
+        *request =
+            hygiene::request_to_peer(session.req_header(), trip, destination, body.framing(), &request_id)?;
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_end: bool,
+        journey: &mut Journey,
+    ) -> pingora::Result<()> {
+        let underway =
+            journey.underway().ok_or_else(|| refused(Refusal::internal("a body without a trip")))?;
+        underway.body.pass(body, is_end).map_err(refused)
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        header: &mut ResponseHeader,
+        journey: &mut Journey,
+    ) -> pingora::Result<()> {
+        if header.status.is_informational() {
+            return Ok(());
+        }
+        if header.status.is_redirection() && header.status != http::StatusCode::NOT_MODIFIED {
+            // Followed or passed on, a redirect would leave the permitted address.
+            let refusal = Refusal::new(
+                Code::PeerBadAnswer,
+                "the server answered with a redirect, which a tool may not",
+            );
+            return Err(refused(refusal));
+        }
+        hygiene::clean_answer(header);
+        journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
+        reply::mark(header, journey)?;
+        cors::mark(header, journey)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_end: bool,
+        journey: &mut Journey,
+    ) -> pingora::Result<Option<Duration>> {
+        if let (Some(bytes), Some(underway)) = (body.as_ref(), journey.underway()) {
+            underway.answer.note_error_body(bytes);
+            journey.record.sent_bytes += bytes.len() as u64;
+        }
+        if is_end {
+            journey.record.arrive_back();
+        }
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        journey: &mut Journey,
+    ) -> FailToProxy {
+        journey.record.arrive_back();
+        let Some(refusal) = refusal_for(error) else {
+            journey.end(Some(Outcome::ClientGone));
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        };
+        // A client that cannot be written to any more is simply gone.
+        let is_told = reply::fail(session, journey, &refusal).await.is_ok();
+        FailToProxy {
+            error_code: if is_told { refusal.code().status() } else { 0 },
+            can_reuse_downstream: false,
+        }
+    }
+
+    /// The record says it once, with its cause.
+    fn suppress_error_log(&self, _session: &Session, _journey: &Journey, _error: &Error) -> bool {
+        true
+    }
+
+    async fn logging(&self, _session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
+        let is_client_gone = error.is_some_and(|error| refusal_for(error).is_none());
+        journey.end(is_client_gone.then_some(Outcome::ClientGone));
+        if let Some(line) = Line::current() {
+            line.arm(self.settings.keepalive_timeout + self.settings.header_timeout);
+        }
+    }
+}
+
+/// A refusal in Pingora's clothes, for phases that can only fail.
+fn refused(refusal: Refusal) -> Box<Error> {
+    Error::because(ErrorType::Custom("refused"), "", refusal)
+}
+
+/// What the client is told about a failed trip; `None` when there is no client any more.
+fn refusal_for(error: &Error) -> Option<Refusal> {
+    if let Some(refusal) = error.root_cause().downcast_ref::<Refusal>() {
+        return Some(refusal.clone());
+    }
+    let too_slow = || Refusal::new(Code::PeerTooSlow, "the server did not answer in time").because(error);
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
+            Some(Refusal::new(Code::BadRequest, "the request's headers are not acceptable").because(error))
+        }
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
+            Some(Refusal::new(Code::BadRequest, "the body did not arrive in time").because(error))
+        }
+        (ErrorSource::Downstream, _) => None,
+        (
+            ErrorSource::Upstream,
+            ErrorType::ConnectTimedout
+            | ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::TLSHandshakeTimedout,
+        ) => Some(too_slow()),
+        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => Some(
+            Refusal::new(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
+                .because(error),
+        ),
+        (ErrorSource::Upstream, _) => Some(upstream::unreachable(error)),
+        _ => Some(Refusal::internal(error)),
+    }
 }

@@ -1,0 +1,194 @@
+//! The journey, in one screen: well-formed → who → server known → grant → enabled → tool known → body.
+//!
+//! An earlier no hides the later ones. Waits only for what DESIGN allows: the first sight of an Open
+//! WebUI user, one bounded reading of a tool list, and the first piece of the body.
+
+use std::{sync::Arc, time::Duration};
+
+use http::request::Parts;
+use pingora::proxy::Session;
+
+use super::{Gateway, body::Outbound, cors, journey::Journey, live::LiveTrip};
+use crate::{
+    access::{self, Permit},
+    catalog::{
+        server::{Dialect, Server},
+        tools::Tool,
+    },
+    endpoints::{self, Answer, Asked, Audience},
+    identity::Face,
+    names::RequestId,
+    refusal::{Code, Refusal},
+    route::{self, Page, Route},
+    snapshot::Snapshot,
+    upstream::{self, Trip},
+};
+
+/// Longest wait for a tool list to be read because an unknown tool was asked for.
+const MISS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What to do with a request.
+pub enum Step {
+    /// Answer it here.
+    Answer(Answer),
+    /// Send it to its peer.
+    Depart(Trip, Outbound, LiveTrip),
+}
+
+impl Gateway {
+    /// Walks one request through its journey, up to its departure.
+    pub(super) async fn decide(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
+        self.note_arrival(session, journey);
+        self.refuse_malformed(session)?;
+        let request: &Parts = session.req_header();
+        journey.origin = cors::listed_origin(request, &self.settings.cors_origins);
+        // Before identity: a browser cannot read a 401 that lacks the CORS headers.
+        if cors::is_preflight(request, journey.origin.as_deref()) {
+            return Ok(Step::Answer(cors::preflight_answer()));
+        }
+        let path = request.uri.path().to_owned();
+        let route = route::resolve(&request.method, &path)?;
+        journey.record.route = route.label();
+        if let Route::Page(page) = route
+            && endpoints::audience(page) == Audience::Anyone
+        {
+            return endpoints::public_answer(page).map(Step::Answer);
+        }
+        // Read before the snapshot, so that a change in between is noticed at departure.
+        let version = *self.current.versions().borrow();
+        let caller = self.identity.identify(request, face(&route)).await?;
+        journey.record.scheme = Some(caller.scheme().as_str());
+        let snapshot = self.current.load();
+        let known = self.current.grants(&snapshot)?;
+        let mut permit = |server| {
+            let server = snapshot.catalog.get(server).ok_or_else(access::unknown_server)?;
+            journey.record.server = Some(server.id.clone());
+            self.access.authorize(&caller, server, known)
+        };
+        let page = |page, permit| {
+            let (access, documents, refresher) = (&*self.access, &self.documents, &self.refresher);
+            let (caller, snapshot) = (&*caller, &*snapshot);
+            let asked = Asked { caller, access, known, snapshot, permit, request, documents, refresher };
+            endpoints::answer(page, &asked).map(Step::Answer)
+        };
+        let (permit, tool) = match route {
+            Route::Page(asked) => return page(asked, None),
+            Route::ServerPage(asked, server) => return page(asked, Some(&permit(server)?)),
+            Route::Call { server, tool } => (permit(server)?, tool),
+            Route::LegacyCall(name) => {
+                let (server, tool) = legacy_reading(&snapshot, name).ok_or_else(access::unknown_server)?;
+                let permit = permit(server)?;
+                journey.preferred_url = Some(format!("/{server}/{tool}"));
+                (permit, tool)
+            }
+            Route::OtherMethod(allow) => return Err(Refusal::method_not_allowed(allow)),
+            Route::Nothing => return Err(Refusal::new(Code::NotFound, "nothing is here")),
+        };
+        refuse_disabled(permit.server())?;
+        let tool = self.tool(permit.server(), tool).await?;
+        journey.record.tool = Some(tool.name.clone());
+        let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
+        let body =
+            Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
+        let live = self.begin_live(trip.permit(), version)?;
+        Ok(Step::Depart(trip, body, live))
+    }
+
+    fn note_arrival(&self, session: &Session, journey: &mut Journey) {
+        let request = session.req_header();
+        journey.record.method = method_word(&request.method);
+        journey.record.client = session.client_addr().and_then(|address| Some(address.as_inet()?.ip()));
+        let mut ids = request.headers.get_all("x-request-id").iter();
+        if let (Some(id), None) = (ids.next(), ids.next())
+            && let Some(id) = id.to_str().ok().and_then(|id| RequestId::parse(id).ok())
+        {
+            journey.record.request_id = id;
+        }
+    }
+
+    fn refuse_malformed(&self, session: &Session) -> Result<(), Refusal> {
+        let request = session.req_header();
+        if session.to_h1_raw().len() > self.settings.max_header_bytes {
+            return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
+        }
+        // RFC 9112 section 3.2.
+        if !request.headers.contains_key(http::header::HOST) {
+            return Err(Refusal::new(Code::BadRequest, "the request has no `Host` header"));
+        }
+        Ok(())
+    }
+
+    /// The tool of this name; a miss has the server's list read once more.
+    async fn tool(&self, server: &Arc<Server>, name: &str) -> Result<Arc<Tool>, Refusal> {
+        let find = || self.current.load().tools.find(server.id.as_str(), name).cloned();
+        if let Some(tool) = find() {
+            return Ok(tool);
+        }
+        if server.dialect != Dialect::OpenApi {
+            let sentence = "this server speaks native MCP, which this version does not call yet";
+            return Err(Refusal::new(Code::UnknownTool, sentence));
+        }
+        self.refresher.read_now(&server.id, MISS_PATIENCE).await;
+        if let Some(tool) = find() {
+            return Ok(tool);
+        }
+        if self.current.load().tools.get(server.id.as_str()).is_none() {
+            return Err(upstream::unreachable("the server's tools have never been read"));
+        }
+        Err(Refusal::new(Code::UnknownTool, "the server has no such tool; `GET /{server}` lists its tools"))
+    }
+
+    /// Notes the trip as underway, unless its permit was withdrawn since the decision.
+    fn begin_live(&self, permit: &Permit, version: u64) -> Result<LiveTrip, Refusal> {
+        let live = self.live.begin(permit);
+        if *self.current.versions().borrow() != version {
+            let snapshot = self.current.load();
+            let known = self.current.grants(&snapshot)?;
+            let caller = self.identity.current(permit.caller()).ok_or_else(|| {
+                Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again")
+            })?;
+            self.access.authorize(&caller, permit.server(), known)?;
+        }
+        Ok(live)
+    }
+}
+
+fn face(route: &Route<'_>) -> Face {
+    match route {
+        Route::Page(Page::OpenApi) | Route::ServerPage(Page::ServerOpenApi, _) => Face::Spec,
+        Route::Page(Page::Refresh) | Route::Call { .. } | Route::LegacyCall(_) => Face::Call,
+        Route::OtherMethod(_) | Route::Nothing => Face::Call,
+        Route::Page(_) | Route::ServerPage(..) => Face::Page,
+    }
+}
+
+/// The reading of `{server}_{tool}` whose tool is known, or else the one with the longest known server.
+fn legacy_reading<'n>(snapshot: &Snapshot, name: &'n str) -> Option<(&'n str, &'n str)> {
+    let known_server = |(server, _): &(&str, &str)| snapshot.catalog.get(server).is_some();
+    let known_tool = |(server, tool): &(&str, &str)| snapshot.tools.find(server, tool).is_some();
+    route::legacy_readings(name)
+        .filter(known_server)
+        .find(known_tool)
+        .or_else(|| route::legacy_readings(name).find(known_server))
+}
+
+/// The answer about a server that is switched off.
+pub fn refuse_disabled(server: &Server) -> Result<(), Refusal> {
+    if server.is_enabled {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::ServerDisabled, "this server is switched off"))
+}
+
+fn method_word(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}

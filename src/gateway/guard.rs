@@ -1,0 +1,138 @@
+//! The public listener's guard: how many connections, how long for a header, and the hand that cuts.
+//!
+//! Pingora bounds none of the three: it reads a dripped header for ever, keeps idle connections
+//! without end and can end no connection from outside. Decides nothing about requests.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
+use tokio::sync::{Notify, Semaphore};
+
+use super::Settings;
+use crate::record::metrics::Metrics;
+
+tokio::task_local! {
+    static LINE: Arc<Line>;
+}
+
+/// No deadline is running.
+const DISARMED: u64 = u64::MAX;
+
+/// One connection, as seen by the requests on it.
+pub struct Line {
+    opened: Instant,
+    deadline_millis: AtomicU64,
+    cut: Notify,
+}
+
+impl Line {
+    fn new(first_header: Duration) -> Arc<Self> {
+        let line =
+            Self { opened: Instant::now(), deadline_millis: AtomicU64::new(DISARMED), cut: Notify::new() };
+        line.arm(first_header);
+        Arc::new(line)
+    }
+
+    /// The connection the running task serves; none in unit tests.
+    pub fn current() -> Option<Arc<Self>> {
+        LINE.try_with(Arc::clone).ok()
+    }
+
+    /// A request's header must be complete within this time.
+    pub fn arm(&self, within: Duration) {
+        let deadline = (self.opened.elapsed() + within).as_millis() as u64;
+        self.deadline_millis.store(deadline, Ordering::Relaxed);
+    }
+
+    /// A request's header is complete.
+    pub fn disarm(&self) {
+        self.deadline_millis.store(DISARMED, Ordering::Relaxed);
+    }
+
+    /// Ends the connection, whatever it is doing.
+    pub fn cut(&self) {
+        self.cut.notify_one();
+    }
+
+    /// Returns when a deadline has passed. Looks again every `patience` while none is running, so
+    /// that requests arm and disarm without waking anybody.
+    async fn overdue(&self, patience: Duration) {
+        loop {
+            let deadline = self.deadline_millis.load(Ordering::Relaxed);
+            let elapsed = self.opened.elapsed();
+            let left = match deadline {
+                DISARMED => patience,
+                deadline => Duration::from_millis(deadline).saturating_sub(elapsed),
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+/// Guards every connection of the app inside.
+pub struct Guard<A> {
+    inner: Arc<A>,
+    room: Semaphore,
+    header_timeout: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl<A> Guard<A> {
+    /// A guard around `inner`.
+    pub fn new(inner: A, settings: &Settings, metrics: Arc<Metrics>) -> Self {
+        let room = Semaphore::new(settings.max_connections);
+        Self { inner: Arc::new(inner), room, header_timeout: settings.header_timeout, metrics }
+    }
+
+    fn close(&self, reason: &'static str) -> Option<Stream> {
+        self.metrics.connections_closed.with_label_values(&[reason]).inc();
+        None
+    }
+}
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let Ok(_seat) = self.room.try_acquire() else {
+            return self.close("too_many");
+        };
+        let _open = Open::new(&self.metrics);
+        let line = Line::new(self.header_timeout);
+        let serve = LINE.scope(line.clone(), self.inner.process_new(stream, shutdown));
+        tokio::select! {
+            stream = serve => stream,
+            () = line.overdue(self.header_timeout) => self.close("header_timeout"),
+            () = line.cut.notified() => self.close("withdrawn"),
+        }
+    }
+
+    async fn cleanup(&self) {
+        self.inner.cleanup().await;
+    }
+}
+
+/// Counts a connection as open until dropped.
+struct Open<'m>(&'m Metrics);
+
+impl<'m> Open<'m> {
+    fn new(metrics: &'m Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}

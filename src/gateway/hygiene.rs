@@ -1,0 +1,95 @@
+//! Which headers cross the gateway. Towards a peer an allow-list; towards the client a short ban.
+//!
+//! The caller's credential, cookies and identity claims never travel; the peer's own identity,
+//! cookies and CORS opinions never come back.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::body::Framing;
+use crate::{
+    credentials,
+    names::RequestId,
+    upstream::{Destination, Trip},
+};
+
+/// Headers of the client that travel to a peer as they are.
+static TRAVELS: [HeaderName; 8] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::USER_AGENT,
+    HeaderName::from_static("idempotency-key"),
+    // W3C Trace Context and Baggage.
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];
+
+/// Headers of a peer that stay with the gateway.
+static STAYS: [HeaderName; 12] = [
+    header::SERVER,
+    header::SET_COOKIE,
+    header::WWW_AUTHENTICATE,
+    header::ALT_SVC,
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("x-powered-by"),
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+];
+
+/// The request as the peer gets it.
+pub fn request_to_peer(
+    client: &RequestHeader,
+    trip: &Trip,
+    destination: &Destination,
+    framing: Framing,
+    request_id: &RequestId,
+) -> pingora::Result<RequestHeader> {
+    let path = trip.path(&destination.peer, client.uri.query());
+    let mut request = RequestHeader::build("POST", path.as_bytes(), Some(12))?;
+    request.insert_header(header::HOST, destination.peer.authority())?;
+    for name in &TRAVELS {
+        for value in client.headers.get_all(name) {
+            request.append_header(name, value)?;
+        }
+    }
+    // Always sent: FastAPI, and so mcpo, refuses a JSON body that is not labelled.
+    request.insert_header(header::CONTENT_TYPE, "application/json")?;
+    request.insert_header("x-request-id", request_id.as_str())?;
+    match framing {
+        Framing::AsSent => {
+            for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+                if let Some(value) = client.headers.get(&name) {
+                    request.insert_header(name, value)?;
+                }
+            }
+        }
+        Framing::Length(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
+        Framing::Chunked => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
+    }
+    if let Some(credential) = credentials::of(trip.permit()) {
+        let value: HeaderValue = credential.value.expose().clone();
+        request.insert_header(&credential.name, value)?;
+    }
+    Ok(request)
+}
+
+/// Takes off what the client has no business with.
+pub fn clean_answer(header: &mut ResponseHeader) {
+    for name in &STAYS {
+        header.remove_header(name);
+    }
+}
+
+/// Whether an answer is a stream of events (WHATWG HTML, server-sent events).
+pub fn is_event_stream(header: &ResponseHeader) -> bool {
+    header.headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        Bytes::copy_from_slice(value.as_bytes()).to_ascii_lowercase().starts_with(b"text/event-stream")
+    })
+}

@@ -1,0 +1,144 @@
+//! One request's state between Pingora's phases: a stage, never a bag of options.
+//!
+//! `Arrived → Answering | Underway(Trip) → Over`. Only a planned trip can be underway, so nothing
+//! can be sent that was not permitted. Dropped at the end in every case, also when the connection is
+//! cut: the record is emitted then at the latest.
+
+use super::{body::Outbound, live::LiveTrip};
+use crate::{
+    record::{Outcome, Record, Recorder},
+    upstream::{Trip, mcpo},
+};
+
+/// Where the request is.
+pub enum Stage {
+    /// Not yet decided.
+    Arrived,
+    /// Answered by the gateway itself.
+    Answering,
+    /// On its way to a peer.
+    Underway(Box<Underway>),
+    /// Ended.
+    Over,
+}
+
+/// A permitted request on its way.
+pub struct Underway {
+    /// Where it goes.
+    pub trip: Trip,
+    /// Its body.
+    pub body: Outbound,
+    /// Addresses tried before the present one.
+    pub attempt: usize,
+    /// Lets a withdrawn permit end it.
+    pub live: LiveTrip,
+    /// What the peer's answer shows.
+    pub answer: AnswerSeen,
+}
+
+/// What has been seen of a peer's answer.
+#[derive(Default)]
+pub struct AnswerSeen {
+    /// Its status; 0 before its head.
+    pub status: u16,
+    /// Whether it is counted among the open streams.
+    pub is_stream: bool,
+    /// The beginning of an error body, to tell a tool's no from a broken peer.
+    pub error_prefix: Vec<u8>,
+}
+
+impl AnswerSeen {
+    /// Whose word the answer was.
+    pub fn outcome(&self) -> Outcome {
+        match self.status {
+            0..400 => Outcome::ToolAnswered,
+            500 if mcpo::is_tool_error(&self.error_prefix) => Outcome::ToolError,
+            500..=599 => Outcome::PeerFailed,
+            _ => Outcome::ToolError,
+        }
+    }
+
+    /// Notes a piece of an error body, as much as is needed of it.
+    pub fn note_error_body(&mut self, bytes: &[u8]) {
+        if self.status == 500 {
+            let room = mcpo::ENOUGH_BYTES.saturating_sub(self.error_prefix.len());
+            self.error_prefix.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+    }
+}
+
+/// One request between two phases.
+pub struct Journey {
+    /// Where it is.
+    pub stage: Stage,
+    /// What will be written down.
+    pub record: Record,
+    /// The listed origin it came from, for CORS.
+    pub origin: Option<String>,
+    /// The URL to use instead, for requests in the predecessor's form.
+    pub preferred_url: Option<String>,
+    recorder: Recorder,
+}
+
+impl Journey {
+    /// A request has arrived.
+    pub fn begin(recorder: Recorder) -> Self {
+        let record = Record::begin(recorder.clone());
+        Self { stage: Stage::Arrived, record, origin: None, preferred_url: None, recorder }
+    }
+
+    /// The trip underway.
+    pub fn underway(&mut self) -> Option<&mut Underway> {
+        match &mut self.stage {
+            Stage::Underway(underway) => Some(underway),
+            Stage::Arrived | Stage::Answering | Stage::Over => None,
+        }
+    }
+
+    /// The request leaves for its peer.
+    pub fn depart(&mut self, trip: Trip, body: Outbound, live: LiveTrip) {
+        self.record.depart();
+        let answer = AnswerSeen::default();
+        self.stage = Stage::Underway(Box::new(Underway { trip, body, attempt: 0, live, answer }));
+    }
+
+    /// The head of the peer's answer is here.
+    pub fn note_answer(&mut self, status: u16, is_stream: bool) {
+        self.record.status = status;
+        let open_streams = &self.recorder.metrics.open_streams;
+        if let Stage::Underway(underway) = &mut self.stage {
+            underway.answer.status = status;
+            if is_stream && !underway.answer.is_stream {
+                underway.answer.is_stream = true;
+                open_streams.inc();
+            }
+        }
+    }
+
+    /// The request has ended: by this outcome, or as what is known of it says.
+    pub fn end(&mut self, outcome: Option<Outcome>) {
+        if let Stage::Underway(underway) = std::mem::replace(&mut self.stage, Stage::Over) {
+            if underway.answer.is_stream {
+                self.recorder.metrics.open_streams.dec();
+            }
+            if underway.live.is_withdrawn() {
+                self.record.end_as(Outcome::Withdrawn);
+            } else if let Some(outcome) = outcome {
+                self.record.end_as(outcome);
+            } else if self.record.code().is_none() {
+                self.record.end_as(underway.answer.outcome());
+            }
+        }
+        self.record.emit();
+    }
+}
+
+impl Drop for Journey {
+    fn drop(&mut self) {
+        if matches!(self.stage, Stage::Underway(_)) {
+            // Cut from outside, or the process ends: `logging` was never called.
+            self.record.arrive_back();
+            self.end(Some(Outcome::Lost));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The ops listener: metrics, liveness and readiness, for the machines that run the gateway.
+//!
+//! Bound to a private address; shows figures only, never names of callers. Decides nothing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Response, header};
+use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
+
+use crate::{record::Recorder, snapshot::Current};
+
+/// Answers the ops listener's paths.
+pub struct Ops {
+    /// The figures.
+    pub recorder: Recorder,
+    /// What is believed.
+    pub current: Arc<Current>,
+}
+
+impl Ops {
+    fn answer(&self, path: &str) -> (u16, &'static str, Vec<u8>) {
+        match path {
+            "/metrics" => match self.figures() {
+                Ok(text) => (200, "text/plain; version=0.0.4", text),
+                Err(error) => {
+                    (500, "text/plain", format!("cannot render the metrics: {error:#}\n").into_bytes())
+                }
+            },
+            "/health/live" => (200, "application/json", br#"{"status":"live"}"#.to_vec()),
+            "/health/ready" if self.recorder.metrics.draining.get() != 0 => unready("draining"),
+            "/health/ready" if !self.current.is_ready() => unready("grants unknown"),
+            "/health/ready" => (200, "application/json", br#"{"status":"ready"}"#.to_vec()),
+            _ => (404, "application/json", br#"{"detail":"nothing is here","code":"not_found"}"#.to_vec()),
+        }
+    }
+
+    /// The figures, with those that are read off the snapshot brought up to date.
+    fn figures(&self) -> anyhow::Result<Vec<u8>> {
+        let metrics = &self.recorder.metrics;
+        let snapshot = self.current.load();
+        if let Some((rows, malformed, version)) = snapshot.grant_figures() {
+            metrics.grant_rows.set(rows as i64);
+            metrics.malformed_grant_rows.set(malformed as i64);
+            metrics.snapshot_version.set(version as i64);
+        }
+        metrics.snapshot_age_seconds.set(self.current.grants_age().map_or(-1, |age| age.as_secs() as i64));
+        metrics.database_up.set(i64::from(self.current.is_database_up()));
+        for (server, tools) in snapshot.tools.iter() {
+            metrics.tools.with_label_values(&[server.as_str()]).set(tools.len() as i64);
+        }
+        if let Some(dropped) = self.recorder.access_log.dropped_lines() {
+            metrics.access_log_dropped.set(dropped.dropped_lines() as i64);
+        }
+        metrics.render()
+    }
+}
+
+fn unready(why: &str) -> (u16, &'static str, Vec<u8>) {
+    let body = serde_json::json!({ "status": "not ready", "detail": why });
+    (503, "application/json", body.to_string().into_bytes())
+}
+
+#[async_trait]
+impl ServeHttp for Ops {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let request = session.req_header();
+        let (status, content_type, body) = match request.method {
+            http::Method::GET | http::Method::HEAD => self.answer(request.uri.path()),
+            _ => (405, "application/json", br#"{"detail":"only GET","code":"method_not_allowed"}"#.to_vec()),
+        };
+        Response::builder()
+            .status(status)
+            .header(header::CONTENT_TYPE, content_type)
+            .header(header::CONTENT_LENGTH, body.len())
+            .body(body)
+            .expect("status and headers are constants")
+    }
+}

@@ -1,0 +1,140 @@
+//! The only writer of bytes the gateway answers itself: pages and refusals.
+//!
+//! Decides framing and the headers every answer carries. A refusal keeps the client's connection:
+//! what is left of its body is read away within bounds, or the connection is closed cleanly.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use pingora::{http::ResponseHeader, proxy::Session};
+use serde::Serialize;
+
+use super::{cors, journey::Journey};
+use crate::{endpoints::Answer, record::Outcome, refusal::Refusal};
+
+/// Longest wait for the rest of a refused request's body.
+const DRAIN: Duration = Duration::from_secs(1);
+/// A longer refused body is not worth its reading: the connection is closed instead.
+const DRAIN_BYTES: u64 = 1024 * 1024;
+
+/// Marks answers to the predecessor's `POST /{server}_{tool}`.
+pub const DEPRECATION: &str = "deprecation";
+
+#[derive(Serialize)]
+struct RefusalBody<'a> {
+    detail: &'a str,
+    code: &'static str,
+    request_id: &'a str,
+}
+
+/// Answers with a page.
+pub async fn answer(session: &mut Session, journey: &mut Journey, answer: Answer) -> pingora::Result<()> {
+    let mut header = ResponseHeader::build(answer.status, Some(12))?;
+    if !answer.content_type.is_empty() {
+        header.insert_header(header::CONTENT_TYPE, answer.content_type)?;
+    }
+    for (name, value) in answer.headers {
+        header.insert_header(name, value)?;
+    }
+    journey.record.end_as(Outcome::Answered);
+    write(session, journey, header, answer.body).await
+}
+
+/// Answers with a refusal.
+pub async fn refuse(session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> pingora::Result<()> {
+    journey.record.refuse(refusal);
+    let header = refusal_header(refusal)?;
+    let body = refusal_body(refusal, journey);
+    keep_connection(session);
+    write(session, journey, header, body).await
+}
+
+/// Answers a trip that failed; the framework closes the connection afterwards, and the header says so.
+pub async fn fail(session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> pingora::Result<()> {
+    journey.record.refuse(refusal);
+    if session.response_written().is_some_and(|written| !written.status.is_informational()) {
+        // The head of an answer is out: the only honest end is a cut one.
+        return Ok(());
+    }
+    let header = refusal_header(refusal)?;
+    let body = refusal_body(refusal, journey);
+    session.set_keepalive(None);
+    write(session, journey, header, body).await
+}
+
+fn refusal_header(refusal: &Refusal) -> pingora::Result<ResponseHeader> {
+    let mut header = ResponseHeader::build(refusal.code().status(), Some(12))?;
+    header.insert_header(header::CONTENT_TYPE, "application/json")?;
+    header.insert_header(header::CACHE_CONTROL, "no-store")?;
+    if header.status == http::StatusCode::UNAUTHORIZED {
+        // RFC 6750 section 3: the error code stands only where a credential was sent.
+        let challenge = match refusal.code() {
+            crate::refusal::Code::NoCredential => r#"Bearer realm="portcullis""#,
+            _ => r#"Bearer realm="portcullis", error="invalid_token""#,
+        };
+        header.insert_header(header::WWW_AUTHENTICATE, challenge)?;
+    }
+    if let Some(secs) = refusal.retry_after_secs() {
+        header.insert_header(header::RETRY_AFTER, secs)?;
+    }
+    if let Some(methods) = refusal.allow() {
+        header.insert_header(header::ALLOW, methods)?;
+    }
+    Ok(header)
+}
+
+fn refusal_body(refusal: &Refusal, journey: &Journey) -> Bytes {
+    let body = RefusalBody {
+        detail: refusal.sentence(),
+        code: refusal.code().as_str(),
+        request_id: journey.record.request_id.as_str(),
+    };
+    serde_json::to_vec(&body).expect("three strings are always JSON").into()
+}
+
+async fn write(
+    session: &mut Session,
+    journey: &mut Journey,
+    mut header: ResponseHeader,
+    body: Bytes,
+) -> pingora::Result<()> {
+    mark(&mut header, journey)?;
+    cors::mark(&mut header, journey)?;
+    let is_bodiless = session.req_header().method == http::Method::HEAD
+        || header.status == http::StatusCode::NO_CONTENT
+        || header.status == http::StatusCode::NOT_MODIFIED;
+    if header.status != http::StatusCode::NOT_MODIFIED && header.status != http::StatusCode::NO_CONTENT {
+        header.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    journey.record.status = header.status.as_u16();
+    session.write_response_header(Box::new(header), is_bodiless).await?;
+    if !is_bodiless {
+        journey.record.sent_bytes = body.len() as u64;
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Puts on what every answer carries, the peer's included.
+pub fn mark(header: &mut ResponseHeader, journey: &Journey) -> pingora::Result<()> {
+    header.insert_header("x-request-id", journey.record.request_id.as_str())?;
+    if let Some(preferred) = &journey.preferred_url {
+        header.insert_header(DEPRECATION, "true")?;
+        header.insert_header(header::LINK, format!("<{preferred}>; rel=\"successor-version\""))?;
+    }
+    Ok(())
+}
+
+/// Lets the connection live on after a refusal, if the rest of the request's body is worth reading.
+fn keep_connection(session: &mut Session) {
+    let headers: &HeaderMap = &session.req_header().headers;
+    let is_waiting = headers.contains_key(header::EXPECT);
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if !is_waiting && length.is_none_or(|bytes| bytes <= DRAIN_BYTES) {
+        let session = session.as_downstream_mut();
+        session.set_close_on_response_before_downstream_finish(false);
+        session.set_total_drain_timeout(Some(DRAIN));
+    }
+}
