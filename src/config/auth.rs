@@ -12,7 +12,7 @@ use super::{
     urls,
 };
 use crate::{
-    identity::{OpenWebUiSettings, ServiceKey, Settings},
+    identity::{ServiceKey, SessionSettings, Settings, TablesSettings},
     names::Secret,
     store::DatabaseUrl,
 };
@@ -23,7 +23,7 @@ const LEAST_SECRET_BYTES: usize = 16;
 /// Reads the table.
 pub(super) fn read(auth: &mut Reader<'_>) -> Read<Settings> {
     let openwebui = auth.table("openwebui", openwebui);
-    let can_vouch = !matches!(&openwebui, Ok((_, None)));
+    let can_vouch = !matches!(&openwebui, Ok(OpenWebUi { forwarded: None, .. }));
     let mut seen: Vec<(String, [u8; 32])> = Vec::new();
     let service_keys = auth.tables("service_keys", |name, table| {
         let service = service_key(name, table, can_vouch)?;
@@ -40,21 +40,21 @@ pub(super) fn read(auth: &mut Reader<'_>) -> Read<Settings> {
     });
     let gateway = auth.table("gateway", gateway_headers);
     let entra = auth.table("entra", entra);
-    let ((openwebui, forward_jwt_secret), service_keys) = (openwebui?, service_keys?);
+    let (OpenWebUi { sessions, tables, forwarded }, service_keys) = (openwebui?, service_keys?);
     gateway.and(entra)?;
-    if openwebui.is_none() && service_keys.is_empty() {
-        return Err(auth.problem(
-            "openwebui",
-            "no credential is believed, so nobody could ever call",
-            "set `WEBUI_SECRET_KEY`, or add `[auth.service_keys.NAME]` with a `key`",
-        ));
-    }
-    Ok(Settings { openwebui, service_keys, forward_jwt_secret })
+    Ok(Settings { sessions, openwebui_tables: tables, service_keys, forward_jwt_secret: forwarded })
 }
 
 type Forwarded = Option<Secret<String>>;
 
-fn openwebui(table: &mut Reader<'_>) -> Read<(Option<OpenWebUiSettings>, Forwarded)> {
+/// What `[auth.openwebui]` says.
+struct OpenWebUi {
+    sessions: Option<SessionSettings>,
+    tables: Option<TablesSettings>,
+    forwarded: Forwarded,
+}
+
+fn openwebui(table: &mut Reader<'_>) -> Read<OpenWebUi> {
     let secret = secret(table, "secret", "${WEBUI_SECRET_KEY:-}");
     let database = table.parsed("database_url", "", optional_database);
     let schema = table.parsed("schema", "public", schema);
@@ -62,20 +62,22 @@ fn openwebui(table: &mut Reader<'_>) -> Read<(Option<OpenWebUiSettings>, Forward
     let allow_no_expiry = table.flag("allow_no_expiry", "false");
     let forwarded = secret_of_forwarded(table);
     let redis_url = table.parsed("redis_url", "", absent("this version does not ask Redis"));
-    let (secret, database) = (secret?, database?);
-    if secret.is_none() && database.is_some() {
+    let (secret, database, forwarded) = (secret?, database?, forwarded?);
+    if secret.is_none() && forwarded.is_none() && database.is_some() {
         table.warning(
             "database_url",
-            "`auth.openwebui.database_url` is not used, because session tokens are not believed",
+            "`auth.openwebui.database_url` is not used, because no token of Open WebUI is believed",
             "set `auth.openwebui.secret` to the `WEBUI_SECRET_KEY` of Open WebUI",
         );
     }
     let (schema, refresh, allow_no_expiry) = (schema?, refresh?, allow_no_expiry?);
-    let refresh = std::time::Duration::from_millis(refresh);
-    let settings =
-        secret.map(|secret| OpenWebUiSettings { secret, database, schema, refresh, allow_no_expiry });
     redis_url?;
-    Ok((settings, forwarded?))
+    let refresh = std::time::Duration::from_millis(refresh);
+    Ok(OpenWebUi {
+        sessions: secret.map(|secret| SessionSettings { secret, allow_no_expiry }),
+        tables: database.map(|database| TablesSettings { database, schema, refresh }),
+        forwarded,
+    })
 }
 
 fn secret_of_forwarded(table: &mut Reader<'_>) -> Read<Forwarded> {
@@ -127,7 +129,18 @@ fn service_key(name: &str, table: &mut Reader<'_>, can_vouch: bool) -> Read<Serv
             "set `auth.openwebui.forward_jwt_secret` to the `FORWARD_USER_INFO_HEADER_JWT_SECRET` of Open WebUI",
         );
     }
-    let key_sha256 = match (key?, hash?) {
+    let key = key?;
+    if let Some((_, true)) = key {
+        table.warning(
+            "key",
+            format!(
+                "the key of service `{}` has under {LEAST_SECRET_BYTES} characters, so it can be guessed",
+                printable(name)
+            ),
+            "make one with `openssl rand -hex 32`",
+        );
+    }
+    let key_sha256 = match (key.map(|(hash, _)| hash), hash?) {
         (Some(hash), None) | (None, Some(hash)) => Secret::new(hash),
         (None, None) => {
             return Err(table.problem(
@@ -160,15 +173,15 @@ fn check_service_name(name: &str, table: &Reader<'_>) -> Read<()> {
     ))
 }
 
-fn hash_of_key(text: &str) -> Result<[u8; 32], Complaint> {
+/// The key's hash, and whether it is so short that it can be guessed.
+fn hash_of_key(text: &str) -> Result<([u8; 32], bool), Complaint> {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Complaint::new("must be printable ASCII without spaces, because a header carries it"));
     }
-    if text.len() < LEAST_SECRET_BYTES {
-        return Err(Complaint::new(format!("must be at least {LEAST_SECRET_BYTES} characters"))
-            .with_hint("make one with `openssl rand -hex 32`"));
+    if text.is_empty() {
+        return Err(Complaint::new("is empty").with_hint("make one with `openssl rand -hex 32`"));
     }
-    Ok(Sha256::digest(text).into())
+    Ok((Sha256::digest(text).into(), text.len() < LEAST_SECRET_BYTES))
 }
 
 fn parse_hash(text: &str) -> Result<[u8; 32], Complaint> {
@@ -221,13 +234,7 @@ mod tests {
 
     #[test]
     fn without_any_credential_nobody_could_call() {
-        check(
-            "",
-            "",
-            &[("WEBUI_SECRET_KEY", "")],
-            "g: no credential is believed, so nobody could ever call\n  \
-             hint: set `WEBUI_SECRET_KEY`, or add `[auth.service_keys.NAME]` with a `key`",
-        );
+        check("", "", &[("WEBUI_SECRET_KEY", "")], "");
         check("[auth.service_keys.a]\nkey = 'sixteen-letters-!'", "", &[("WEBUI_SECRET_KEY", "")], "");
     }
 
@@ -247,7 +254,7 @@ mod tests {
              [auth.service_keys.a]\nkey = 'sixteen-letters-!'",
             "",
             &[],
-            "g:3: `auth.openwebui.database_url` is not used, because session tokens are not believed\n  \
+            "g:3: `auth.openwebui.database_url` is not used, because no token of Open WebUI is believed\n  \
              hint: set `auth.openwebui.secret` to the `WEBUI_SECRET_KEY` of Open WebUI",
         );
     }
@@ -265,8 +272,6 @@ mod tests {
             "g:1: service `a` has no key\n  \
              hint: add `key = \"${VAR}\"`, or `key_sha256 = \"…\"` from `printf %s \"$KEY\" | sha256sum`\n\
              g:4: service `b` has both `key` and `key_sha256`\n  hint: keep one of them\n\
-             g:6: `auth.service_keys.c.key` must be at least 16 characters\n  \
-             hint: make one with `openssl rand -hex 32`\n\
              g:8: `auth.service_keys.d.key` must be printable ASCII without spaces, because a header carries it\n\
              g:10: `auth.service_keys.e.key_sha256` must be 64 hexadecimal digits\n\
              g:11: a service cannot be called `f g`\n  hint: use 1 to 63 of `A-Z`, `a-z`, `0-9`, `_`, `.`, `-`\n\

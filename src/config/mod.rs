@@ -43,6 +43,10 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// What `run` and `check` say when no credential is believed; commands that serve nobody go on.
+pub const NOBODY_COULD_CALL: &str = "no credential is believed, so nobody could ever call\n  \
+     hint: set `WEBUI_SECRET_KEY`, or add `[auth.service_keys.NAME]` with a `key` to gateway.toml";
+
 /// A text and the name that messages about it begin with.
 #[derive(Debug, Clone, Copy)]
 pub struct Named<'t> {
@@ -174,7 +178,7 @@ mod tests {
         let shipped = read(GATEWAY, "", &[]).unwrap();
         let empty = read("", "", &[]).unwrap();
         assert_eq!(format!("{shipped:?}"), format!("{empty:?}"));
-        let secret = |config: &Config| config.identity.openwebui.clone().unwrap().secret;
+        let secret = |config: &Config| config.identity.sessions.clone().unwrap().secret;
         assert_eq!(secret(&shipped), secret(&empty));
     }
 
