@@ -1,13 +1,20 @@
 #![doc = include_str!("README.md")]
 
 pub mod access;
+pub mod app;
 pub mod catalog;
+pub mod cli;
 pub mod config;
+pub mod credentials;
+pub mod dial;
 pub mod endpoints;
 pub mod gateway;
 pub mod identity;
 pub mod names;
 pub mod record;
 pub mod refusal;
+pub mod route;
 pub mod sample;
+pub mod snapshot;
 pub mod store;
+pub mod upstream;

@@ -6,7 +6,7 @@
 
 mod changes;
 mod migrations;
-mod openwebui;
+pub mod openwebui;
 mod postgres;
 #[cfg(test)]
 mod scratch;

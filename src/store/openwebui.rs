@@ -53,6 +53,19 @@ pub enum Role {
     Other,
 }
 
+impl User {
+    /// Why Open WebUI's own rules let this user do nothing, if they do.
+    pub fn trouble(&self) -> Option<&'static str> {
+        if !self.is_active {
+            return Some("user is not active in Open WebUI");
+        }
+        match self.role {
+            Role::User | Role::Admin => None,
+            Role::Other => Some("user's role in Open WebUI is neither `user` nor `admin`"),
+        }
+    }
+}
+
 /// Open WebUI's database, read-only. Cloning is cheap: clones share the connections.
 #[derive(Clone)]
 pub struct OpenWebUi {

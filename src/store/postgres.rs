@@ -115,7 +115,8 @@ impl Database {
             // Postgres quoted the name itself, with `%I`.
             sqlx::query(AssertSqlSafe(create)).execute(&mut *transaction).await?;
         }
-        migrations::postgres().run(&mut *transaction).await?;
+        // Not `run`: its future cannot move between threads (rust-lang/rust#100013).
+        migrations::postgres().run_direct(None, &mut *transaction, false).await?;
         Ok(transaction.commit().await?)
     }
 

@@ -57,7 +57,8 @@ impl Database {
     pub(super) async fn migrate(&self) -> anyhow::Result<()> {
         // Immediate: takes the write lock at once, so that a second gateway waits here.
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        migrations::sqlite().run(&mut *transaction).await?;
+        // Not `run`: its future cannot move between threads (rust-lang/rust#100013).
+        migrations::sqlite().run_direct(None, &mut *transaction, false).await?;
         Ok(transaction.commit().await?)
     }
 

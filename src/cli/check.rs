@@ -1,0 +1,35 @@
+//! `portcullis check`: every problem of the configuration at once, and on request of what it points to.
+
+use std::process::ExitCode;
+
+use super::{Place, data, talk, wait_for};
+use crate::{app, config};
+
+/// Checks; exit code 1 when `run` would refuse.
+pub fn check(place: &Place<'_>, connect: bool) -> anyhow::Result<ExitCode> {
+    let config = match config::load(place.directory, place.environment) {
+        Ok(config) => config,
+        Err(problems) => {
+            talk(&problems.to_string());
+            talk(&format!("{} problems", problems.len()));
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    for warning in &config.warnings {
+        talk(&format!("warning: {warning}"));
+    }
+    if config.identity.believes_nobody() {
+        talk(config::NOBODY_COULD_CALL);
+        return Ok(ExitCode::FAILURE);
+    }
+    let failures = if connect { wait_for(app::connect_all(&config))? } else { Vec::new() };
+    for failure in &failures {
+        talk(failure);
+    }
+    if !failures.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let enabled = config.servers.iter().filter(|server| server.is_enabled).count();
+    data(&format!("ok: {} servers, {enabled} of them on", config.servers.len()))?;
+    Ok(ExitCode::SUCCESS)
+}

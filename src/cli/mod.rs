@@ -1,0 +1,179 @@
+//! The command line: what was typed becomes one call into the library.
+//!
+//! stdout is data, stderr is talk; exit 0 fine, 1 failed at work, 2 asked wrong. Decides nothing
+//! about requests; every command is a file or a few lines here.
+
+mod check;
+mod dev;
+mod explain;
+mod grants;
+mod logs;
+mod sample;
+mod token;
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+
+use crate::{
+    app,
+    config::{self, Config, Environment},
+    store::Store,
+};
+
+/// One address in front of every MCP server a company uses.
+#[derive(Parser)]
+#[command(name = "portcullis", version, disable_help_subcommand = true)]
+struct Arguments {
+    /// Folder with gateway.toml and servers.toml.
+    #[arg(long, global = true, default_value = "conf", value_name = "DIR")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Run,
+    /// Run a self-contained gateway with a sample server and two users; needs no configuration.
+    Dev(dev::DevArguments),
+    /// Report every problem of the configuration.
+    Check {
+        /// Also reach the databases and read every server's tools.
+        #[arg(long)]
+        connect: bool,
+    },
+    /// List the servers of the configuration.
+    Servers,
+    /// Say why somebody may use a server or tool, or what is missing.
+    Explain(explain::ExplainArguments),
+    /// Let a user or group use a server, or put a user into a group.
+    Grant(grants::GrantArguments),
+    /// Take back what `grant` gave.
+    Revoke(grants::GrantArguments),
+    /// Print a session token for development, signed with `auth.openwebui.secret`.
+    Token(token::TokenArguments),
+    /// Bring the database's tables up to date.
+    Migrate,
+    /// Run the bundled sample tool server.
+    Sample(sample::SampleArguments),
+    /// Print the version.
+    Version,
+}
+
+/// How the configuration is found, for commands in other files.
+struct Place<'a> {
+    directory: &'a Path,
+    environment: &'a Environment,
+}
+
+impl Place<'_> {
+    fn load(&self) -> anyhow::Result<Config> {
+        let config = config::load(self.directory, self.environment).map_err(anyhow::Error::new)?;
+        for warning in &config.warnings {
+            talk(&format!("warning: {warning}"));
+        }
+        Ok(config)
+    }
+}
+
+/// Runs what was typed.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, everything else was asked wrong.
+            drop(error.print());
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let environment = Environment::of_process();
+    let place = Place { directory: &arguments.config, environment: &environment };
+    match perform(arguments.command, &place) {
+        Ok(code) => code,
+        Err(error) => {
+            talk(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run => run(place)?,
+        Command::Dev(arguments) => dev::dev(&arguments)?,
+        Command::Check { connect } => return check::check(place, connect),
+        Command::Servers => servers(&place.load()?)?,
+        Command::Explain(arguments) => return explain::explain(&place.load()?, &arguments),
+        Command::Grant(arguments) => wait_for(grants::grant(place.load()?, arguments))?,
+        Command::Revoke(arguments) => wait_for(grants::revoke(place.load()?, arguments))?,
+        Command::Token(arguments) => token::token(&place.load()?, &arguments)?,
+        Command::Migrate => wait_for(migrate(place.load()?))?,
+        Command::Sample(arguments) => sample::sample(&arguments)?,
+        Command::Version => data(&format!("portcullis {}", env!("CARGO_PKG_VERSION")))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(place: &Place<'_>) -> anyhow::Result<()> {
+    let config = place.load()?;
+    if config.identity.believes_nobody() {
+        bail!("{}", config::NOBODY_COULD_CALL);
+    }
+    logs::start(&config.record)?;
+    app::run(config, None)
+}
+
+fn servers(config: &Config) -> anyhow::Result<()> {
+    let width = config.servers.iter().map(|server| server.id.as_str().len()).max().unwrap_or_default();
+    for server in &config.servers {
+        let state = if server.is_enabled { "on" } else { "off" };
+        let peers: Vec<String> = server.peers.iter().map(ToString::to_string).collect();
+        let (id, tier, dialect) = (server.id.as_str(), server.tier.as_str(), server.dialect.as_str());
+        data(&format!(
+            "{id:width$}  {state:3}  {tier:5}  {dialect:7}  {}  {}",
+            peers.join(","),
+            server.description
+        ))?;
+    }
+    Ok(())
+}
+
+async fn migrate(config: Config) -> anyhow::Result<()> {
+    let store = Store::open(&config.store)?;
+    let pending = store.pending_migrations().await?;
+    store.migrate().await?;
+    store.close().await;
+    talk(&format!("applied {pending} migrations"));
+    Ok(())
+}
+
+/// Runs a command's work to its end on a runtime of its own.
+fn wait_for<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    app::install_crypto();
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?
+        .block_on(work)
+}
+
+/// One line of data.
+fn data(line: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{line}") {
+        // `portcullis servers | head` closes the pipe; that is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to stdout"),
+    }
+}
+
+/// One line of talk. There is nobody to tell when stderr is closed.
+fn talk(line: &str) {
+    drop(writeln!(io::stderr(), "{line}"));
+}
