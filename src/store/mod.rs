@@ -10,6 +10,7 @@ pub mod openwebui;
 mod postgres;
 #[cfg(test)]
 mod scratch;
+mod second_factor;
 mod sqlite;
 
 use std::{future::Future, time::Duration};
