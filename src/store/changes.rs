@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use super::text::Text;
+
 /// Whose grants changed; the text is as somebody wrote it into the table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
@@ -42,22 +44,27 @@ const MOST_SUBJECTS: usize = 5_000;
 pub(super) const MOST_ROWS: i64 = MOST_SUBJECTS as i64 + 1;
 
 /// Turns `(kind, subject)` rows of the feed into what the reader is told.
-pub(super) fn gather(rows: impl IntoIterator<Item = (String, Option<String>)>) -> Changes {
+pub(super) fn gather(rows: Vec<(Text, Text)>) -> Changes {
+    // Rows, not subjects: what was fetched ends at `MOST_ROWS`, whatever is left out of it here.
+    if rows.len() > MOST_SUBJECTS {
+        return Changes::Everything;
+    }
     let mut subjects = HashSet::new();
     for (kind, subject) in rows {
-        let subject = match (kind.as_str(), subject) {
-            ("user", Some(email)) => Subject::User(email),
-            ("group", Some(group)) => Subject::Group(group),
+        let subject = match (kind.readable().as_deref(), subject) {
+            (Some("user"), Text::Is(email)) => Subject::User(email),
+            (Some("group"), Text::Is(group)) => Subject::Group(group),
+            // What is no text is nobody's name: nobody has lost or gained anything.
+            (Some("user" | "group"), Text::Malformed) => continue,
             // Too many to name, or a kind that only a newer gateway knows.
             _ => return Changes::Everything,
         };
         subjects.insert(subject);
     }
-    match subjects.len() {
-        0 => Changes::Nothing,
-        1..=MOST_SUBJECTS => Changes::Subjects(subjects.into_iter().collect()),
-        _ => Changes::Everything,
+    if subjects.is_empty() {
+        return Changes::Nothing;
     }
+    Changes::Subjects(subjects.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -66,8 +73,9 @@ mod tests {
 
     #[track_caller]
     fn check(rows: &[(&str, Option<&str>)], expected: Changes) {
-        let rows = rows.iter().map(|(kind, subject)| (kind.to_string(), subject.map(str::to_owned)));
-        assert_eq!(gather(rows), expected);
+        let text = |text: Option<&str>| text.map_or(Text::Absent, |text| Text::Is(text.to_owned()));
+        let rows = rows.iter().map(|(kind, subject)| (text(Some(kind)), text(*subject)));
+        assert_eq!(gather(rows.collect()), expected);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod postgres;
 mod scratch;
 mod second_factor;
 mod sqlite;
+mod text;
 
 use std::{future::Future, time::Duration};
 
@@ -44,7 +45,8 @@ pub enum DatabaseUrl {
     Sqlite(std::path::PathBuf),
 }
 
-/// One stored row, lent to whoever reads it; its texts are as written and not yet parsed.
+/// One stored row, lent to whoever reads it; its texts are as written and not yet parsed. A text that is not UTF-8 is
+/// empty, so that no name parses from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GrantRow<'a> {
     /// This user may use this server.

@@ -18,7 +18,9 @@ use sqlx::{
 };
 
 pub use super::second_factor::SecondFactor;
-use super::{ANSWER, DatabaseUrl, postgres, second_factor, second_factor::Factors, sqlite, within};
+use super::{
+    ANSWER, DatabaseUrl, postgres, second_factor, second_factor::Factors, sqlite, text::Text, within,
+};
 use crate::names::{Email, GroupName};
 
 /// How many users one query asks for.
@@ -92,9 +94,9 @@ struct Shape {
 }
 
 /// `id, email, role, active, session_stamp` of a user.
-type UserRow = (String, Option<String>, Option<String>, Option<bool>, Option<String>);
+type UserRow = (Text, Text, Text, Option<bool>, Text);
 /// `user_id, name` of a group they are in.
-type GroupRow = (String, Option<String>);
+type GroupRow = (Text, Text);
 type Rows = (Vec<UserRow>, Vec<GroupRow>, Factors);
 
 impl OpenWebUi {
@@ -134,7 +136,7 @@ impl OpenWebUi {
     }
 
     async fn ids_of(&self, email: &Email) -> anyhow::Result<Vec<String>> {
-        Ok(match &self.database {
+        let ids: Vec<Text> = match &self.database {
             Database::Postgres(pool) => {
                 sqlx::query_scalar("SELECT id::text FROM \"user\" WHERE lower(email) = lower($1)")
                     .bind(email.as_str())
@@ -147,7 +149,10 @@ impl OpenWebUi {
                     .fetch_all(pool)
                     .await?
             }
-        })
+        };
+        // Left out, it would let another user with the same email be told by it.
+        let ids: Option<_> = ids.into_iter().map(Text::readable).collect();
+        ids.context("a user of Open WebUI with this email has an id that is no text")
     }
 
     /// Reads users and their groups as of one instant.
@@ -201,13 +206,20 @@ impl OpenWebUi {
 fn assemble((rows, groups, factors): Rows) -> impl Iterator<Item = (String, User)> {
     let mut groups_of: HashMap<String, BTreeSet<GroupName>> = HashMap::new();
     for (user, name) in groups {
-        if let Some(name) = name.and_then(|name| GroupName::parse(&name).ok()) {
+        let name = name.readable().and_then(|name| GroupName::parse(&name).ok());
+        if let (Some(user), Some(name)) = (user.readable(), name) {
             groups_of.entry(user).or_default().insert(name);
         }
     }
     rows.into_iter().filter_map(move |(id, email, role, active, session_stamp)| {
-        let email = Email::parse(&email?).ok()?;
-        let role = match role.as_deref() {
+        let (id, email) = (id.readable()?, Email::parse(&email.readable()?).ok()?);
+        let session_stamp = match session_stamp {
+            Text::Is(stamp) => Some(stamp),
+            Text::Absent => None,
+            // Taken for absent, it would let in a token that has none.
+            Text::Malformed => return None,
+        };
+        let role = match role.readable().as_deref() {
             Some("user") => Role::User,
             Some("admin") => Role::Admin,
             _ => Role::Other,
@@ -274,11 +286,12 @@ async fn sqlite_rows(
     shape: Shape,
     ids: &str,
 ) -> sqlx::Result<(Vec<UserRow>, Vec<GroupRow>)> {
+    // SQLite keeps a text in a boolean column where somebody writes one.
     let users = if shape.has_stamp {
-        "SELECT u.id, u.email, u.role, a.active, a.session_stamp \
+        "SELECT u.id, u.email, u.role, typeof(a.active) = 'integer' AND a.active <> 0, a.session_stamp \
          FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
     } else {
-        "SELECT u.id, u.email, u.role, a.active, NULL \
+        "SELECT u.id, u.email, u.role, typeof(a.active) = 'integer' AND a.active <> 0, NULL \
          FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
     };
     let users = sqlx::query_as(users).bind(ids).fetch_all(&mut *connection).await?;
@@ -302,7 +315,7 @@ async fn sqlite_rows(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::scratch::{Scratch, on_both},
+        super::scratch::{Scratch, on_ascii_postgres, on_both, on_sqlite},
         *,
     };
 
@@ -456,6 +469,58 @@ mod tests {
                 )
                 .await;
             assert!(openwebui.user_by_email(&Email::parse("jane@x.org").unwrap()).await.is_err());
+        })
+        .await;
+    }
+    /// Beside everybody: users of whose row one text is `bad`, which writes bytes that are no text.
+    async fn with_bad_rows(scratch: &Scratch, bad: &str) -> OpenWebUi {
+        let openwebui = openwebui(scratch, DDL).await;
+        scratch
+            .execute(&format!(
+                r#"INSERT INTO "user" (id, email, role) VALUES ('email', {bad}, 'user'), ('role', 'role@x.org', {bad}),
+                    ('stamp', 'stamp@x.org', 'user'), ({bad}, 'twin@x.org', 'user');
+                INSERT INTO auth (id, active, session_stamp) VALUES
+                    ('email', true, NULL), ('role', true, NULL), ('stamp', true, {bad});
+                INSERT INTO "group" (id, name) VALUES ('name', {bad});
+                INSERT INTO group_member (id, group_id, user_id) VALUES ('6', 'name', 'jane');
+                INSERT INTO config (key, value) VALUES ('auth.mfa.allow_oauth_bypass', 'true');"#
+            ))
+            .await;
+        openwebui
+    }
+
+    async fn check_bad_rows(openwebui: &OpenWebUi) {
+        let ids: Vec<String> = ["jane", "email", "role", "stamp"].map(String::from).into();
+        let users = openwebui.users(&ids).await.unwrap();
+        check(&users, "jane", Role::User, true, Some("s1"), &["Company", "Engineering", "MCP-GitHub"]);
+        check(&users, "role", Role::Other, true, None, &[]);
+        assert_eq!(users.len(), 2, "neither a user without an email nor one whose stamp nobody can tell");
+        let twin = openwebui.user_by_email(&Email::parse("twin@x.org").unwrap()).await;
+        assert!(twin.is_err(), "a user whose id is no text cannot be told by email");
+    }
+
+    #[tokio::test]
+    async fn a_text_that_is_not_text_costs_only_its_own_row() {
+        on_sqlite(async |scratch| {
+            let openwebui = with_bad_rows(&scratch, "cast(x'ff40782e79' as text)").await;
+            check_bad_rows(&openwebui).await;
+            scratch
+                .execute(
+                    "UPDATE auth SET active = 'often' WHERE id = 'root';
+                    UPDATE auth SET mfa = '{' WHERE id = 'jane';
+                    INSERT INTO config (key, value) VALUES ('auth.mfa.enable', cast(x'ff' as text));",
+                )
+                .await;
+            check_bad_rows(&openwebui).await;
+            let users = openwebui.users(&everybody()).await.unwrap();
+            assert!(!users["root"].is_active);
+            let demanded =
+                SecondFactor { is_demanded: true, is_oauth_exempt: true, ..SecondFactor::default() };
+            assert_eq!(users["jane"].second_factor, demanded, "what cannot be read is taken as the stricter");
+        })
+        .await;
+        on_ascii_postgres(async |scratch| {
+            check_bad_rows(&with_bad_rows(&scratch, r"E'\xff@x.y'").await).await;
         })
         .await;
     }

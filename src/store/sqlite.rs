@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    ConnectOptions, Row, SqliteConnection,
+    ConnectOptions, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 use tracing::warn;
@@ -21,6 +21,7 @@ use super::{
     GrantRow, Sink, Write,
     changes::{self, Changes, Cursor, MOST_ROWS, Subject},
     migrations,
+    text::of_sqlite as text_of,
 };
 
 const KEPT: Duration = Duration::from_secs(60 * 60);
@@ -86,7 +87,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+            sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
         }
         drop(rows);
         let mut rows = sqlx::query(
@@ -95,7 +96,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+            sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
         }
         drop(rows);
         let mut rows = sqlx::query(
@@ -104,7 +105,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+            sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
         }
         drop(rows);
         transaction.commit().await?;
@@ -125,7 +126,7 @@ impl Database {
             return Ok(Changes::Everything);
         }
         let noted = sqlx::query_as(
-            "SELECT DISTINCT kind, CAST(subject AS text) FROM portcullis_changes WHERE id > ?1 LIMIT ?2",
+            "SELECT DISTINCT CAST(kind AS text), CAST(subject AS text) FROM portcullis_changes WHERE id > ?1 LIMIT ?2",
         )
         .bind(before)
         .bind(MOST_ROWS)
@@ -179,7 +180,7 @@ impl Database {
             .bind(serde_json::to_string(&groups)?)
             .fetch(&mut *transaction);
             while let Some(row) = rows.try_next().await? {
-                sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+                sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
             }
         }
         Ok(transaction.commit().await?)
@@ -228,7 +229,7 @@ async fn rows_of_users(
     .bind(&emails)
     .fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+        sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
     }
     drop(rows);
     let mut rows = sqlx::query(
@@ -238,7 +239,7 @@ async fn rows_of_users(
     .bind(&emails)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+        sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
     }
     Ok(())
 }

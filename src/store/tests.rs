@@ -1,5 +1,7 @@
 //! Facts about both databases, told through `Store` alone.
 
+mod malformed;
+
 use std::time::Instant;
 
 use sqlx::{Executor, PgConnection};
