@@ -34,8 +34,12 @@ pub struct Cursor(pub(super) Place);
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     Postgres(super::postgres::Place),
-    /// Id of the last row read.
-    Sqlite(i64),
+    Sqlite {
+        /// Which opening of the file it was read through.
+        opening: super::sqlite_file::Opening,
+        /// Id of the last row read.
+        last: i64,
+    },
 }
 
 /// More subjects than this are read faster as part of everything; also bounds what one answer can hold.

@@ -12,6 +12,7 @@ mod postgres;
 mod scratch;
 mod second_factor;
 mod sqlite;
+mod sqlite_file;
 mod text;
 
 use std::{future::Future, time::Duration};

@@ -11,15 +11,15 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use sqlx::{
-    PgConnection, SqliteConnection,
-    postgres::PgPool,
-    sqlite::{SqliteConnectOptions, SqlitePool},
-};
+use sqlx::{PgConnection, SqliteConnection, postgres::PgPool, sqlite::SqliteConnectOptions};
 
 pub use super::second_factor::SecondFactor;
 use super::{
-    ANSWER, DatabaseUrl, postgres, second_factor, second_factor::Factors, sqlite, text::Text, within,
+    ANSWER, DatabaseUrl, postgres, second_factor,
+    second_factor::Factors,
+    sqlite_file::{Opening, Owner, SqliteFile},
+    text::Text,
+    within,
 };
 use crate::names::{Email, GroupName};
 
@@ -75,13 +75,13 @@ impl User {
 #[derive(Clone)]
 pub struct OpenWebUi {
     database: Database,
-    shape: Arc<Mutex<Option<(Instant, Shape)>>>,
+    shape: Arc<Mutex<Option<(Instant, Opening, Shape)>>>,
 }
 
 #[derive(Clone)]
 enum Database {
     Postgres(PgPool),
-    Sqlite(SqlitePool),
+    Sqlite(SqliteFile),
 }
 
 /// Which of the tables and columns that came with later versions are there.
@@ -105,7 +105,8 @@ impl OpenWebUi {
         let database = match url {
             DatabaseUrl::Postgres(url) => Database::Postgres(postgres::pool(url, schema)?),
             DatabaseUrl::Sqlite(path) => {
-                Database::Sqlite(sqlite::pool(SqliteConnectOptions::new().filename(path).read_only(true)))
+                let options = SqliteConnectOptions::new().read_only(true);
+                Database::Sqlite(SqliteFile::new(path, options, Owner::Other))
             }
         };
         Ok(Self { database, shape: Arc::default() })
@@ -143,10 +144,11 @@ impl OpenWebUi {
                     .fetch_all(pool)
                     .await?
             }
-            Database::Sqlite(pool) => {
+            Database::Sqlite(file) => {
+                let (pool, _) = file.pool().await?;
                 sqlx::query_scalar("SELECT id FROM \"user\" WHERE lower(email) = lower(?1)")
                     .bind(email.as_str())
-                    .fetch_all(pool)
+                    .fetch_all(&pool)
                     .await?
             }
         };
@@ -160,9 +162,11 @@ impl OpenWebUi {
         match &self.database {
             Database::Postgres(pool) => {
                 let mut transaction = pool.begin_with(postgres::ONE_SNAPSHOT).await?;
-                let shape = match self.known_shape() {
+                let shape = match self.known_shape(0) {
                     Some(shape) => shape,
-                    None => self.remember(sqlx::query_as(POSTGRES_SHAPE).fetch_one(&mut *transaction).await?),
+                    None => {
+                        self.remember(0, sqlx::query_as(POSTGRES_SHAPE).fetch_one(&mut *transaction).await?)
+                    }
                 };
                 let (users, groups) = postgres_rows(&mut transaction, shape, ids).await?;
                 let factors = match shape.has_second_factor {
@@ -172,11 +176,13 @@ impl OpenWebUi {
                 transaction.commit().await?;
                 Ok((users, groups, factors))
             }
-            Database::Sqlite(pool) => {
+            Database::Sqlite(file) => {
+                let (pool, opening) = file.pool().await?;
                 let mut transaction = pool.begin().await?;
-                let shape = match self.known_shape() {
+                let shape = match self.known_shape(opening) {
                     Some(shape) => shape,
-                    None => self.remember(sqlx::query_as(SQLITE_SHAPE).fetch_one(&mut *transaction).await?),
+                    None => self
+                        .remember(opening, sqlx::query_as(SQLITE_SHAPE).fetch_one(&mut *transaction).await?),
                 };
                 let ids = serde_json::to_string(ids)?;
                 let (users, groups) = sqlite_rows(&mut transaction, shape, &ids).await?;
@@ -190,14 +196,14 @@ impl OpenWebUi {
         }
     }
 
-    fn known_shape(&self) -> Option<Shape> {
+    fn known_shape(&self, opening: Opening) -> Option<Shape> {
         let shape = self.shape.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        shape.filter(|(seen, _)| seen.elapsed() < SHAPE_LASTS).map(|(_, shape)| shape)
+        shape.filter(|(seen, of, _)| *of == opening && seen.elapsed() < SHAPE_LASTS).map(|(.., shape)| shape)
     }
 
-    fn remember(&self, shape: Shape) -> Shape {
+    fn remember(&self, opening: Opening, shape: Shape) -> Shape {
         let mut known = self.shape.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *known = Some((Instant::now(), shape));
+        *known = Some((Instant::now(), opening, shape));
         shape
     }
 }
@@ -521,6 +527,23 @@ mod tests {
         .await;
         on_ascii_postgres(async |scratch| {
             check_bad_rows(&with_bad_rows(&scratch, r"E'\xff@x.y'").await).await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_replaced_file_is_read_from_then_on() {
+        on_sqlite(async |scratch| {
+            let openwebui = openwebui(&scratch, DDL).await;
+            assert!(openwebui.users(&everybody()).await.unwrap().contains_key("jane"));
+            let DatabaseUrl::Sqlite(path) = &scratch.settings.url else { panic!("not a file") };
+            let old = path.with_extension("old");
+            std::fs::rename(path, &old).unwrap();
+            assert!(openwebui.users(&everybody()).await.is_err(), "a file that is gone answers nothing");
+            assert!(!path.exists());
+            std::fs::copy(&old, path).unwrap();
+            scratch.execute(r#"DELETE FROM "user" WHERE id = 'jane'"#).await;
+            assert!(!openwebui.users(&everybody()).await.unwrap().contains_key("jane"));
         })
         .await;
     }
