@@ -3,6 +3,8 @@
 //! Decides which settings are possible. Never decides what a module does with them, and gathers what
 //! `auth` reads without looking into it.
 
+use std::net::SocketAddr;
+
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -92,15 +94,7 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
         let body_timeout = table.seconds("body_timeout_secs", 60, 1..=DAY_SECS);
         let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
         let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
-        if let (Ok(http), Ok(ops)) = (http, ops)
-            && urls::listeners_collide(http, ops)
-        {
-            table.problem(
-                "ops",
-                "`listen.http` and `listen.ops` are the same address",
-                "give one of them another port",
-            );
-        }
+        check_listeners(table, http, ops);
         Ok(gateway::Settings {
             http: http?,
             ops: ops?,
@@ -115,6 +109,26 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
             cors_origins: origins?,
         })
     })
+}
+
+fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketAddr>) {
+    if let (Ok(http), Ok(ops)) = (http, ops)
+        && urls::listeners_collide(http, ops)
+    {
+        table.problem(
+            "ops",
+            "`listen.http` and `listen.ops` are the same address",
+            "give one of them another port",
+        );
+    }
+    if ops.is_ok_and(|ops| !ops.ip().to_canonical().is_loopback()) {
+        table.warning(
+            "ops",
+            "`listen.ops` can be reached from other machines, and whoever reaches it reads the metrics without a \
+             credential",
+            "write `127.0.0.1:PORT`, or let a firewall admit only those who read them",
+        );
+    }
 }
 
 fn database(table: &mut Reader<'_>) -> Read<store::Settings> {
@@ -207,6 +221,22 @@ mod tests {
             &[],
             "g:1: `listen.http` and `listen.ops` are the same address\n  hint: give one of them another port",
         );
+    }
+
+    #[test]
+    fn metrics_that_other_machines_can_read_are_warned_about() {
+        for (ops, is_open) in [
+            ("0.0.0.0:9090", true),
+            ("[::]:9090", true),
+            ("10.0.0.1:9090", true),
+            ("127.0.0.9:9090", false),
+            ("[::1]:9090", false),
+            ("[::ffff:127.0.0.1]:9090", false),
+        ] {
+            let warning = "g:2: `listen.ops` can be reached from other machines, and whoever reaches it reads the metrics \
+                 without a credential\n  hint: write `127.0.0.1:PORT`, or let a firewall admit only those who read them";
+            check(&format!("[listen]\nops = '{ops}'"), "", &[], if is_open { warning } else { "" });
+        }
     }
 
     #[test]
