@@ -118,7 +118,7 @@ fn secret(table: &mut Reader<'_>, key: &'static str, default: &str) -> Read<Forw
 }
 
 fn optional_database(text: &str) -> Result<Option<DatabaseUrl>, Complaint> {
-    if text.is_empty() { Ok(None) } else { urls::database(text).map(Some) }
+    if text.is_empty() { Ok(None) } else { urls::database_within_reach(text).map(Some) }
 }
 
 /// For keys that are known but do nothing yet: only the empty text is right.

@@ -132,7 +132,7 @@ fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketA
 }
 
 fn database(table: &mut Reader<'_>) -> Read<store::Settings> {
-    let url = table.parsed("url", "${DATABASE_URL:-sqlite:portcullis.db}", urls::database);
+    let url = table.parsed("url", "${DATABASE_URL:-sqlite:portcullis.db}", urls::database_within_reach);
     let schema = table.parsed("schema", "public", schema);
     let auto_migrate = table.flag("auto_migrate", "true");
     Ok(store::Settings { url: url?, schema: schema?, auto_migrate: auto_migrate? })
@@ -237,6 +237,24 @@ mod tests {
                  without a credential\n  hint: write `127.0.0.1:PORT`, or let a firewall admit only those who read them";
             check(&format!("[listen]\nops = '{ops}'"), "", &[], if is_open { warning } else { "" });
         }
+    }
+
+    #[test]
+    fn a_database_in_a_folder_that_does_not_exist_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        let sentence = "names a file in a folder that does not exist\n  \
+             hint: make the folder, or name another; a path without `/` at its start begins where the gateway was started";
+        check(
+            &format!(
+                "[database]\nurl = 'sqlite:{path}/no/p.db'\n[auth.openwebui]\ndatabase_url = 'sqlite:no-such-folder/w.db'"
+            ),
+            "",
+            &[],
+            &format!("g:2: `database.url` {sentence}\ng:4: `auth.openwebui.database_url` {sentence}"),
+        );
+        check(&format!("[database]\nurl = 'sqlite:{path}/p.db'"), "", &[], "");
+        check("", "", &[("DATABASE_URL", "sqlite:p.db")], "");
     }
 
     #[test]

@@ -192,6 +192,20 @@ pub(super) fn database(text: &str) -> Result<DatabaseUrl, Complaint> {
     Err(Complaint::new("must begin with `postgres://`, `postgresql://` or `sqlite:`"))
 }
 
+/// Like `database`, where SQLite could make the file now: it never makes a folder.
+pub(super) fn database_within_reach(text: &str) -> Result<DatabaseUrl, Complaint> {
+    let url = database(text)?;
+    if let DatabaseUrl::Sqlite(path) = &url
+        && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        return Err(Complaint::new("names a file in a folder that does not exist").with_hint(
+            "make the folder, or name another; a path without `/` at its start begins where the gateway was started",
+        ));
+    }
+    Ok(url)
+}
+
 /// What the driver would only find out when it connects.
 fn check_postgres(rest: &str) -> Result<(), Complaint> {
     if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
