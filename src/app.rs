@@ -240,8 +240,11 @@ impl Keeper {
         &self,
         questions: Option<mpsc::Receiver<Question>>,
     ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+        // What is known of users must not be too old by the time it is confirmed.
+        let longest = self.config.access.max_stale / 3;
         let open = |tables: &TablesSettings| {
-            OpenWebUi::open(&tables.database, &tables.schema).map(|database| (database, tables.refresh))
+            OpenWebUi::open(&tables.database, &tables.schema)
+                .map(|database| (database, tables.refresh.min(longest)))
         };
         let database = self.config.identity.openwebui_tables.as_ref().map(open).transpose()?;
         let (current, users) = (self.current.clone(), self.users.clone());

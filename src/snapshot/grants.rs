@@ -36,8 +36,7 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
                         continue;
                     }
                 }
-                wait(&mut listener, if keeper.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE })
-                    .await;
+                wait(&mut listener, keeper.poll()).await;
             }
             Err(error) => {
                 keeper.note_failure(&error);
@@ -116,6 +115,12 @@ impl Keeper {
         let patched = self.grants.patched(subjects, rows.iter().map(OwnedRow::lend));
         self.publish(patched);
         Ok(())
+    }
+
+    /// Time to the next poll: grants that are confirmed only then must not be too old by then.
+    fn poll(&self) -> Duration {
+        let poll = if self.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE };
+        poll.min(self.current.max_stale / 3)
     }
 
     fn publish(&mut self, grants: Grants) {
