@@ -20,7 +20,7 @@ use pingora::{
     },
 };
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::{
     access::Access,
@@ -333,11 +333,21 @@ async fn answers(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks what `check --connect` checks: the database, and every server's tool list. Returns problems.
-pub async fn connect_all(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut problems = Vec::new();
-    if let Err(error) = connect_store(&config.store).await {
-        problems.push(format!("the grants database: {error:#}"));
+/// What `check --connect` found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What `run` will see to by itself.
+    pub warnings: Vec<String>,
+    /// What keeps callers from being served.
+    pub problems: Vec<String>,
+}
+
+/// Checks what `check --connect` checks: the databases, and every server's tool list.
+pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
+    let Findings { mut warnings, mut problems } = Findings::default();
+    match connect_store(&config.store).await {
+        Ok(warning) => warnings.extend(warning),
+        Err(error) => problems.push(format!("the grants database: {error:#}")),
     }
     if let Some(tables) = &config.identity.openwebui_tables
         && let Err(error) = connect_openwebui(&tables.database, &tables.schema).await
@@ -351,20 +361,17 @@ pub async fn connect_all(config: &Config) -> anyhow::Result<Vec<String>> {
             problems.push(format!("server `{}`: {error:#}", server.id));
         }
     }
-    Ok(problems)
+    Ok(Findings { warnings, problems })
 }
 
-async fn connect_store(settings: &store::Settings) -> anyhow::Result<()> {
+async fn connect_store(settings: &store::Settings) -> anyhow::Result<Option<String>> {
     let store = Store::open(settings)?;
     let pending = store.pending_migrations().await?;
     store.close().await;
     if pending > 0 && !settings.auto_migrate {
         bail!("{pending} migrations are pending; run `portcullis migrate`");
     }
-    if pending > 0 {
-        warn!("{pending} migrations are pending; `run` will apply them");
-    }
-    Ok(())
+    Ok((pending > 0).then(|| format!("{pending} migrations are pending; `run` will apply them")))
 }
 
 async fn connect_openwebui(url: &DatabaseUrl, schema: &str) -> anyhow::Result<()> {
