@@ -6,4 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what it is built from too")]
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
+mod access;
+mod commands;
 mod harness;
+mod identity;
+mod openwebui;
+mod outage;
+mod revocation;
+mod wire;
