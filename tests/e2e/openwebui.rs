@@ -10,7 +10,7 @@ use crate::harness::{
     openwebui::{self, JANE, JANE_EMAIL, JANE_STAMP, VOUCHING_KEY, add_group, add_user, join, user_jwt},
     postgres::Database,
     raw::RawClient,
-    tokens::session_token,
+    tokens::{SESSION_SECRET, now, session_token, sign},
 };
 
 /// How soon a change in Open WebUI's tables is obeyed.
@@ -106,6 +106,29 @@ async fn a_group_grants_through_its_parents_until_the_membership_ends() {
     gateway.call_until("/github/search", &token, 200).await;
     database.execute("DELETE FROM group_member").await;
     is_refused_soon(&gateway, &token, 403, "not_granted", "no member any more").await;
+}
+
+#[tokio::test]
+async fn a_second_factor_demanded_meanwhile_must_have_been_shown() {
+    let database = openwebui::database().await;
+    let peer = peer().await;
+    let gateway = gateway(&database, &peer).await;
+    add_group(&database, "MCP-GitHub", None).await;
+    join(&database, JANE, "MCP-GitHub").await;
+    let session = |is_verified: bool| {
+        let claims = json!({"id": JANE, "typ": "session", "session_stamp": JANE_STAMP, "auth_method": "password",
+            "mfa_verified": is_verified, "iat": now(0), "exp": now(3600)});
+        sign(&claims, SESSION_SECRET)
+    };
+    let (with_password, with_factor) = (session(false), session(true));
+    assert_eq!(gateway.call("/github/search", &with_password, &json!({})).await.status, 200);
+    database.execute("INSERT INTO config (key, value) VALUES ('auth.mfa.enable', 'true')").await;
+    is_refused_soon(&gateway, &with_password, 401, "revoked_credential", "a password alone").await;
+    // To have shown one is not enough either, until one has been set up.
+    assert_eq!(gateway.call("/github/search", &with_factor, &json!({})).await.code(), "revoked_credential");
+    database.execute(r#"UPDATE auth SET mfa = '{"secret": "abc"}'"#).await;
+    gateway.call_until("/github/search", &with_factor, 200).await;
+    assert_eq!(gateway.call("/github/search", &with_password, &json!({})).await.code(), "revoked_credential");
 }
 
 /// A stream of events from `/github/watch`, its first event received.
