@@ -93,7 +93,7 @@ pub fn run(config: Config, companion: Option<Companion>) -> anyhow::Result<()> {
         access,
         live,
         users,
-        waiting: Mutex::new(Some((questions, wishes))),
+        waiting: Mutex::new(Some(Waiting { questions, wishes })),
     };
     server.add_service(background_service("keeper", keeper));
     let (begin, scratch) = companion.map(|companion| (companion.run, companion.scratch)).unzip();
@@ -196,6 +196,12 @@ fn guarded(
     Guard::new(http_proxy(conf, gateway), settings, parts.recorder.metrics.clone())
 }
 
+/// What requests ask of the background: users seen first, tool lists to read.
+struct Waiting {
+    questions: Option<mpsc::Receiver<Question>>,
+    wishes: mpsc::Receiver<Wish>,
+}
+
 /// Keeps the snapshot true: owns every connection to a database and every outbound call of our own.
 struct Keeper {
     config: Config,
@@ -204,7 +210,7 @@ struct Keeper {
     access: Arc<Access>,
     live: Arc<LiveTrips>,
     users: Option<Arc<Users>>,
-    waiting: Mutex<Option<(Option<mpsc::Receiver<Question>>, mpsc::Receiver<Wish>)>>,
+    waiting: Mutex<Option<Waiting>>,
 }
 
 #[async_trait]
@@ -220,7 +226,7 @@ impl BackgroundService for Keeper {
 impl Keeper {
     async fn keep(&self) -> anyhow::Result<()> {
         let taken = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (questions, wishes) = taken.context("the keeper was started twice")?;
+        let Waiting { questions, wishes } = taken.context("the keeper was started twice")?;
         // Built here, because sockets belong to the runtime that opens them.
         let store = Store::open(&self.config.store)?;
         let grants = snapshot::grants::keep(self.current.clone(), store, self.config.store.auto_migrate);

@@ -3,7 +3,6 @@
 //! The caller's credential, cookies and identity claims never travel; the peer's own identity,
 //! cookies and CORS opinions never come back.
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -89,7 +88,8 @@ pub fn clean_answer(header: &mut ResponseHeader) {
 
 /// Whether an answer is a stream of events (WHATWG HTML, server-sent events).
 pub fn is_event_stream(header: &ResponseHeader) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
     header.headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        Bytes::copy_from_slice(value.as_bytes()).to_ascii_lowercase().starts_with(b"text/event-stream")
+        value.as_bytes().get(..EVENT_STREAM.len()).is_some_and(|head| head.eq_ignore_ascii_case(EVENT_STREAM))
     })
 }

@@ -141,12 +141,14 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         journey: &mut Journey,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let underway = journey.underway().ok_or_else(|| refused(Refusal::internal("no trip to make")))?;
-        let destination = underway
-            .trip
-            .destination(underway.attempt)
-            .ok_or_else(|| refused(upstream::unreachable("every address was tried")))?;
-        Ok(Box::new(http_peer(underway.trip.server(), destination)))
+        caught(|| {
+            let underway = journey.underway().ok_or_else(no_trip)?;
+            let destination = underway
+                .trip
+                .destination(underway.attempt)
+                .ok_or_else(|| refused(upstream::unreachable("every address was tried")))?;
+            Ok(Box::new(http_peer(underway.trip.server(), destination)))
+        })
     }
 
     /// Nothing was sent, so the next address may be tried, whatever the method.
@@ -172,14 +174,15 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        let request_id = journey.record.request_id.clone();
-        let no_trip = || refused(Refusal::internal("no trip to make"));
-        let Underway { trip, body, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
-        let destination = trip.destination(*attempt).ok_or_else(no_trip)?;
-        body.restart();
-        *request =
-            hygiene::request_to_peer(session.req_header(), trip, destination, body.framing(), &request_id)?;
-        Ok(())
+        caught(|| {
+            let request_id = journey.record.request_id.clone();
+            let Underway { trip, body, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
+            let destination = trip.destination(*attempt).ok_or_else(no_trip)?;
+            body.restart();
+            let client = session.req_header();
+            *request = hygiene::request_to_peer(client, trip, destination, body.framing(), &request_id)?;
+            Ok(())
+        })
     }
 
     async fn request_body_filter(
@@ -189,9 +192,7 @@ impl ProxyHttp for Gateway {
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        let underway =
-            journey.underway().ok_or_else(|| refused(Refusal::internal("a body without a trip")))?;
-        underway.body.pass(body, is_end).map_err(refused)
+        caught(|| journey.underway().ok_or_else(no_trip)?.body.pass(body, is_end).map_err(refused))
     }
 
     async fn response_filter(
@@ -211,10 +212,12 @@ impl ProxyHttp for Gateway {
             );
             return Err(refused(refusal));
         }
-        hygiene::clean_answer(header);
-        journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
-        reply::mark(header, journey)?;
-        cors::mark(header, journey)
+        caught(|| {
+            hygiene::clean_answer(header);
+            journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
+            reply::mark(header, journey)?;
+            cors::mark(header, journey)
+        })
     }
 
     fn response_body_filter(
@@ -224,14 +227,16 @@ impl ProxyHttp for Gateway {
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<Option<Duration>> {
-        if let (Some(bytes), Some(underway)) = (body.as_ref(), journey.underway()) {
-            underway.answer.note_error_body(bytes);
-            journey.record.sent_bytes += bytes.len() as u64;
-        }
-        if is_end {
-            journey.record.arrive_back();
-        }
-        Ok(None)
+        caught(|| {
+            if let (Some(bytes), Some(underway)) = (body.as_ref(), journey.underway()) {
+                underway.answer.note_error_body(bytes);
+                journey.record.sent_bytes += bytes.len() as u64;
+            }
+            if is_end {
+                journey.record.arrive_back();
+            }
+            Ok(None)
+        })
     }
 
     async fn fail_to_proxy(
@@ -265,6 +270,16 @@ impl ProxyHttp for Gateway {
             line.arm(self.settings.keepalive_timeout + self.settings.header_timeout);
         }
     }
+}
+
+/// A phase whose panic becomes a refusal: by itself the framework would hang up without a word.
+fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(phase))
+        .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
+}
+
+fn no_trip() -> Box<Error> {
+    refused(Refusal::internal("a phase of a trip without a trip"))
 }
 
 /// A refusal in Pingora's clothes, for phases that can only fail.

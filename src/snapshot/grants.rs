@@ -26,11 +26,12 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
     let mut keeper =
         Keeper { current, store, cursor: None, grants: Arc::default(), is_migrated: !auto_migrate };
     let mut listener = None;
+    let mut is_listening_news = true;
     loop {
         match keeper.refresh().await {
             Ok(()) => {
                 if listener.is_none() {
-                    listener = keeper.listen().await;
+                    listener = keeper.listen(&mut is_listening_news).await;
                     // What changed before the listening began is picked up now, not at the next poll.
                     if listener.is_some() {
                         continue;
@@ -129,11 +130,17 @@ impl Keeper {
         self.current.confirm_grants();
     }
 
-    async fn listen(&self) -> Option<Listener> {
+    /// Begins to listen. Where that does not work (some poolers), it is said once.
+    async fn listen(&self, is_news: &mut bool) -> Option<Listener> {
         match self.store.listen().await {
-            Ok(listener) => listener,
+            Ok(listener) => {
+                *is_news = true;
+                listener
+            }
             Err(error) => {
-                warn!("no notifications from the database, polling instead: {error:#}");
+                if std::mem::replace(is_news, false) {
+                    warn!("no notifications from the database, polling instead: {error:#}");
+                }
                 None
             }
         }

@@ -75,7 +75,12 @@ impl Current {
         self.snapshot.load_full()
     }
 
-    /// Tells of every new version of the grants.
+    /// How often grants or callers have changed: a decision made at another count must be made again.
+    pub fn change_count(&self) -> u64 {
+        *self.versions.borrow()
+    }
+
+    /// Tells of every change of grants or callers.
     pub fn versions(&self) -> watch::Receiver<u64> {
         self.versions.subscribe()
     }

@@ -89,10 +89,11 @@ pub async fn keep(
 
 /// Reads a server's tools from the first of its addresses that answers.
 pub async fn read(dialer: &Dialer, server: &Server) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
+    let credential = server.credential.as_ref().map(|credential| (&credential.name, &credential.value));
     let mut last_error = None;
     for peer in server.peers.iter() {
         let url = format!("{peer}/openapi.json");
-        match dialer.get(&url, server.credential.as_ref()).await {
+        match dialer.get(&url, credential).await {
             Ok(document) => {
                 return ToolList::parse(&document).with_context(|| format!("`{url}` is not usable"));
             }
