@@ -7,3 +7,4 @@
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
 mod harness;
+mod unmigrated;
