@@ -18,6 +18,8 @@ use crate::{
 const POLL_POSTGRES: Duration = Duration::from_secs(5);
 /// Between two polls where there are none.
 const POLL_SQLITE: Duration = Duration::from_millis(200);
+/// How long replaced grants are held, so that no request frees them.
+const RETIREMENT: Duration = Duration::from_secs(10);
 /// Between two tries while the database is away.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -125,7 +127,13 @@ impl Keeper {
     }
 
     fn publish(&mut self, grants: Grants) {
-        self.grants = Arc::new(grants);
+        let before = std::mem::replace(&mut self.grants, Arc::new(grants));
+        // Requests hold the grants for milliseconds. Whoever lets go last frees them, and with millions of
+        // rows that must be nobody who serves.
+        tokio::spawn(async move {
+            tokio::time::sleep(RETIREMENT).await;
+            drop(tokio::task::spawn_blocking(move || drop(before)).await);
+        });
         self.announce_database();
         self.current.publish_grants(self.grants.clone());
     }

@@ -12,5 +12,7 @@ mod harness;
 mod identity;
 mod openwebui;
 mod outage;
+mod readme;
 mod revocation;
+mod unmigrated;
 mod wire;
