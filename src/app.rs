@@ -11,7 +11,6 @@ use std::{
 use anyhow::{Context, bail};
 use async_trait::async_trait;
 use pingora::{
-    apps::http_app::HttpServer,
     proxy::http_proxy,
     server::{RunArgs, Server, ShutdownWatch, configuration::ServerConf},
     services::{
@@ -27,7 +26,12 @@ use crate::{
     catalog::{self, Catalog},
     config::Config,
     endpoints::openapi::Documents,
-    gateway::{self, Gateway, guard::Guard, live::LiveTrips, ops::Ops},
+    gateway::{
+        self, Gateway,
+        guard::Guard,
+        live::LiveTrips,
+        ops::{Ops, OpsListener},
+    },
     identity::{
         Identity, TablesSettings,
         users::{Question, Users},
@@ -81,9 +85,7 @@ pub fn run(config: Config, companion: Option<Companion>) -> anyhow::Result<()> {
     let mut public = Service::new("gateway".to_owned(), guarded(&conf, &config.gateway, &parts));
     public.add_tcp(&config.gateway.http.to_string());
     let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
-    let mut private = Service::new("ops".to_owned(), HttpServer::new_app(ops));
-    private.threads = Some(1);
-    private.add_tcp(&config.gateway.ops.to_string());
+    let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
     let Parts { recorder, current, identity, access, live, users, questions, refresher: _, wishes } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
