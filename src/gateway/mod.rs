@@ -197,7 +197,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         header: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
@@ -216,6 +216,7 @@ impl ProxyHttp for Gateway {
             hygiene::clean_answer(header);
             journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
             reply::mark(header, journey)?;
+            reply::end_connection_when_draining(session);
             cors::mark(header, journey)
         })
     }
