@@ -375,3 +375,18 @@ async fn connect_store(settings: &store::Settings) -> anyhow::Result<()> {
 async fn connect_openwebui(url: &DatabaseUrl, schema: &str) -> anyhow::Result<()> {
     OpenWebUi::open(url, schema)?.users(&["-".to_owned()]).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_counted() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        count_panics(metrics.clone());
+        let caught = std::panic::catch_unwind(|| panic!("a test asked for a panic"));
+        // The hook belongs to the whole process.
+        drop(std::panic::take_hook());
+        assert!(caught.is_err() && metrics.panics.get() >= 1);
+    }
+}

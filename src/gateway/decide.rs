@@ -41,6 +41,8 @@ impl Gateway {
         self.note_arrival(session, journey);
         self.refuse_malformed(session)?;
         let request: &Parts = session.req_header();
+        #[cfg(test)]
+        super::tests::panic_when_asked(request);
         journey.origin = cors::listed_origin(request, &self.settings.cors_origins);
         // Before identity: a browser cannot read a 401 that lacks the CORS headers.
         if cors::is_preflight(request, journey.origin.as_deref()) {

@@ -12,6 +12,8 @@ mod journey;
 pub mod live;
 pub mod ops;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
