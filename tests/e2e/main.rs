@@ -6,4 +6,9 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what it is built from too")]
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
+mod cors;
+mod faces;
 mod harness;
+mod legacy;
+mod openapi;
+mod tool_lists;
