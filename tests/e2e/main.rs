@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what it is built from too")]
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
+mod bodies;
 mod cors;
 mod faces;
+mod faults;
 mod harness;
 mod legacy;
 mod openapi;
+mod passthrough;
 mod tool_lists;
