@@ -8,10 +8,13 @@
 
 mod bodies;
 mod cors;
+mod drain;
 mod faces;
 mod faults;
+mod hardening;
 mod harness;
 mod legacy;
 mod openapi;
 mod passthrough;
+mod peers;
 mod tool_lists;
