@@ -15,7 +15,6 @@ use anyhow::{Context, bail};
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use pingora::{
-    apps::http_app::HttpServer,
     proxy::http_proxy,
     server::{RunArgs, Server, ShutdownWatch, configuration::ServerConf},
     services::{
@@ -31,7 +30,12 @@ use crate::{
     catalog::{self, Catalog},
     config::Config,
     endpoints::openapi::Documents,
-    gateway::{self, Gateway, guard::Guard, live::LiveTrips, ops::Ops},
+    gateway::{
+        self, Gateway,
+        guard::Guard,
+        live::LiveTrips,
+        ops::{Ops, OpsListener},
+    },
     identity::{
         Identity,
         users::{Question, Users},
@@ -76,9 +80,7 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     let mut public = Service::new("gateway".to_owned(), guarded(&conf, &config.gateway, &parts));
     public.add_tcp(&config.gateway.http.to_string());
     let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
-    let mut private = Service::new("ops".to_owned(), HttpServer::new_app(ops));
-    private.threads = Some(1);
-    private.add_tcp(&config.gateway.ops.to_string());
+    let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
     let Parts { recorder, current, identity, access, live, users, questions, refresher: _, wishes } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
@@ -362,4 +364,19 @@ async fn connect_store(settings: &store::Settings) -> anyhow::Result<Option<Stri
 
 async fn connect_openwebui(url: &DatabaseUrl, schema: &str) -> anyhow::Result<()> {
     OpenWebUi::open(url, schema)?.users(&["-".to_owned()]).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_counted() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        count_panics(metrics.clone());
+        let caught = std::panic::catch_unwind(|| panic!("a test asked for a panic"));
+        // The hook belongs to the whole process.
+        drop(std::panic::take_hook());
+        assert!(caught.is_err() && metrics.panics.get() >= 1);
+    }
 }

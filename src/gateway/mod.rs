@@ -13,6 +13,8 @@ mod journey;
 pub mod live;
 pub mod ops;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -206,7 +208,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         header: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
@@ -229,6 +231,7 @@ impl ProxyHttp for Gateway {
             hygiene::clean_answer(header);
             journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
             reply::mark(header, journey)?;
+            reply::end_connection_when_draining(session);
             cors::mark(header, journey)
         })
     }
