@@ -80,7 +80,11 @@ pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
 }
 
 fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
-    let grace = root.table("shutdown", |table| table.seconds("grace_secs", 60, 0..=DAY_SECS));
+    let shutdown = root.table("shutdown", |table| {
+        let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
+        let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
+        Ok((delay?, grace?))
+    });
     let origins = root.table("cors", |table| table.list("origins", urls::origin));
     root.table("listen", |table| {
         let http = table.parsed("http", "0.0.0.0:8000", urls::listener);
@@ -101,6 +105,7 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
                 "give one of them another port",
             );
         }
+        let (shutdown_delay, shutdown_grace) = shutdown?;
         Ok(gateway::Settings {
             http: http?,
             ops: ops?,
@@ -111,7 +116,8 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
             body_timeout: body_timeout?,
             max_header_bytes: max_header_bytes?,
             max_wrapped_body_bytes: max_wrapped?,
-            shutdown_grace: grace?,
+            shutdown_delay,
+            shutdown_grace,
             cors_origins: origins?,
         })
     })

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use http::request::Parts;
 use pingora::{http::RequestHeader, proxy::Session};
 
-use super::{Gateway, body::Outbound, cors, journey::Journey, live::LiveTrip};
+use super::{Gateway, body::Outbound, cors, framing, journey::Journey, live::LiveTrip};
 use crate::{
     access::{self, Permit},
     catalog::{
@@ -113,6 +113,7 @@ impl Gateway {
         if session.to_h1_raw().len() > self.settings.max_header_bytes {
             return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
         }
+        framing::check(&request.headers)?;
         // RFC 9112 section 3.2.
         if !request.headers.contains_key(http::header::HOST) {
             return Err(Refusal::new(Code::BadRequest, "the request has no `Host` header"));
@@ -145,7 +146,7 @@ impl Gateway {
 
     /// Notes the trip as underway, unless its permit was withdrawn since the decision.
     fn begin_live(&self, permit: &Permit, change_count: u64) -> Result<LiveTrip, Refusal> {
-        let live = self.live.begin(permit);
+        let live = self.live.begin(permit, self.identity.pin(permit.caller()));
         if self.current.change_count() != change_count {
             let snapshot = self.current.load();
             let known = self.current.grants(&snapshot)?;

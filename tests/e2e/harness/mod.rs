@@ -5,11 +5,14 @@
 
 #![allow(dead_code, reason = "no test needs every part of the harness")]
 
+pub mod asking;
 pub mod chaos;
+pub mod commands;
 pub mod deadline;
 pub mod fake_peer;
 pub mod gateway;
 pub mod grants;
+pub mod openwebui;
 pub mod port;
 pub mod postgres;
 pub mod raw;
