@@ -30,6 +30,7 @@ fn gateway() -> Gateway {
         body_timeout: Duration::from_secs(1),
         max_header_bytes: 4096,
         max_wrapped_body_bytes: 4096,
+        shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
         cors_origins: Vec::new(),
     };
