@@ -29,7 +29,7 @@ impl Scene {
         let peer = FakePeer::start().await.with_json("search", json!("found"));
         let grants = Grants::of(&["alpha"]).await;
         // With all that the gateway would ever say of itself.
-        let setup = grants.setup().server("alpha", &peer.url()).environment("DEBUG", "true");
+        let setup = grants.setup().server("alpha", &peer.url()).set("log.filter", "trace");
         let setup = limits.iter().fold(setup, |setup, (key, value)| setup.set(key, *value));
         let gateway = setup.start().await;
         gateway.knows_tools("alpha", 1).await;
