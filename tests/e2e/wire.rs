@@ -226,7 +226,7 @@ fn document(answer: &RawAnswer) -> Value {
             flate2::read::GzDecoder::new(&answer.body[..]).read_to_end(&mut plain).unwrap();
         }
         Some("br") => {
-            drop(brotli::Decompressor::new(&answer.body[..], 4096).read_to_end(&mut plain).unwrap())
+            brotli::Decompressor::new(&answer.body[..], 4096).read_to_end(&mut plain).unwrap();
         }
         Some(other) => panic!("packed with {other}, which nobody asked for"),
     }
