@@ -163,10 +163,8 @@ impl Grants {
         let mut patched = self.clone();
         for row in rows {
             // A row about somebody else is left out: it was not asked for, so its siblings are not here.
-            let Some(row) = ParsedRow::parse(row) else {
-                patched.malformed += 1;
-                continue;
-            };
+            // Malformed ones are counted when everything is read.
+            let Some(row) = ParsedRow::parse(row) else { continue };
             match row {
                 ParsedRow::User(email, server) => {
                     if let Some(held) = users.get_mut(&email) {

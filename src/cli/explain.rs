@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{data, wait_for};
@@ -46,12 +46,13 @@ fn parse_target(text: &str) -> Result<Target, crate::names::BadName> {
 pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<ExitCode> {
     let ExplainArguments { user, groups, target } = arguments;
     let (explanation, account) = wait_for(look(config, user, groups, &target.server))?;
+    let mut is_reachable = explanation.is_allowed();
     data(&explanation.to_string())?;
     if let Some(account) = account {
+        is_reachable = false;
         data(&account)?;
     }
     let server = config.servers.iter().find(|server| server.id == target.server);
-    let mut is_reachable = explanation.is_allowed();
     match server {
         None => {
             is_reachable = false;
@@ -79,8 +80,13 @@ async fn look(
     server: &ServerId,
 ) -> anyhow::Result<(access::Explanation, Option<String>)> {
     let store = Store::open(&config.store)?;
+    let pending = store.pending_migrations().await?;
+    if pending > 0 {
+        // A question changes nothing, so it makes no tables either.
+        bail!("{pending} migrations are pending; run `portcullis migrate`");
+    }
     let mut builder = GrantsBuilder::default();
-    store.load_grants(&mut |row| builder.add(row)).await.context("cannot read the grants")?;
+    store.load_grants(&mut |row| builder.add(row)).await?;
     store.close().await;
     let (of_account, account) = account(config, user).await?;
     let groups = groups.iter().cloned().chain(of_account).collect();

@@ -82,7 +82,11 @@ pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
 }
 
 fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
-    let grace = root.table("shutdown", |table| table.seconds("grace_secs", 60, 0..=DAY_SECS));
+    let shutdown = root.table("shutdown", |table| {
+        let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
+        let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
+        Ok((delay?, grace?))
+    });
     let origins = root.table("cors", |table| table.list("origins", urls::origin));
     root.table("listen", |table| {
         let http = table.parsed("http", "0.0.0.0:8000", urls::listener);
@@ -95,6 +99,7 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
         let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
         let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
         check_listeners(table, http, ops);
+        let (shutdown_delay, shutdown_grace) = shutdown?;
         Ok(gateway::Settings {
             http: http?,
             ops: ops?,
@@ -105,7 +110,8 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
             body_timeout: body_timeout?,
             max_header_bytes: max_header_bytes?,
             max_wrapped_body_bytes: max_wrapped?,
-            shutdown_grace: grace?,
+            shutdown_delay,
+            shutdown_grace,
             cors_origins: origins?,
         })
     })

@@ -6,7 +6,10 @@
 use http::{HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::body::Framing;
+use super::{
+    body::Framing,
+    framing::{self, End},
+};
 use crate::{
     credentials,
     names::RequestId,
@@ -62,13 +65,12 @@ pub fn request_to_peer(
     request.insert_header(header::CONTENT_TYPE, "application/json")?;
     request.insert_header("x-request-id", request_id.as_str())?;
     match framing {
-        Framing::AsSent => {
-            for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
-                if let Some(value) = client.headers.get(&name) {
-                    request.insert_header(name, value)?;
-                }
-            }
-        }
+        // Refused before if it could be read in two ways, and written anew all the same.
+        Framing::AsSent => match framing::read(&client.headers).map_err(super::refused)? {
+            End::After(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
+            End::LastChunk => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
+            End::NoBody => {}
+        },
         Framing::Length(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
         Framing::Chunked => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
     }

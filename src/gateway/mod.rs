@@ -6,12 +6,15 @@
 mod body;
 mod cors;
 mod decide;
+mod framing;
 pub mod guard;
 mod hygiene;
 mod journey;
 pub mod live;
 pub mod ops;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -40,6 +43,9 @@ use guard::Line;
 use journey::{Journey, Underway};
 use live::LiveTrips;
 
+/// Longest wait for a client to take more of an answer.
+const WRITE: Duration = Duration::from_secs(30);
+
 /// How the public listener behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -61,7 +67,9 @@ pub struct Settings {
     pub max_header_bytes: usize,
     /// Largest `{"arguments":…}` body that is unwrapped.
     pub max_wrapped_body_bytes: usize,
-    /// After SIGTERM, how long running requests may take.
+    /// After SIGTERM, how long readiness says no before the listener closes.
+    pub shutdown_delay: Duration,
+    /// After that, how long running requests may take.
     pub shutdown_grace: Duration,
     /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
     pub cors_origins: Vec<String>,
@@ -113,6 +121,9 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(Some(idle));
         }
         session.set_read_timeout(Some(self.settings.body_timeout));
+        session.set_write_timeout(Some(WRITE));
+        // A peer's interim answers stay here; ours to `Expect` still go out.
+        session.set_ignore_info_resp(true);
         Ok(())
     }
 
@@ -197,10 +208,14 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         header: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
+        if header.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            let sentence = "the server answered with another protocol, which a tool may not";
+            return Err(refused(Refusal::new(Code::PeerBadAnswer, sentence)));
+        }
         if header.status.is_informational() {
             return Ok(());
         }
@@ -216,6 +231,7 @@ impl ProxyHttp for Gateway {
             hygiene::clean_answer(header);
             journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
             reply::mark(header, journey)?;
+            reply::end_connection_when_draining(session);
             cors::mark(header, journey)
         })
     }
@@ -292,13 +308,19 @@ fn refusal_for(error: &Error) -> Option<Refusal> {
     if let Some(refusal) = error.root_cause().downcast_ref::<Refusal>() {
         return Some(refusal.clone());
     }
-    let too_slow = || Refusal::new(Code::PeerTooSlow, "the server did not answer in time").because(error);
+    // Not the error itself: the framework's text quotes the peer's or the client's bytes.
+    let cause = format!("{} {}", error.esource().as_str(), error.etype().as_str());
+    let refuse = |code, sentence: &'static str| Some(Refusal::new(code, sentence).because(cause.clone()));
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
-            Some(Refusal::new(Code::BadRequest, "the request's headers are not acceptable").because(error))
+            refuse(Code::BadRequest, "the request's headers are not acceptable")
         }
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
-            Some(Refusal::new(Code::BadRequest, "the body did not arrive in time").because(error))
+            refuse(Code::BadRequest, "the body did not arrive in time")
+        }
+        // A broken chunk, for example.
+        (ErrorSource::Downstream, ErrorType::Custom(_)) => {
+            refuse(Code::BadRequest, "the body is not framed as it should be")
         }
         (ErrorSource::Downstream, _) => None,
         (
@@ -307,12 +329,11 @@ fn refusal_for(error: &Error) -> Option<Refusal> {
             | ErrorType::ReadTimedout
             | ErrorType::WriteTimedout
             | ErrorType::TLSHandshakeTimedout,
-        ) => Some(too_slow()),
-        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => Some(
-            Refusal::new(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
-                .because(error),
-        ),
-        (ErrorSource::Upstream, _) => Some(upstream::unreachable(error)),
-        _ => Some(Refusal::internal(error)),
+        ) => refuse(Code::PeerTooSlow, "the server did not answer in time"),
+        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => {
+            refuse(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
+        }
+        (ErrorSource::Upstream, _) => Some(upstream::unreachable(cause)),
+        _ => Some(Refusal::internal(cause)),
     }
 }

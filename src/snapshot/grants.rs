@@ -18,6 +18,8 @@ use crate::{
 const POLL_POSTGRES: Duration = Duration::from_secs(5);
 /// Between two polls where there are none.
 const POLL_SQLITE: Duration = Duration::from_millis(200);
+/// How long replaced grants are held, so that no request frees them.
+const RETIREMENT: Duration = Duration::from_secs(10);
 /// Between two tries while the database is away.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -37,8 +39,7 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
                         continue;
                     }
                 }
-                wait(&mut listener, if keeper.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE })
-                    .await;
+                wait(&mut listener, keeper.poll()).await;
             }
             Err(error) => {
                 keeper.note_failure(&error);
@@ -119,8 +120,20 @@ impl Keeper {
         Ok(())
     }
 
+    /// Time to the next poll: grants that are confirmed only then must not be too old by then.
+    fn poll(&self) -> Duration {
+        let poll = if self.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE };
+        poll.min(self.current.max_stale / 3)
+    }
+
     fn publish(&mut self, grants: Grants) {
-        self.grants = Arc::new(grants);
+        let before = std::mem::replace(&mut self.grants, Arc::new(grants));
+        // Requests hold the grants for milliseconds. Whoever lets go last frees them, and with millions of
+        // rows that must be nobody who serves.
+        tokio::spawn(async move {
+            tokio::time::sleep(RETIREMENT).await;
+            drop(tokio::task::spawn_blocking(move || drop(before)).await);
+        });
         self.announce_database();
         self.current.publish_grants(self.grants.clone());
     }

@@ -245,9 +245,14 @@ impl<'a> Write<'a> {
 
 /// Gives up waiting after `limit`: a connection that was cut silently would otherwise hold the caller for minutes.
 async fn within<T>(limit: Duration, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(anyhow::anyhow!("the database did not answer within {} s", limit.as_secs())))
+    match tokio::time::timeout(limit, work).await {
+        Ok(Err(error)) if matches!(error.downcast_ref(), Some(sqlx::Error::PoolTimedOut)) => {
+            // What the pool itself says names neither the database nor the trouble.
+            anyhow::bail!("the database cannot be reached; is it running, and is its url right?")
+        }
+        Ok(done) => done,
+        Err(_) => anyhow::bail!("the database did not answer within {} s", limit.as_secs()),
+    }
 }
 
 #[cfg(test)]

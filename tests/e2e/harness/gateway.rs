@@ -78,6 +78,14 @@ impl Setup {
         self
     }
 
+    /// Writes the configuration folder and starts nothing.
+    pub fn write(&self) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("gateway.toml"), toml::to_string(&self.gateway).unwrap()).unwrap();
+        std::fs::write(folder.path().join("servers.toml"), toml::to_string(&self.servers).unwrap()).unwrap();
+        folder
+    }
+
     /// Starts the gateway and returns once it is ready.
     pub async fn start(self) -> Gateway {
         let mut gateway = self.spawn();
@@ -87,9 +95,7 @@ impl Setup {
 
     /// Starts the gateway and returns at once.
     pub fn spawn(self) -> Gateway {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("gateway.toml"), toml::to_string(&self.gateway).unwrap()).unwrap();
-        std::fs::write(folder.path().join("servers.toml"), toml::to_string(&self.servers).unwrap()).unwrap();
+        let folder = self.write();
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.arg("run").arg("--config").arg(folder.path()).current_dir(folder.path()).env_clear();
         command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
