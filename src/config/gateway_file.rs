@@ -96,6 +96,7 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
         let header_timeout = table.seconds("header_timeout_secs", 10, 1..=3600);
         let keepalive_timeout = table.seconds("keepalive_timeout_secs", 60, 1..=DAY_SECS);
         let body_timeout = table.seconds("body_timeout_secs", 60, 1..=DAY_SECS);
+        let write_timeout = table.seconds("write_timeout_secs", 30, 1..=DAY_SECS);
         let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
         let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
         check_listeners(table, http, ops);
@@ -108,6 +109,7 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
             header_timeout: header_timeout?,
             keepalive_timeout: keepalive_timeout?,
             body_timeout: body_timeout?,
+            write_timeout: write_timeout?,
             max_header_bytes: max_header_bytes?,
             max_wrapped_body_bytes: max_wrapped?,
             shutdown_delay,
@@ -197,8 +199,8 @@ mod tests {
     fn numbers_outside_their_range_are_refused() {
         check(
             "[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
-             body_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n[shutdown]\ngrace_secs = -1\n\
-             [access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
+             body_timeout_secs = 0\nwrite_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n\
+             [shutdown]\ngrace_secs = -1\n[access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
              [upstream]\nconnect_timeout_secs = 0\nread_timeout_secs = 0",
             "",
             &[],
@@ -207,15 +209,16 @@ mod tests {
              g:4: `listen.header_timeout_secs` must be a whole number from 1 to 3600\n  hint: the default is 10\n\
              g:5: `listen.keepalive_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
              g:6: `listen.body_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
-             g:7: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
-             g:8: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
-             g:10: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
-             g:12: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
-             g:14: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
-             g:15: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
-             g:16: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
-             g:18: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
-             g:19: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
+             g:7: `listen.write_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 30\n\
+             g:8: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
+             g:9: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
+             g:11: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
+             g:13: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
+             g:15: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
+             g:16: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
+             g:17: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
+             g:19: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
+             g:20: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
         );
     }
 

@@ -110,10 +110,11 @@ impl Gateway {
 
     fn refuse_malformed(&self, session: &Session) -> Result<(), Refusal> {
         let request = session.req_header();
-        if session.to_h1_raw().len() > self.settings.max_header_bytes {
+        let raw = session.to_h1_raw();
+        if raw.len() > self.settings.max_header_bytes {
             return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
         }
-        framing::check(&request.headers)?;
+        framing::check(&request.headers, &raw)?;
         // RFC 9112 section 3.2.
         if !request.headers.contains_key(http::header::HOST) {
             return Err(Refusal::new(Code::BadRequest, "the request has no `Host` header"));

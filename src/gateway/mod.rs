@@ -43,9 +43,6 @@ use guard::Line;
 use journey::{Journey, Underway};
 use live::LiveTrips;
 
-/// Longest wait for a client to take more of an answer.
-const WRITE: Duration = Duration::from_secs(30);
-
 /// How the public listener behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -63,6 +60,8 @@ pub struct Settings {
     pub keepalive_timeout: Duration,
     /// Longest wait between two reads of a request body.
     pub body_timeout: Duration,
+    /// Longest wait for a client to take more of an answer.
+    pub write_timeout: Duration,
     /// Largest request line and headers.
     pub max_header_bytes: usize,
     /// Largest `{"arguments":…}` body that is unwrapped.
@@ -121,7 +120,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(Some(idle));
         }
         session.set_read_timeout(Some(self.settings.body_timeout));
-        session.set_write_timeout(Some(WRITE));
+        session.set_write_timeout(Some(self.settings.write_timeout));
         // A peer's interim answers stay here; ours to `Expect` still go out.
         session.set_ignore_info_resp(true);
         Ok(())

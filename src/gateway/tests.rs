@@ -28,6 +28,7 @@ fn gateway() -> Gateway {
         header_timeout: Duration::from_secs(1),
         keepalive_timeout: Duration::from_secs(1),
         body_timeout: Duration::from_secs(1),
+        write_timeout: Duration::from_secs(1),
         max_header_bytes: 4096,
         max_wrapped_body_bytes: 4096,
         shutdown_delay: Duration::ZERO,

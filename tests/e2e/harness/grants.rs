@@ -46,6 +46,12 @@ impl Grants {
         self.store.grant_user(&email, &server).await.unwrap();
     }
 
+    /// Takes that back.
+    pub async fn take_back(&self, email: &str, server: &str) {
+        let (email, server) = (Email::parse(email).unwrap(), ServerId::parse(server).unwrap());
+        self.store.revoke_user(&email, &server).await.unwrap();
+    }
+
     /// What to start a gateway with that decides by these grants.
     pub fn setup(&self) -> Setup {
         Setup::new(&format!("sqlite:{}", self.folder.path().join("grants.db").display()))

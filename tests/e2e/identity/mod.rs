@@ -120,6 +120,8 @@ async fn unsigned_user_headers_are_never_proof() {
         ("x-openwebui-user-email", JANE_EMAIL),
         ("x-openwebui-user-id", JANE),
         ("x-openwebui-user-name", "Jane"),
+        ("X-OpenWebUI-User-Role", "admin"),
+        ("X_OpenWebUI_User_Email", JANE_EMAIL),
     ] {
         let beside_key = scene.search().bearer_auth(VOUCHING_KEY).header(name, value);
         check(&scene.gateway.send(beside_key).await, 401, "invalid_credential", name);
