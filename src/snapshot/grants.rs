@@ -25,8 +25,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the process ends.
 pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
-    let mut keeper =
-        Keeper { current, store, cursor: None, grants: Arc::default(), is_migrated: !auto_migrate };
+    let mut keeper = Keeper { current, store, cursor: None, grants: Arc::default(), auto_migrate };
     let mut listener = None;
     let mut is_listening_news = true;
     loop {
@@ -65,15 +64,11 @@ struct Keeper {
     store: Store,
     cursor: Option<Cursor>,
     grants: Arc<Grants>,
-    is_migrated: bool,
+    auto_migrate: bool,
 }
 
 impl Keeper {
     async fn refresh(&mut self) -> anyhow::Result<()> {
-        if !self.is_migrated {
-            self.store.migrate().await.context("cannot bring the database schema up to date")?;
-            self.is_migrated = true;
-        }
         let changes = match &mut self.cursor {
             Some(cursor) => self.store.changes_since(cursor).await.context("cannot read grant changes")?,
             None => Changes::Everything,
@@ -89,6 +84,10 @@ impl Keeper {
     async fn load(&mut self) -> anyhow::Result<()> {
         // Forgotten first: if reading breaks off, the next try must read everything again.
         self.cursor = None;
+        // Whenever everything is read, not at the start alone: it may be another database by now.
+        if self.auto_migrate {
+            self.store.migrate().await.context("cannot bring the database schema up to date")?;
+        }
         let began = std::time::Instant::now();
         let mut builder = GrantsBuilder::default();
         let cursor =
