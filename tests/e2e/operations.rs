@@ -193,9 +193,9 @@ async fn a_second_termination_cuts_the_delay_short() {
 #[tokio::test]
 async fn a_name_that_does_not_resolve_delays_no_other_server() {
     let peer = FakePeer::start().await.with_json("search", json!(1));
-    let grants = Grants::of(&["alpha", "lost"]).await;
+    let grants = Grants::of(&["alpha", "absent"]).await;
     let setup = grants.setup().server("alpha", &peer.url());
-    let setup = setup.server("lost", "http://no-such-host.invalid:8000");
+    let setup = setup.server("absent", "http://no-such-host.invalid:8000");
     let gateway = setup.start().await;
     let (_, took) = gateway.call_until("/alpha/search", &email_token(CALLER), 200).await;
     assert!(took < Duration::from_secs(2), "the first answer came {took:?} after readiness");
