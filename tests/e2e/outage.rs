@@ -293,9 +293,16 @@ async fn connections_to_postgres_that_die_silently_are_replaced() {
         database.execute(sql).await;
         gateway.call_until("/github/search", &token, expected).await;
     }
-    database.execute(REVOKE).await;
-    let (_, took) = gateway.call_until("/github/search", &token, 403).await;
-    assert!(took < Duration::from_secs(4), "notifications are not listened to again: {took:?}");
+    // The poll alone would take 5 s; listening begins anew at some poll, and then a change is there at once.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for (sql, expected) in [(REVOKE, 403), (GRANT_USER, 200)].into_iter().cycle() {
+        database.execute(sql).await;
+        let (_, took) = gateway.call_until("/github/search", &token, expected).await;
+        if took < Duration::from_secs(1) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "notifications are not listened to again");
+    }
 }
 
 #[tokio::test]
