@@ -2,14 +2,18 @@
 //!
 //! Decides what is built from what and in which order it starts and stops, nothing about requests.
 
+mod stopping;
+
 use std::{
     net::{SocketAddr, TcpListener},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
+use futures_util::{FutureExt, future::BoxFuture};
 use pingora::{
     apps::http_app::HttpServer,
     proxy::http_proxy,
@@ -29,14 +33,10 @@ use crate::{
     endpoints::openapi::Documents,
     gateway::{self, Gateway, guard::Guard, live::LiveTrips, ops::Ops},
     identity::{
-        Identity, TablesSettings,
+        Identity,
         users::{Question, Users},
     },
-    record::{
-        Recorder,
-        access_log::{AccessLog, Flush},
-        metrics::Metrics,
-    },
+    record::{Recorder, access_log::AccessLog, metrics::Metrics},
     snapshot::{
         self, Current,
         tools::{Refresher, Wish},
@@ -44,34 +44,29 @@ use crate::{
     store::{self, DatabaseUrl, Store, openwebui::OpenWebUi},
 };
 
+pub use stopping::LastThings;
+use stopping::{Drain, StopSignals};
+
 /// OpenAPI documents kept in memory, in bytes.
 const DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// File descriptors for everything but calls: databases, listeners, tool lists, logs.
+const OWN_FILES: u64 = 128;
 /// How long the listeners may take to answer after the start.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
-/// How long connections may take to close once the last request is done.
-const LAST_BYTES: Duration = Duration::from_millis(500);
-
 /// Work begun later.
-pub type Begin = Box<dyn FnOnce() -> futures_util::future::BoxFuture<'static, ()> + Send>;
-
-/// What `dev` runs beside the gateway.
-pub struct Companion {
-    /// Begun once the gateway can be called.
-    pub run: Begin,
-    /// Dropped when the process ends.
-    pub scratch: tempfile::TempDir,
-}
-
-/// What must be dropped before the process ends: log lines not yet written, scratch files.
-type LastThings = Arc<Mutex<Option<(Flush, Option<tempfile::TempDir>)>>>;
+pub type Begin = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
 /// Runs the gateway until it is told to stop. After SIGTERM the process ends here, without a return.
-pub fn run(config: Config, companion: Option<Companion>) -> anyhow::Result<()> {
+///
+/// `begin` is begun once the gateway can be called; `last_things` are dropped when the process ends.
+pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> anyhow::Result<()> {
     install_crypto();
     refuse_taken(&config.gateway)?;
+    let config = with_room(config)?;
     let metrics = Arc::new(Metrics::new()?);
     count_panics(metrics.clone());
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
+    last_things.keep(flush);
     let recorder = Recorder { metrics, access_log };
     let parts = Parts::new(&config, recorder);
 
@@ -93,17 +88,21 @@ pub fn run(config: Config, companion: Option<Companion>) -> anyhow::Result<()> {
         access,
         live,
         users,
-        waiting: Mutex::new(Some((questions, wishes))),
+        waiting: Mutex::new(Some(Waiting { questions, wishes })),
+        last_things: last_things.clone(),
     };
     server.add_service(background_service("keeper", keeper));
-    let (begin, scratch) = companion.map(|companion| (companion.run, companion.scratch)).unzip();
-    let last_things: LastThings = Arc::new(Mutex::new(Some((flush, scratch))));
-    server.add_service(background_service("drain", Drain { recorder, last_things: last_things.clone() }));
-    server.add_service(background_service("herald", Herald { listening, begin: Mutex::new(begin) }));
+    let drain = Drain { recorder: recorder.clone(), last_things: last_things.clone() };
+    server.add_service(background_service("drain", drain));
+    server.add_service(background_service(
+        "herald",
+        Herald { listening, begin: Mutex::new(begin), last_things: last_things.clone() },
+    ));
     server.add_service(public);
     server.add_service(private);
-    server.run(RunArgs::default());
-    finish(&last_things);
+    let signals = StopSignals { recorder, delay: config.gateway.shutdown_delay };
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    last_things.finish();
     Ok(())
 }
 
@@ -156,6 +155,20 @@ fn refuse_taken(settings: &gateway::Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Has as many file descriptors as the system lets us, and accepts no more connections than they allow.
+fn with_room(mut config: Config) -> anyhow::Result<Config> {
+    let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
+    // A call takes two: the caller's connection and the server's.
+    let room = usize::try_from(limit.saturating_sub(OWN_FILES) / 2).unwrap_or(usize::MAX).max(1);
+    if config.gateway.max_connections > room {
+        warn!(
+            "{limit} open files allow {room} connections, fewer than `listen.max_connections`; raise `LimitNOFILE`"
+        );
+        config.gateway.max_connections = room;
+    }
+    Ok(config)
+}
+
 /// Counts panics and says where they were. Not what they said: a message may quote a request.
 fn count_panics(metrics: Arc<Metrics>) {
     std::panic::set_hook(Box::new(move |panic| {
@@ -196,6 +209,12 @@ fn guarded(
     Guard::new(http_proxy(conf, gateway), settings, parts.recorder.metrics.clone())
 }
 
+/// What requests ask of the background: users seen first, tool lists to read.
+struct Waiting {
+    questions: Option<mpsc::Receiver<Question>>,
+    wishes: mpsc::Receiver<Wish>,
+}
+
 /// Keeps the snapshot true: owns every connection to a database and every outbound call of our own.
 struct Keeper {
     config: Config,
@@ -204,87 +223,57 @@ struct Keeper {
     access: Arc<Access>,
     live: Arc<LiveTrips>,
     users: Option<Arc<Users>>,
-    waiting: Mutex<Option<(Option<mpsc::Receiver<Question>>, mpsc::Receiver<Wish>)>>,
+    waiting: Mutex<Option<Waiting>>,
+    last_things: LastThings,
 }
 
 #[async_trait]
 impl BackgroundService for Keeper {
     async fn start(&self, _shutdown: ShutdownWatch) {
-        if let Err(error) = self.keep().await {
-            error!("cannot start: {error:#}");
-            std::process::exit(1);
-        }
+        // Every task of it runs for ever: one that ends has failed, and what it kept would grow old unseen.
+        let error = match self.keep().await {
+            Ok(task) => anyhow::anyhow!("the task that keeps {task} ended; this is a bug, please report it"),
+            Err(error) => error.context("cannot start"),
+        };
+        self.last_things.give_up(&error);
     }
 }
 
 impl Keeper {
-    async fn keep(&self) -> anyhow::Result<()> {
+    /// Runs until a task ends, and says which.
+    async fn keep(&self) -> anyhow::Result<&'static str> {
         let taken = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (questions, wishes) = taken.context("the keeper was started twice")?;
+        let Waiting { questions, wishes } = taken.context("the keeper was started twice")?;
         // Built here, because sockets belong to the runtime that opens them.
         let store = Store::open(&self.config.store)?;
-        let grants = snapshot::grants::keep(self.current.clone(), store, self.config.store.auto_migrate);
-        let tools = snapshot::tools::keep(self.current.clone(), self.config.catalog.clone(), wishes);
-        let addresses = snapshot::addresses::keep(self.current.clone());
-        let live = self.live.clone().watch(self.current.clone(), self.identity.clone(), self.access.clone());
-        let users = self.users(questions)?;
+        let current = || self.current.clone();
+        let grants = snapshot::grants::keep(current(), store, self.config.store.auto_migrate);
+        let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), wishes)?;
+        let live = self.live.clone().watch(current(), self.identity.clone(), self.access.clone());
         // Tasks of their own: a slow one must not hold up the others.
-        tokio::spawn(grants);
-        tokio::spawn(addresses);
-        tokio::spawn(live);
-        tokio::spawn(users);
-        tools.await
-    }
-
-    fn users(
-        &self,
-        questions: Option<mpsc::Receiver<Question>>,
-    ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-        let open = |tables: &TablesSettings| {
-            OpenWebUi::open(&tables.database, &tables.schema).map(|database| (database, tables.refresh))
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut spawn = |name: &'static str, task: BoxFuture<'static, ()>| {
+            tasks.spawn(async move {
+                // A panic is counted and told by the hook.
+                drop(AssertUnwindSafe(task).catch_unwind().await);
+                name
+            });
         };
-        let database = self.config.identity.openwebui_tables.as_ref().map(open).transpose()?;
-        let (current, users) = (self.current.clone(), self.users.clone());
-        Ok(async move {
-            if let (Some(users), Some(questions), Some((database, refresh))) = (users, questions, database) {
-                snapshot::users::keep(current, users, questions, database, refresh).await;
-            }
-        })
-    }
-}
-
-fn finish(last_things: &LastThings) {
-    drop(last_things.lock().unwrap_or_else(PoisonError::into_inner).take());
-}
-
-/// Ends the process as soon as the last request is done; the framework alone would sleep out its grace.
-struct Drain {
-    recorder: Recorder,
-    last_things: LastThings,
-}
-
-#[async_trait]
-impl BackgroundService for Drain {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        // An error means the sender is gone: the process is ending all the same.
-        drop(shutdown.changed().await);
-        let metrics = &self.recorder.metrics;
-        metrics.draining.set(1);
-        info!("draining: {} requests are running", metrics.requests_in_flight.get());
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while metrics.requests_in_flight.get() > 0 {
-            looks.tick().await;
+        spawn("grants", grants.boxed());
+        spawn("tool lists", tools.boxed());
+        spawn("addresses", snapshot::addresses::keep(current()).boxed());
+        spawn("live calls", live.boxed());
+        if let (Some(users), Some(questions), Some(tables)) =
+            (&self.users, questions, &self.config.identity.openwebui_tables)
+        {
+            // What is known of users must not be too old by the time it is confirmed.
+            let refresh = tables.refresh.min(self.config.access.max_stale / 3);
+            let database = OpenWebUi::open(&tables.database, &tables.schema)?;
+            let answering = snapshot::users::answer(current(), users.clone(), questions, database.clone());
+            spawn("users seen first", answering.boxed());
+            spawn("users", snapshot::users::refresh(current(), users.clone(), database, refresh).boxed());
         }
-        let last_bytes = async {
-            while metrics.connections.get() > 0 {
-                looks.tick().await;
-            }
-        };
-        // A client that keeps its connection open is not waited for.
-        drop(tokio::time::timeout(LAST_BYTES, last_bytes).await);
-        info!("drained");
-        finish(&self.last_things);
-        std::process::exit(0);
+        Ok(tasks.join_next().await.context("nothing is kept")??)
     }
 }
 
@@ -292,6 +281,7 @@ impl BackgroundService for Drain {
 struct Herald {
     listening: [SocketAddr; 2],
     begin: Mutex<Option<Begin>>,
+    last_things: LastThings,
 }
 
 #[async_trait]
@@ -300,8 +290,7 @@ impl BackgroundService for Herald {
         let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
         for address in self.listening {
             if let Err(error) = answers(address).await {
-                error!("{error:#}");
-                std::process::exit(1);
+                self.last_things.give_up(&error);
             }
         }
         let [http, ops] = self.listening;

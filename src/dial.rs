@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::{Bytes, BytesMut};
 
-use crate::catalog::server::CredentialHeader;
+use http::{HeaderName, HeaderValue};
+
+use crate::names::Secret;
 
 /// Fetches documents within limits.
 #[derive(Debug, Clone)]
@@ -34,11 +36,15 @@ impl Dialer {
         Ok(Self { client, deadline, max_bytes })
     }
 
-    /// The document at this URL.
-    pub async fn get(&self, url: &str, credential: Option<&CredentialHeader>) -> anyhow::Result<Bytes> {
+    /// The document at this URL, asked for with this header where one is given.
+    pub async fn get(
+        &self,
+        url: &str,
+        credential: Option<(&HeaderName, &Secret<HeaderValue>)>,
+    ) -> anyhow::Result<Bytes> {
         let mut request = self.client.get(url).header("accept", "application/json");
-        if let Some(credential) = credential {
-            request = request.header(&credential.name, credential.value.expose());
+        if let Some((name, value)) = credential {
+            request = request.header(name, value.expose());
         }
         let fetch = async {
             let mut response = request.send().await.context("no answer")?;

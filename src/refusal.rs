@@ -88,12 +88,20 @@ pub struct Refusal {
     cause: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    is_closing: bool,
 }
 
 impl Refusal {
     /// A refusal with its public sentence: short, lower case, no internals.
     pub fn new(code: Code, sentence: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, sentence: sentence.into(), cause: None, retry_after: None, allow: None }
+        Self {
+            code,
+            sentence: sentence.into(),
+            cause: None,
+            retry_after: None,
+            allow: None,
+            is_closing: false,
+        }
     }
 
     /// A bug on our side: the client learns nothing, the log gets the cause.
@@ -110,6 +118,12 @@ impl Refusal {
     /// Adds `Retry-After`.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// After this the connection cannot be understood any more, and ends.
+    pub fn closing(mut self) -> Self {
+        self.is_closing = true;
         self
     }
 
@@ -138,6 +152,11 @@ impl Refusal {
     /// Seconds for `Retry-After`, rounded up.
     pub fn retry_after_secs(&self) -> Option<u64> {
         self.retry_after.map(|wait| wait.as_millis().div_ceil(1000) as u64)
+    }
+
+    /// Whether the connection ends with this.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing
     }
 
     /// Methods for the `Allow` header.

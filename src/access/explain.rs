@@ -29,7 +29,8 @@ impl Explanation {
 /// Finds every reason why this caller may use this server.
 pub fn explain(settings: &Settings, caller: &Caller, server: &ServerId, grants: &Grants) -> Explanation {
     let from_credential = caller.groups().iter().map(GroupName::as_str);
-    let from_table = caller.email().into_iter().flat_map(|email| grants.memberships(email));
+    let memberships = caller.email().into_iter().flat_map(|email| grants.memberships(email));
+    let from_table = memberships.map(GroupName::as_str);
     let mut groups: Vec<(&str, &str)> = from_credential
         .map(|group| (group, "their credential or Open WebUI"))
         .chain(from_table.map(|group| (group, "`user_group_membership`")))

@@ -18,28 +18,40 @@ use crate::{
 /// Users are spread over this many shards; a patch copies one of them.
 const SHARDS: usize = 4096;
 
-/// Server ids and group names as small numbers, so that three million rows fit in memory.
-#[derive(Debug, Clone, Default)]
-struct Numbers(HashMap<Arc<str>, u32>, Vec<Arc<str>>);
+/// Names as small numbers, so that three million rows fit in memory.
+#[derive(Debug, Clone)]
+struct Numbers<N> {
+    by_name: HashMap<N, u32>,
+    names: Vec<N>,
+}
 
-impl Numbers {
-    fn get(&self, text: &str) -> Option<u32> {
-        self.0.get(text).copied()
+impl<N> Default for Numbers<N> {
+    fn default() -> Self {
+        Self { by_name: HashMap::new(), names: Vec::new() }
+    }
+}
+
+impl<N: Clone + Eq + std::hash::Hash + std::borrow::Borrow<str>> Numbers<N> {
+    fn get(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
     }
 
-    fn get_or_add(&mut self, text: &str) -> u32 {
-        if let Some(number) = self.get(text) {
-            return number;
-        }
-        let text: Arc<str> = text.into();
-        let number = self.1.len() as u32;
-        self.1.push(text.clone());
-        self.0.insert(text, number);
-        number
+    fn get_or_add(&mut self, name: &N) -> u32 {
+        self.get(name.borrow()).unwrap_or_else(|| {
+            let number = self.names.len() as u32;
+            self.names.push(name.clone());
+            self.by_name.insert(name.clone(), number);
+            number
+        })
     }
 
-    fn text(&self, number: u32) -> &str {
-        &self.1[number as usize]
+    /// The same for numbers that are shared: they are copied only for a name that is new.
+    fn get_or_add_shared(shared: &mut Arc<Self>, name: &N) -> u32 {
+        shared.get(name.borrow()).unwrap_or_else(|| Arc::make_mut(shared).get_or_add(name))
+    }
+
+    fn name(&self, number: u32) -> &N {
+        &self.names[number as usize]
     }
 }
 
@@ -73,8 +85,8 @@ pub struct Grants {
     shards: Box<[Arc<Shard>]>,
     spread: RandomState,
     groups: Arc<HashMap<u32, Box<[u32]>>>,
-    server_numbers: Arc<Numbers>,
-    group_numbers: Arc<Numbers>,
+    server_numbers: Arc<Numbers<ServerId>>,
+    group_numbers: Arc<Numbers<GroupName>>,
     rows: usize,
     malformed: usize,
 }
@@ -87,29 +99,29 @@ impl Default for Grants {
 
 impl Grants {
     /// The groups this user is in by `user_group_membership`.
-    pub fn memberships(&self, email: &Email) -> impl Iterator<Item = &str> {
+    pub fn memberships(&self, email: &Email) -> impl Iterator<Item = &GroupName> {
         self.held_by(email.as_str())
             .iter()
             .filter(|held| held.is_group())
-            .map(|held| self.group_numbers.text(held.number()))
+            .map(|held| self.group_numbers.name(held.number()))
     }
 
     /// The servers granted to this user directly.
-    pub fn servers_of_user(&self, email: &Email) -> impl Iterator<Item = &str> {
+    pub fn servers_of_user(&self, email: &Email) -> impl Iterator<Item = &ServerId> {
         self.held_by(email.as_str())
             .iter()
             .filter(|held| !held.is_group())
-            .map(|held| self.server_numbers.text(held.number()))
+            .map(|held| self.server_numbers.name(held.number()))
     }
 
     /// The servers granted to this group.
-    pub fn servers_of_group(&self, group: &str) -> impl Iterator<Item = &str> {
+    pub fn servers_of_group(&self, group: &str) -> impl Iterator<Item = &ServerId> {
         self.group_numbers
             .get(group)
             .and_then(|number| self.groups.get(&number))
             .map_or(&[][..], |servers| &servers[..])
             .iter()
-            .map(|server| self.server_numbers.text(*server))
+            .map(|server| self.server_numbers.name(*server))
     }
 
     /// Whether this user was granted this server directly.
@@ -121,7 +133,7 @@ impl Grants {
 
     /// Whether this group was granted this server.
     pub fn group_has(&self, group: &str, server: &ServerId) -> bool {
-        self.servers_of_group(group).any(|granted| granted == server.as_str())
+        self.servers_of_group(group).any(|granted| granted == server)
     }
 
     /// How many rows are believed.
@@ -149,28 +161,26 @@ impl Grants {
             }
         }
         let mut patched = self.clone();
-        let server_numbers = Arc::make_mut(&mut patched.server_numbers);
-        let group_numbers = Arc::make_mut(&mut patched.group_numbers);
         for row in rows {
             // A row about somebody else is left out: it was not asked for, so its siblings are not here.
-            let Some(row) = ParsedRow::parse(row) else {
-                patched.malformed += 1;
-                continue;
-            };
+            // Malformed ones are counted when everything is read.
+            let Some(row) = ParsedRow::parse(row) else { continue };
             match row {
                 ParsedRow::User(email, server) => {
                     if let Some(held) = users.get_mut(&email) {
-                        held.insert(Held::server(server_numbers.get_or_add(server.as_str())));
+                        let number = Numbers::get_or_add_shared(&mut patched.server_numbers, &server);
+                        held.insert(Held::server(number));
                     }
                 }
                 ParsedRow::Membership(email, group) => {
                     if let Some(held) = users.get_mut(&email) {
-                        held.insert(Held::group(group_numbers.get_or_add(group.as_str())));
+                        let number = Numbers::get_or_add_shared(&mut patched.group_numbers, &group);
+                        held.insert(Held::group(number));
                     }
                 }
                 ParsedRow::Group(group, server) => {
                     if let Some(servers) = groups.get_mut(&group) {
-                        servers.insert(server_numbers.get_or_add(server.as_str()));
+                        servers.insert(Numbers::get_or_add_shared(&mut patched.server_numbers, &server));
                     }
                 }
             }
@@ -179,7 +189,7 @@ impl Grants {
             patched.replace_user(email.as_str(), held);
         }
         for (group, servers) in groups {
-            patched.replace_group(group.as_str(), servers);
+            patched.replace_group(&group, servers);
         }
         patched
     }
@@ -195,8 +205,8 @@ impl Grants {
         self.rows -= before.map_or(0, |held| held.len());
     }
 
-    fn replace_group(&mut self, group: &str, servers: BTreeSet<u32>) {
-        let number = Arc::make_mut(&mut self.group_numbers).get_or_add(group);
+    fn replace_group(&mut self, group: &GroupName, servers: BTreeSet<u32>) {
+        let number = Numbers::get_or_add_shared(&mut self.group_numbers, group);
         let groups = Arc::make_mut(&mut self.groups);
         self.rows += servers.len();
         let before = groups.insert(number, servers.into_iter().collect());
@@ -240,8 +250,8 @@ pub struct GrantsBuilder {
     shards: Vec<HashMap<Box<str>, Vec<Held>>>,
     spread: RandomState,
     groups: HashMap<u32, BTreeSet<u32>>,
-    server_numbers: Numbers,
-    group_numbers: Numbers,
+    server_numbers: Numbers<ServerId>,
+    group_numbers: Numbers<GroupName>,
     malformed: usize,
 }
 
@@ -263,16 +273,16 @@ impl GrantsBuilder {
     pub fn add(&mut self, row: GrantRow<'_>) {
         match ParsedRow::parse(row) {
             Some(ParsedRow::User(email, server)) => {
-                let held = Held::server(self.server_numbers.get_or_add(server.as_str()));
+                let held = Held::server(self.server_numbers.get_or_add(&server));
                 self.hold(email, held);
             }
             Some(ParsedRow::Membership(email, group)) => {
-                let held = Held::group(self.group_numbers.get_or_add(group.as_str()));
+                let held = Held::group(self.group_numbers.get_or_add(&group));
                 self.hold(email, held);
             }
             Some(ParsedRow::Group(group, server)) => {
-                let server = self.server_numbers.get_or_add(server.as_str());
-                let group = self.group_numbers.get_or_add(group.as_str());
+                let server = self.server_numbers.get_or_add(&server);
+                let group = self.group_numbers.get_or_add(&group);
                 self.groups.entry(group).or_default().insert(server);
             }
             None => self.malformed += 1,
@@ -345,9 +355,10 @@ mod tests {
 
     #[track_caller]
     fn check(grants: &Grants, own: &[&str], groups: &[&str], of_dev: &[&str]) {
-        assert_eq!(grants.servers_of_user(&ann()).collect::<Vec<_>>(), own);
-        assert_eq!(grants.memberships(&ann()).collect::<Vec<_>>(), groups);
-        assert_eq!(grants.servers_of_group("Dev").collect::<Vec<_>>(), of_dev);
+        let servers_of_user: Vec<_> = grants.servers_of_user(&ann()).map(ServerId::as_str).collect();
+        let memberships: Vec<_> = grants.memberships(&ann()).map(GroupName::as_str).collect();
+        let servers_of_group: Vec<_> = grants.servers_of_group("Dev").map(ServerId::as_str).collect();
+        assert_eq!((&servers_of_user[..], &memberships[..], &servers_of_group[..]), (own, groups, of_dev));
     }
 
     #[test]

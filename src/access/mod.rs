@@ -68,13 +68,12 @@ pub struct Reach {
 impl Reach {
     fn resolve(settings: &Settings, caller: &Caller, grants: &Grants) -> Self {
         let memberships = caller.email().into_iter().flat_map(|email| grants.memberships(email));
-        let groups: HashSet<&str> =
-            caller.groups().iter().map(GroupName::as_str).chain(memberships).collect();
+        let groups: HashSet<&GroupName> = caller.groups().iter().chain(memberships).collect();
         let own = caller.email().into_iter().flat_map(|email| grants.servers_of_user(email));
-        let through_groups = groups.iter().flat_map(|group| grants.servers_of_group(group));
+        let through_groups = groups.iter().flat_map(|group| grants.servers_of_group(group.as_str()));
         Self {
-            is_admin: groups.contains(settings.admin_group.as_str()),
-            servers: own.chain(through_groups).filter_map(|id| ServerId::parse(id).ok()).collect(),
+            is_admin: groups.contains(&settings.admin_group),
+            servers: own.chain(through_groups).cloned().collect(),
         }
     }
 
@@ -99,9 +98,9 @@ pub struct Access {
 impl Access {
     /// Access under these rules.
     pub fn new(settings: Settings) -> Self {
-        // A caller is a few hundred bytes here; a new version of the grants makes old entries useless.
+        // A new version of the grants makes all entries useless: idle ones go soon.
         let reaches =
-            moka::sync::Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(600)).build();
+            moka::sync::Cache::builder().max_capacity(100_000).time_to_idle(Duration::from_secs(120)).build();
         Self { settings, reaches }
     }
 

@@ -44,9 +44,11 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
     let secret = Secret::new(format!("dev-{}", crate::names::RequestId::new()));
     let config = settings(arguments, scratch.path(), &listener, &secret)?;
     wait_for(prepare(&config))?;
-    logs::start(&config.record)?;
+    let last_things = app::LastThings::default();
+    last_things.keep(scratch);
+    last_things.keep(logs::start(&config.record)?);
     let lines = lines(arguments, &secret)?;
-    let run: app::Begin = Box::new(move || {
+    let begin: app::Begin = Box::new(move || {
         Box::pin(async move {
             for line in &lines {
                 drop(data(line));
@@ -57,7 +59,7 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
             }
         })
     });
-    app::run(config, Some(app::Companion { run, scratch }))
+    app::run(config, Some(begin), last_things)
 }
 
 fn settings(

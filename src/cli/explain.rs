@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{data, wait_for};
@@ -79,6 +79,11 @@ async fn look(
     server: &ServerId,
 ) -> anyhow::Result<(access::Explanation, Option<String>)> {
     let store = Store::open(&config.store)?;
+    let pending = store.pending_migrations().await?;
+    if pending > 0 {
+        // A question changes nothing, so it makes no tables either.
+        bail!("{pending} migrations are pending; run `portcullis migrate`");
+    }
     let mut builder = GrantsBuilder::default();
     store.load_grants(&mut |row| builder.add(row)).await.context("cannot read the grants")?;
     store.close().await;

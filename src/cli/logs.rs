@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use anyhow::Context;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 use crate::record::Settings;
@@ -10,18 +11,25 @@ use crate::record::Settings;
 /// Pingora reports what the record reports too, and less clearly.
 const QUIET: [&str; 4] = ["pingora_core=error", "pingora_proxy=off", "pingora_error=off", "sqlx=warn"];
 
-/// Starts writing log lines.
-pub fn start(settings: &Settings) -> anyhow::Result<()> {
+/// Starts writing log lines, until what is given back is dropped.
+///
+/// A thread of its own writes them, and lines it cannot take are dropped: a reader of stderr that is
+/// stuck or gone must never hold up or end the gateway.
+pub fn start(settings: &Settings) -> anyhow::Result<WorkerGuard> {
     let mut filter = QUIET.join(",");
     filter.push(',');
     filter.push_str(&settings.filter);
     let filter = EnvFilter::try_new(&filter)
         .with_context(|| format!("`log.filter` is not a filter: `{}`", settings.filter))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let (writer, worker) = NonBlockingBuilder::default().lossy(true).finish(io::stderr());
+    // What cannot be written is not told on stderr either: that would panic.
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(writer);
     let started = if io::stderr().is_terminal() {
         lines.with_target(false).try_init()
     } else {
         lines.json().flatten_event(true).try_init()
     };
-    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))?;
+    Ok(worker)
 }

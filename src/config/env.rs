@@ -16,6 +16,7 @@ pub struct Environment {
 
 impl Environment {
     /// The variables of this process, as they are now.
+    #[expect(clippy::disallowed_methods, reason = "this is the place where the environment is read")]
     pub fn of_process() -> Self {
         let variables = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())))

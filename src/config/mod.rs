@@ -303,7 +303,7 @@ mod tests {
              schema = 'hunter2 '\n[log]\nfilter = 'a=hunter2'\naccess = 'hunter2'\n[cors]\norigins = ['hunter2']\n\
              [auth.openwebui]\ndatabase_url = 'postgres://u:hunter2@'\nredis_url = 'redis://:hunter2@h'\n\
              [auth.gateway]\nshared_secret = ['hunter2']\n[auth.entra]\ntenant_id = 'hunter2'\n\
-             [auth.service_keys.a]\nkey = 'hunter2'\nkey_sha256 = 'hunter2'\ngroups = [' hunter2']";
+             [auth.service_keys.a]\nkey = 'hunter2 '\nkey_sha256 = 'hunter2'\ngroups = [' hunter2']";
         let bad_servers = "[servers.x]\ntier = 'hunter2'\ndialect = 'hunter2'\nurl = 'http://u:hunter2@h?hunter2'\n\
              enabled = 'hunter2'\nname = \"hunter2\\n\"\ncredential = { header = 'hunter2 ', scheme = 'hunter2 2', env = 'hunter2' }\n\
              [servers.y]\ntier = 'local'\nurl = 'http://h'\n\

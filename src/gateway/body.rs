@@ -151,9 +151,11 @@ async fn read_once(session: &mut Session) -> Result<Bytes, Refusal> {
     if session.is_body_done() {
         return Ok(Bytes::new());
     }
-    let unreadable = |error| {
+    // What follows a body that cannot be read is anybody's guess, and no next request.
+    let unreadable = |error: Box<pingora::Error>| {
         Refusal::new(Code::BadRequest, "the body did not arrive")
-            .because(format_args!("reading the body: {error}"))
+            .because(format_args!("reading the body: {}", error.etype().as_str()))
+            .closing()
     };
     session.enable_retry_buffering();
     if is_waiting {

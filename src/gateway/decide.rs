@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use http::request::Parts;
 use pingora::proxy::Session;
 
-use super::{Gateway, body::Outbound, cors, journey::Journey, live::LiveTrip};
+use super::{Gateway, body::Outbound, cors, framing, journey::Journey, live::LiveTrip};
 use crate::{
     access::{self, Permit},
     catalog::{
@@ -55,7 +55,7 @@ impl Gateway {
             return endpoints::public_answer(page).map(Step::Answer);
         }
         // Read before the snapshot, so that a change in between is noticed at departure.
-        let version = *self.current.versions().borrow();
+        let change_count = self.current.change_count();
         let caller = self.identity.identify(request, face(&route)).await?;
         journey.record.scheme = Some(caller.scheme().as_str());
         let snapshot = self.current.load();
@@ -90,7 +90,7 @@ impl Gateway {
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
         let body =
             Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
-        let live = self.begin_live(trip.permit(), version)?;
+        let live = self.begin_live(trip.permit(), change_count)?;
         Ok(Step::Depart(trip, body, live))
     }
 
@@ -111,6 +111,7 @@ impl Gateway {
         if session.to_h1_raw().len() > self.settings.max_header_bytes {
             return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
         }
+        framing::check(&request.headers)?;
         // RFC 9112 section 3.2.
         if !request.headers.contains_key(http::header::HOST) {
             return Err(Refusal::new(Code::BadRequest, "the request has no `Host` header"));
@@ -139,9 +140,9 @@ impl Gateway {
     }
 
     /// Notes the trip as underway, unless its permit was withdrawn since the decision.
-    fn begin_live(&self, permit: &Permit, version: u64) -> Result<LiveTrip, Refusal> {
-        let live = self.live.begin(permit);
-        if *self.current.versions().borrow() != version {
+    fn begin_live(&self, permit: &Permit, change_count: u64) -> Result<LiveTrip, Refusal> {
+        let live = self.live.begin(permit, self.identity.pin(permit.caller()));
+        if self.current.change_count() != change_count {
             let snapshot = self.current.load();
             let known = self.current.grants(&snapshot)?;
             let caller = self.identity.current(permit.caller()).ok_or_else(|| {

@@ -3,11 +3,13 @@
 //! The caller's credential, cookies and identity claims never travel; the peer's own identity,
 //! cookies and CORS opinions never come back.
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::body::Framing;
+use super::{
+    body::Framing,
+    framing::{self, End},
+};
 use crate::{
     credentials,
     names::RequestId,
@@ -63,13 +65,12 @@ pub fn request_to_peer(
     request.insert_header(header::CONTENT_TYPE, "application/json")?;
     request.insert_header("x-request-id", request_id.as_str())?;
     match framing {
-        Framing::AsSent => {
-            for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
-                if let Some(value) = client.headers.get(&name) {
-                    request.insert_header(name, value)?;
-                }
-            }
-        }
+        // Refused before if it could be read in two ways, and written anew all the same.
+        Framing::AsSent => match framing::read(&client.headers).map_err(super::refused)? {
+            End::After(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
+            End::LastChunk => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
+            End::NoBody => {}
+        },
         Framing::Length(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
         Framing::Chunked => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
     }
@@ -89,7 +90,8 @@ pub fn clean_answer(header: &mut ResponseHeader) {
 
 /// Whether an answer is a stream of events (WHATWG HTML, server-sent events).
 pub fn is_event_stream(header: &ResponseHeader) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
     header.headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-        Bytes::copy_from_slice(value.as_bytes()).to_ascii_lowercase().starts_with(b"text/event-stream")
+        value.as_bytes().get(..EVENT_STREAM.len()).is_some_and(|head| head.eq_ignore_ascii_case(EVENT_STREAM))
     })
 }

@@ -16,7 +16,7 @@ use tracing::info;
 use super::guard::Line;
 use crate::{
     access::{Access, Permit},
-    identity::Identity,
+    identity::{Identity, Pin},
     snapshot::Current,
 };
 
@@ -24,6 +24,7 @@ struct Entry {
     permit: Permit,
     line: Option<Arc<Line>>,
     is_withdrawn: Arc<AtomicBool>,
+    _pin: Option<Pin>,
 }
 
 /// All trips underway.
@@ -55,11 +56,15 @@ impl Drop for LiveTrip {
 
 impl LiveTrips {
     /// Notes a trip that begins on the running task's connection.
-    pub fn begin(self: &Arc<Self>, permit: &Permit) -> LiveTrip {
+    pub fn begin(self: &Arc<Self>, permit: &Permit, pin: Option<Pin>) -> LiveTrip {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let is_withdrawn = Arc::new(AtomicBool::new(false));
-        let entry =
-            Entry { permit: permit.clone(), line: Line::current(), is_withdrawn: is_withdrawn.clone() };
+        let entry = Entry {
+            permit: permit.clone(),
+            line: Line::current(),
+            is_withdrawn: is_withdrawn.clone(),
+            _pin: pin,
+        };
         self.lock().insert(id, entry);
         LiveTrip { id, trips: self.clone(), is_withdrawn }
     }
@@ -79,14 +84,20 @@ impl LiveTrips {
         let snapshot = current.load();
         // Unknown grants refuse new calls; what was permitted under the last known ones goes on.
         let Ok(known) = current.grants(&snapshot) else { return 0 };
+        // Decided outside the lock: every call that begins or ends needs it.
+        let underway: Vec<_> = self
+            .lock()
+            .values()
+            .map(|entry| (entry.permit.clone(), entry.line.clone(), entry.is_withdrawn.clone()))
+            .collect();
         let mut ended = 0;
-        for entry in self.lock().values() {
+        for (permit, line, is_withdrawn) in underway {
             let is_permitted = identity
-                .current(entry.permit.caller())
-                .is_some_and(|caller| access.authorize(&caller, entry.permit.server(), known).is_ok());
-            if !is_permitted && !entry.is_withdrawn.swap(true, Ordering::Relaxed) {
+                .current(permit.caller())
+                .is_some_and(|caller| access.authorize(&caller, permit.server(), known).is_ok());
+            if !is_permitted && !is_withdrawn.swap(true, Ordering::Relaxed) {
                 ended += 1;
-                if let Some(line) = &entry.line {
+                if let Some(line) = line {
                     line.cut();
                 }
             }

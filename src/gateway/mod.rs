@@ -6,6 +6,7 @@
 mod body;
 mod cors;
 mod decide;
+mod framing;
 pub mod guard;
 mod hygiene;
 mod journey;
@@ -40,6 +41,9 @@ use guard::Line;
 use journey::{Journey, Underway};
 use live::LiveTrips;
 
+/// Longest wait for a client to take more of an answer.
+const WRITE: Duration = Duration::from_secs(30);
+
 /// How the public listener behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -61,7 +65,9 @@ pub struct Settings {
     pub max_header_bytes: usize,
     /// Largest `{"arguments":…}` body that is unwrapped.
     pub max_wrapped_body_bytes: usize,
-    /// After SIGTERM, how long running requests may take.
+    /// After SIGTERM, how long readiness says no before the listener closes.
+    pub shutdown_delay: Duration,
+    /// After that, how long running requests may take.
     pub shutdown_grace: Duration,
     /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
     pub cors_origins: Vec<String>,
@@ -113,6 +119,9 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(Some(idle));
         }
         session.set_read_timeout(Some(self.settings.body_timeout));
+        session.set_write_timeout(Some(WRITE));
+        // A peer's interim answers stay here; ours to `Expect` still go out.
+        session.set_ignore_info_resp(true);
         Ok(())
     }
 
@@ -141,12 +150,14 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         journey: &mut Journey,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let underway = journey.underway().ok_or_else(|| refused(Refusal::internal("no trip to make")))?;
-        let destination = underway
-            .trip
-            .destination(underway.attempt)
-            .ok_or_else(|| refused(upstream::unreachable("every address was tried")))?;
-        Ok(Box::new(http_peer(underway.trip.server(), destination)))
+        caught(|| {
+            let underway = journey.underway().ok_or_else(no_trip)?;
+            let destination = underway
+                .trip
+                .destination(underway.attempt)
+                .ok_or_else(|| refused(upstream::unreachable("every address was tried")))?;
+            Ok(Box::new(http_peer(underway.trip.server(), destination)))
+        })
     }
 
     /// Nothing was sent, so the next address may be tried, whatever the method.
@@ -172,14 +183,15 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        let request_id = journey.record.request_id.clone();
-        let no_trip = || refused(Refusal::internal("no trip to make"));
-        let Underway { trip, body, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
-        let destination = trip.destination(*attempt).ok_or_else(no_trip)?;
-        body.restart();
-        *request =
-            hygiene::request_to_peer(session.req_header(), trip, destination, body.framing(), &request_id)?;
-        Ok(())
+        caught(|| {
+            let request_id = journey.record.request_id.clone();
+            let Underway { trip, body, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
+            let destination = trip.destination(*attempt).ok_or_else(no_trip)?;
+            body.restart();
+            let client = session.req_header();
+            *request = hygiene::request_to_peer(client, trip, destination, body.framing(), &request_id)?;
+            Ok(())
+        })
     }
 
     async fn request_body_filter(
@@ -189,9 +201,7 @@ impl ProxyHttp for Gateway {
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        let underway =
-            journey.underway().ok_or_else(|| refused(Refusal::internal("a body without a trip")))?;
-        underway.body.pass(body, is_end).map_err(refused)
+        caught(|| journey.underway().ok_or_else(no_trip)?.body.pass(body, is_end).map_err(refused))
     }
 
     async fn response_filter(
@@ -200,6 +210,10 @@ impl ProxyHttp for Gateway {
         header: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
+        if header.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            let sentence = "the server answered with another protocol, which a tool may not";
+            return Err(refused(Refusal::new(Code::PeerBadAnswer, sentence)));
+        }
         if header.status.is_informational() {
             return Ok(());
         }
@@ -211,10 +225,12 @@ impl ProxyHttp for Gateway {
             );
             return Err(refused(refusal));
         }
-        hygiene::clean_answer(header);
-        journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
-        reply::mark(header, journey)?;
-        cors::mark(header, journey)
+        caught(|| {
+            hygiene::clean_answer(header);
+            journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
+            reply::mark(header, journey)?;
+            cors::mark(header, journey)
+        })
     }
 
     fn response_body_filter(
@@ -224,14 +240,16 @@ impl ProxyHttp for Gateway {
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<Option<Duration>> {
-        if let (Some(bytes), Some(underway)) = (body.as_ref(), journey.underway()) {
-            underway.answer.note_error_body(bytes);
-            journey.record.sent_bytes += bytes.len() as u64;
-        }
-        if is_end {
-            journey.record.arrive_back();
-        }
-        Ok(None)
+        caught(|| {
+            if let (Some(bytes), Some(underway)) = (body.as_ref(), journey.underway()) {
+                underway.answer.note_error_body(bytes);
+                journey.record.sent_bytes += bytes.len() as u64;
+            }
+            if is_end {
+                journey.record.arrive_back();
+            }
+            Ok(None)
+        })
     }
 
     async fn fail_to_proxy(
@@ -267,6 +285,16 @@ impl ProxyHttp for Gateway {
     }
 }
 
+/// A phase whose panic becomes a refusal: by itself the framework would hang up without a word.
+fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(phase))
+        .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
+}
+
+fn no_trip() -> Box<Error> {
+    refused(Refusal::internal("a phase of a trip without a trip"))
+}
+
 /// A refusal in Pingora's clothes, for phases that can only fail.
 fn refused(refusal: Refusal) -> Box<Error> {
     Error::because(ErrorType::Custom("refused"), "", refusal)
@@ -277,13 +305,19 @@ fn refusal_for(error: &Error) -> Option<Refusal> {
     if let Some(refusal) = error.root_cause().downcast_ref::<Refusal>() {
         return Some(refusal.clone());
     }
-    let too_slow = || Refusal::new(Code::PeerTooSlow, "the server did not answer in time").because(error);
+    // Not the error itself: the framework's text quotes the peer's or the client's bytes.
+    let cause = format!("{} {}", error.esource().as_str(), error.etype().as_str());
+    let refuse = |code, sentence: &'static str| Some(Refusal::new(code, sentence).because(cause.clone()));
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
-            Some(Refusal::new(Code::BadRequest, "the request's headers are not acceptable").because(error))
+            refuse(Code::BadRequest, "the request's headers are not acceptable")
         }
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
-            Some(Refusal::new(Code::BadRequest, "the body did not arrive in time").because(error))
+            refuse(Code::BadRequest, "the body did not arrive in time")
+        }
+        // A broken chunk, for example.
+        (ErrorSource::Downstream, ErrorType::Custom(_)) => {
+            refuse(Code::BadRequest, "the body is not framed as it should be")
         }
         (ErrorSource::Downstream, _) => None,
         (
@@ -292,12 +326,11 @@ fn refusal_for(error: &Error) -> Option<Refusal> {
             | ErrorType::ReadTimedout
             | ErrorType::WriteTimedout
             | ErrorType::TLSHandshakeTimedout,
-        ) => Some(too_slow()),
-        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => Some(
-            Refusal::new(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
-                .because(error),
-        ),
-        (ErrorSource::Upstream, _) => Some(upstream::unreachable(error)),
-        _ => Some(Refusal::internal(error)),
+        ) => refuse(Code::PeerTooSlow, "the server did not answer in time"),
+        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => {
+            refuse(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
+        }
+        (ErrorSource::Upstream, _) => Some(upstream::unreachable(cause)),
+        _ => Some(Refusal::internal(cause)),
     }
 }

@@ -46,7 +46,11 @@ pub async fn refuse(session: &mut Session, journey: &mut Journey, refusal: &Refu
     journey.record.refuse(refusal);
     let header = refusal_header(refusal)?;
     let body = refusal_body(refusal, journey);
-    keep_connection(session);
+    if refusal.is_closing() {
+        session.set_keepalive(None);
+    } else {
+        keep_connection(session);
+    }
     write(session, journey, header, body).await
 }
 

@@ -28,6 +28,7 @@ use presented::Presented;
 pub use presented::{Face, is_claim};
 use service_key::{Service, ServiceKeys, VouchedClaims};
 use session::Claims;
+pub use users::Pin;
 use users::Users;
 
 /// Which credentials are believed. A scheme that is `None` or empty is off.
@@ -150,13 +151,18 @@ impl Identity {
         }
     }
 
+    /// Keeps a caller's account under watch while they have a call underway.
+    pub fn pin(&self, caller: &Caller) -> Option<Pin> {
+        Some(self.users.as_ref()?.pin(caller.openwebui_id()?))
+    }
+
     /// Who a caller identified earlier is now: with their present groups, or nobody any more.
     pub fn current(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
         let (Some(users), Some(id)) = (&self.users, caller.openwebui_id()) else {
             return Some(caller.clone());
         };
         let Some(seen) = users.peek(id) else {
-            // Forgotten after a long quiet trip; it is looked at again when they next ask.
+            // Not looked at since they were pinned; what is found then is announced.
             return Some(caller.clone());
         };
         let user = session::active(seen.row.as_ref()).ok()?;

@@ -27,6 +27,12 @@ pub fn is_claim(name: &str) -> bool {
     name == "x-auth-source" || CLAIM_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Whether this is one of Open WebUI's unsigned headers about a user, however it is spelled.
+fn claims_a_user(name: &str) -> bool {
+    let name = name.replace('_', "-").to_ascii_lowercase();
+    name.starts_with("x-openwebui-user-") && name != "x-openwebui-user-jwt"
+}
+
 /// The presented credentials, as text.
 #[derive(Debug, Default)]
 pub struct Presented<'a> {
@@ -60,9 +66,7 @@ impl<'a> Presented<'a> {
             token,
             user_jwt: text(headers, "x-openwebui-user-jwt")?,
             claimed_email: text(headers, "x-openwebui-user-email")?,
-            claims_a_user: ["x-openwebui-user-email", "x-openwebui-user-id", "x-openwebui-user-name"]
-                .iter()
-                .any(|name| headers.contains_key(*name)),
+            claims_a_user: headers.keys().any(|name| claims_a_user(name.as_str())),
         })
     }
 }

@@ -11,7 +11,7 @@ use super::{caller::Caller, caller::Scheme, jwt::invalid};
 use crate::{
     names::Email,
     refusal::{Code, Refusal},
-    store::openwebui::User,
+    store::openwebui::{SecondFactor, User},
 };
 
 /// Claims of a session token that matter here.
@@ -23,6 +23,10 @@ pub struct Claims {
     pub typ: Option<String>,
     /// Changes when the user's sessions are revoked.
     pub session_stamp: Option<String>,
+    /// How the user signed in: `password`, `oauth`, `trusted_header`, …
+    pub auth_method: Option<String>,
+    /// Whether the user has shown a second factor.
+    pub mfa_verified: Option<bool>,
     /// Believed only where Open WebUI's tables cannot be asked.
     pub email: Option<String>,
 }
@@ -57,7 +61,22 @@ impl Claims {
         if self.session_stamp != user.session_stamp {
             return Err(revoked("session stamp differs"));
         }
+        if self.lacks_second_factor(&user.second_factor) {
+            return Err(revoked("Open WebUI demands a second factor, and the session has shown none"));
+        }
         Ok(())
+    }
+
+    fn lacks_second_factor(&self, factor: &SecondFactor) -> bool {
+        let is_exempt = match self.auth_method.as_deref() {
+            Some("oauth") => factor.is_oauth_exempt,
+            Some("trusted_header") => factor.is_trusted_header_exempt,
+            _ => false,
+        };
+        // Automations and subagents were started by a session that had shown it.
+        let is_session = self.typ.as_deref().is_none_or(|typ| typ == "session");
+        let has_shown = self.mfa_verified == Some(true) && factor.is_set_up;
+        is_session && factor.is_demanded && !is_exempt && !has_shown
     }
 }
 

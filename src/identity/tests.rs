@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     names::Email,
-    store::openwebui::{Role, User},
+    store::openwebui::{Role, SecondFactor, User},
 };
 
 const VECTORS: &str = include_str!("../../tests/fixtures/openwebui/jwt_vectors.json");
@@ -25,6 +25,7 @@ fn row(session_stamp: Option<&str>) -> User {
         role: Role::User,
         is_active: true,
         session_stamp: session_stamp.map(Into::into),
+        second_factor: SecondFactor::default(),
         groups: vec![GroupName::parse("Dev").unwrap()],
     }
 }
@@ -114,6 +115,18 @@ async fn a_user_who_is_gone_inactive_pending_or_signed_out_is_refused() {
     ] {
         assert_eq!(ask_with_token(row, &session()).await.unwrap_err(), expected);
     }
+}
+
+#[tokio::test]
+async fn a_session_without_the_second_factor_that_is_demanded_is_refused() {
+    let demanded = SecondFactor { is_demanded: true, is_set_up: true, ..SecondFactor::default() };
+    let with = |second_factor| Some(User { second_factor, ..row(Some(STAMP)) });
+    // The recorded session was made with a password and without a second factor.
+    assert_eq!(ask_with_token(with(demanded), &session()).await.unwrap_err(), Code::RevokedCredential);
+    let exempt = SecondFactor { is_oauth_exempt: true, is_trusted_header_exempt: true, ..demanded };
+    assert!(ask_with_token(with(exempt), &session()).await.is_err(), "a password is not exempt");
+    let automation = vectors()["accept"]["owui_automation"].as_str().unwrap().to_owned();
+    assert!(ask_with_token(with(demanded), &automation).await.is_ok());
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@
 //! when it last managed to. Past `access.max_stale_secs` what is known is not believed any more.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -73,6 +74,25 @@ pub struct Users {
     started: Instant,
     confirmed_millis: AtomicU64,
     max_stale: Duration,
+    pinned: Mutex<HashMap<String, usize>>,
+}
+
+/// A user with calls underway; while it is held they are not forgotten.
+pub struct Pin {
+    users: Arc<Users>,
+    id: String,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pinned = self.users.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = pinned.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                pinned.remove(&self.id);
+            }
+        }
+    }
 }
 
 impl Users {
@@ -80,8 +100,15 @@ impl Users {
     pub fn new(max_stale: Duration) -> (Arc<Self>, mpsc::Receiver<Question>) {
         let (questions, asked) = mpsc::channel(QUEUE);
         let seen = Cache::builder().max_capacity(1_000_000).time_to_idle(FORGET_AFTER).build();
-        let users =
-            Self { seen, questions, started: Instant::now(), confirmed_millis: AtomicU64::new(0), max_stale };
+        let pinned = Mutex::default();
+        let users = Self {
+            pinned,
+            seen,
+            questions,
+            started: Instant::now(),
+            confirmed_millis: AtomicU64::new(0),
+            max_stale,
+        };
         (Arc::new(users), asked)
     }
 
@@ -103,9 +130,20 @@ impl Users {
         }
     }
 
-    /// Everybody seen lately. Looking here does not count as seeing them.
-    pub fn all(&self) -> Vec<(Arc<String>, Arc<Seen>)> {
-        self.seen.iter().collect()
+    /// Everybody seen lately or pinned, with what is remembered of them. Looking here does not count
+    /// as seeing them.
+    pub fn all(&self) -> HashMap<String, Option<Arc<Seen>>> {
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: HashMap<_, _> = pinned.keys().map(|id| (id.clone(), None)).collect();
+        drop(pinned);
+        all.extend(self.seen.iter().map(|(id, seen)| (id.as_ref().clone(), Some(seen))));
+        all
+    }
+
+    /// Keeps this user among those looked at again, however long they are not seen.
+    pub fn pin(self: &Arc<Self>, id: &str) -> Pin {
+        *self.pinned.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_insert(0) += 1;
+        Pin { users: self.clone(), id: id.to_owned() }
     }
 
     /// What is remembered of this user, without asking.

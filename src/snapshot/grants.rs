@@ -18,6 +18,8 @@ use crate::{
 const POLL_POSTGRES: Duration = Duration::from_secs(5);
 /// Between two polls where there are none.
 const POLL_SQLITE: Duration = Duration::from_millis(200);
+/// How long replaced grants are held, so that no request frees them.
+const RETIREMENT: Duration = Duration::from_secs(10);
 /// Between two tries while the database is away.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -26,11 +28,12 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
     let mut keeper =
         Keeper { current, store, cursor: None, grants: Arc::default(), is_migrated: !auto_migrate };
     let mut listener = None;
+    let mut is_listening_news = true;
     loop {
         match keeper.refresh().await {
             Ok(()) => {
                 if listener.is_none() {
-                    listener = keeper.listen().await;
+                    listener = keeper.listen(&mut is_listening_news).await;
                     // What changed before the listening began is picked up now, not at the next poll.
                     if listener.is_some() {
                         continue;
@@ -119,7 +122,13 @@ impl Keeper {
     }
 
     fn publish(&mut self, grants: Grants) {
-        self.grants = Arc::new(grants);
+        let before = std::mem::replace(&mut self.grants, Arc::new(grants));
+        // Requests hold the grants for milliseconds. Whoever lets go last frees them, and with millions of
+        // rows that must be nobody who serves.
+        tokio::spawn(async move {
+            tokio::time::sleep(RETIREMENT).await;
+            drop(tokio::task::spawn_blocking(move || drop(before)).await);
+        });
         self.announce_database();
         self.current.publish_grants(self.grants.clone());
     }
@@ -129,11 +138,17 @@ impl Keeper {
         self.current.confirm_grants();
     }
 
-    async fn listen(&self) -> Option<Listener> {
+    /// Begins to listen. Where that does not work (some poolers), it is said once.
+    async fn listen(&self, is_news: &mut bool) -> Option<Listener> {
         match self.store.listen().await {
-            Ok(listener) => listener,
+            Ok(listener) => {
+                *is_news = true;
+                listener
+            }
             Err(error) => {
-                warn!("no notifications from the database, polling instead: {error:#}");
+                if std::mem::replace(is_news, false) {
+                    warn!("no notifications from the database, polling instead: {error:#}");
+                }
                 None
             }
         }

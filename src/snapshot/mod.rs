@@ -26,6 +26,9 @@ use crate::{
     upstream::Addresses,
 };
 
+/// Without a word with the database for this long it counts as away: the longest poll is 5 s.
+const SILENCE: Duration = Duration::from_secs(20);
+
 /// Everything believed at one instant.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -75,7 +78,12 @@ impl Current {
         self.snapshot.load_full()
     }
 
-    /// Tells of every new version of the grants.
+    /// How often grants or callers have changed: a decision made at another count must be made again.
+    pub fn change_count(&self) -> u64 {
+        *self.versions.borrow()
+    }
+
+    /// Tells of every change of grants or callers.
     pub fn versions(&self) -> watch::Receiver<u64> {
         self.versions.subscribe()
     }
@@ -106,9 +114,9 @@ impl Current {
         self.grants(&self.load()).is_ok()
     }
 
-    /// Whether the last word with the database was a good one.
+    /// Whether the last word with the database was a good one, and not long ago.
     pub fn is_database_up(&self) -> bool {
-        self.is_database_up.load(Ordering::Relaxed)
+        self.is_database_up.load(Ordering::Relaxed) && self.grants_age().is_some_and(|age| age < SILENCE)
     }
 
     fn change(&self, change: impl Fn(&mut Snapshot)) {

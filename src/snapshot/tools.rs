@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, Notify, mpsc, oneshot},
+    task::JoinSet,
+};
 use tracing::{debug, info, warn};
 
 use super::Current;
@@ -63,38 +66,49 @@ impl Refresher {
     }
 }
 
-/// Runs until the process ends.
-pub async fn keep(
+/// Reads all lists until the process ends.
+pub fn keep(
     current: Arc<Current>,
     settings: Settings,
     mut wishes: mpsc::Receiver<Wish>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let dialer = Dialer::new(settings.deadline, settings.max_bytes)?;
-    let mut readers = HashMap::new();
-    for server in current.load().catalog.iter() {
-        if !server.is_enabled || server.dialect != Dialect::OpenApi {
-            continue;
+    Ok(async move {
+        let mut readers = HashMap::new();
+        let mut tasks = JoinSet::new();
+        for server in current.load().catalog.iter() {
+            if !server.is_enabled || server.dialect != Dialect::OpenApi {
+                continue;
+            }
+            let reader = Arc::new(Reader::new(server.clone(), current.clone(), dialer.clone()));
+            tasks.spawn(reader.clone().run(settings.refresh));
+            readers.insert(server.id.clone(), reader);
         }
-        let reader = Arc::new(Reader::new(server.clone(), current.clone(), dialer.clone()));
-        tokio::spawn(reader.clone().run(settings.refresh));
-        readers.insert(server.id.clone(), reader);
-    }
-    while let Some(wish) = wishes.recv().await {
-        if let Some(reader) = readers.get(&wish.server) {
-            reader.grant(wish).await;
+        loop {
+            tokio::select! {
+                Some(wish) = wishes.recv() => match readers.get(&wish.server) {
+                    Some(reader) => reader.grant(wish).await,
+                    // Dropping the wish is the answer.
+                    None => drop(wish),
+                },
+                Some(_ended) = tasks.join_next() => return,
+                else => return,
+            }
         }
-    }
-    Ok(())
+    })
 }
 
 /// Reads a server's tools from the first of its addresses that answers.
 pub async fn read(dialer: &Dialer, server: &Server) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
+    let credential = server.credential.as_ref().map(|credential| (&credential.name, &credential.value));
     let mut last_error = None;
     for peer in server.peers.iter() {
         let url = format!("{peer}/openapi.json");
-        match dialer.get(&url, server.credential.as_ref()).await {
+        match dialer.get(&url, credential).await {
             Ok(document) => {
-                return ToolList::parse(&document).with_context(|| format!("`{url}` is not usable"));
+                // Megabytes of it take long, and a bug it might trigger must not end more than this.
+                let parsed = tokio::task::spawn_blocking(move || ToolList::parse(&document)).await?;
+                return parsed.with_context(|| format!("`{url}` is not usable"));
             }
             Err(error) => last_error = Some(error.context(format!("`{url}` cannot be read"))),
         }

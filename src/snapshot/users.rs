@@ -16,38 +16,40 @@ use crate::{
 /// First sights answered with one query.
 const BATCH: usize = 500;
 
-/// Runs until the process ends.
-pub async fn keep(
+/// Answers first sights until the process ends.
+pub async fn answer(
     current: Arc<Current>,
     users: Arc<Users>,
     mut questions: mpsc::Receiver<Question>,
     database: OpenWebUi,
-    refresh: Duration,
 ) {
-    let mut ticks = tokio::time::interval(refresh);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut is_up = true;
     let mut batch = Vec::with_capacity(BATCH);
-    loop {
-        let outcome = tokio::select! {
-            count = questions.recv_many(&mut batch, BATCH) => {
-                if count == 0 {
-                    return;
-                }
-                answer(&users, &database, std::mem::take(&mut batch)).await
-            }
-            _ = ticks.tick() => refresh_all(&current, &users, &database).await,
-        };
-        match outcome {
-            Ok(()) if !is_up => info!("Open WebUI's database answers again"),
-            Err(ref error) if is_up => warn!("Open WebUI's database does not answer: {error:#}"),
-            Ok(()) | Err(_) => {}
-        }
-        is_up = outcome.is_ok();
+    let mut health = Health::default();
+    while questions.recv_many(&mut batch, BATCH).await > 0 {
+        // Questions of a batch that fails are dropped, and so answered.
+        let outcome = answer_batch(&current, &users, &database, batch.drain(..)).await;
+        health.note(&outcome);
     }
 }
 
-async fn answer(users: &Users, database: &OpenWebUi, batch: Vec<Question>) -> anyhow::Result<()> {
+/// Looks at everybody seen lately, again and again until the process ends.
+pub async fn refresh(current: Arc<Current>, users: Arc<Users>, database: OpenWebUi, pause: Duration) {
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut health = Health::default();
+    loop {
+        ticks.tick().await;
+        health.note(&refresh_all(&current, &users, &database).await);
+    }
+}
+
+async fn answer_batch(
+    current: &Current,
+    users: &Users,
+    database: &OpenWebUi,
+    batch: impl Iterator<Item = Question>,
+) -> anyhow::Result<()> {
+    let batch: Vec<Question> = batch.collect();
     let ids: Vec<String> = batch.iter().map(|question| question.id.clone()).collect();
     let rows = database.users(&ids).await?;
     for question in batch {
@@ -56,18 +58,20 @@ async fn answer(users: &Users, database: &OpenWebUi, batch: Vec<Question>) -> an
         // A caller who has gone away needs no answer.
         drop(question.answer.send(seen));
     }
+    // One forgotten may have calls underway that began when their row was another.
+    current.announce_callers_changed();
     Ok(())
 }
 
 async fn refresh_all(current: &Current, users: &Users, database: &OpenWebUi) -> anyhow::Result<()> {
     let seen = users.all();
-    let ids: Vec<String> = seen.iter().map(|(id, _)| id.as_ref().clone()).collect();
+    let ids: Vec<String> = seen.keys().cloned().collect();
     let mut rows: HashMap<String, User> =
         if ids.is_empty() { HashMap::new() } else { database.users(&ids).await? };
     let mut is_news = false;
     for (id, seen) in &seen {
-        let row = rows.remove(id.as_str());
-        if seen.row != row {
+        let row = rows.remove(id);
+        if seen.as_ref().is_none_or(|seen| seen.row != row) {
             users.remember(id, row);
             is_news = true;
         }
@@ -77,4 +81,26 @@ async fn refresh_all(current: &Current, users: &Users, database: &OpenWebUi) -> 
         current.announce_callers_changed();
     }
     Ok(())
+}
+
+/// Says once that the database went away, and once that it came back.
+struct Health {
+    is_up: bool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { is_up: true }
+    }
+}
+
+impl Health {
+    fn note(&mut self, outcome: &anyhow::Result<()>) {
+        match outcome {
+            Ok(()) if !self.is_up => info!("Open WebUI's database answers again"),
+            Err(error) if self.is_up => warn!("Open WebUI's database does not answer: {error:#}"),
+            Ok(()) | Err(_) => {}
+        }
+        self.is_up = outcome.is_ok();
+    }
 }

@@ -10,6 +10,7 @@ pub mod openwebui;
 mod postgres;
 #[cfg(test)]
 mod scratch;
+mod second_factor;
 mod sqlite;
 
 use std::{future::Future, time::Duration};
@@ -47,11 +48,26 @@ pub enum DatabaseUrl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GrantRow<'a> {
     /// This user may use this server.
-    User { email: &'a str, server: &'a str },
+    User {
+        /// The user's email.
+        email: &'a str,
+        /// The server's id.
+        server: &'a str,
+    },
     /// Members of this group may use this server.
-    Group { group: &'a str, server: &'a str },
+    Group {
+        /// The group's name.
+        group: &'a str,
+        /// The server's id.
+        server: &'a str,
+    },
     /// This user belongs to this group.
-    Membership { email: &'a str, group: &'a str },
+    Membership {
+        /// The user's email.
+        email: &'a str,
+        /// The group's name.
+        group: &'a str,
+    },
 }
 
 /// Takes rows one by one as they arrive.

@@ -17,7 +17,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqlitePool},
 };
 
-use super::{ANSWER, DatabaseUrl, postgres, sqlite, within};
+pub use super::second_factor::SecondFactor;
+use super::{ANSWER, DatabaseUrl, postgres, second_factor, second_factor::Factors, sqlite, within};
 use crate::names::{Email, GroupName};
 
 /// How many users one query asks for.
@@ -38,6 +39,8 @@ pub struct User {
     pub is_active: bool,
     /// What a session token has to carry; changes when the password does.
     pub session_stamp: Option<String>,
+    /// What Open WebUI demands beside their password.
+    pub second_factor: SecondFactor,
     /// Their groups and all groups above those, in order, each once.
     pub groups: Vec<GroupName>,
 }
@@ -85,12 +88,14 @@ struct Shape {
     has_stamp: bool,
     has_members: bool,
     has_parents: bool,
+    has_second_factor: bool,
 }
 
 /// `id, email, role, active, session_stamp` of a user.
 type UserRow = (String, Option<String>, Option<String>, Option<bool>, Option<String>);
 /// `user_id, name` of a group they are in.
 type GroupRow = (String, Option<String>);
+type Rows = (Vec<UserRow>, Vec<GroupRow>, Factors);
 
 impl OpenWebUi {
     /// Prepares connections without making one.
@@ -108,9 +113,9 @@ impl OpenWebUi {
     pub async fn users(&self, ids: &[String]) -> anyhow::Result<HashMap<String, User>> {
         let mut users = HashMap::with_capacity(ids.len());
         for chunk in ids.chunks(CHUNK) {
-            let (rows, groups) =
+            let rows =
                 within(ANSWER, self.read(chunk)).await.context("could not read the users of Open WebUI")?;
-            users.extend(assemble(rows, groups));
+            users.extend(assemble(rows));
         }
         Ok(users)
     }
@@ -146,7 +151,7 @@ impl OpenWebUi {
     }
 
     /// Reads users and their groups as of one instant.
-    async fn read(&self, ids: &[String]) -> anyhow::Result<(Vec<UserRow>, Vec<GroupRow>)> {
+    async fn read(&self, ids: &[String]) -> anyhow::Result<Rows> {
         match &self.database {
             Database::Postgres(pool) => {
                 let mut transaction = pool.begin_with(postgres::ONE_SNAPSHOT).await?;
@@ -154,9 +159,13 @@ impl OpenWebUi {
                     Some(shape) => shape,
                     None => self.remember(sqlx::query_as(POSTGRES_SHAPE).fetch_one(&mut *transaction).await?),
                 };
-                let rows = postgres_rows(&mut transaction, shape, ids).await?;
+                let (users, groups) = postgres_rows(&mut transaction, shape, ids).await?;
+                let factors = match shape.has_second_factor {
+                    true => second_factor::postgres(&mut transaction, ids).await?,
+                    false => Factors::default(),
+                };
                 transaction.commit().await?;
-                Ok(rows)
+                Ok((users, groups, factors))
             }
             Database::Sqlite(pool) => {
                 let mut transaction = pool.begin().await?;
@@ -164,9 +173,14 @@ impl OpenWebUi {
                     Some(shape) => shape,
                     None => self.remember(sqlx::query_as(SQLITE_SHAPE).fetch_one(&mut *transaction).await?),
                 };
-                let rows = sqlite_rows(&mut transaction, shape, ids).await?;
+                let ids = serde_json::to_string(ids)?;
+                let (users, groups) = sqlite_rows(&mut transaction, shape, &ids).await?;
+                let factors = match shape.has_second_factor {
+                    true => second_factor::sqlite(&mut transaction, &ids).await?,
+                    false => Factors::default(),
+                };
                 transaction.commit().await?;
-                Ok(rows)
+                Ok((users, groups, factors))
             }
         }
     }
@@ -184,7 +198,7 @@ impl OpenWebUi {
 }
 
 /// Makes users of rows; what is malformed is left out.
-fn assemble(rows: Vec<UserRow>, groups: Vec<GroupRow>) -> impl Iterator<Item = (String, User)> {
+fn assemble((rows, groups, factors): Rows) -> impl Iterator<Item = (String, User)> {
     let mut groups_of: HashMap<String, BTreeSet<GroupName>> = HashMap::new();
     for (user, name) in groups {
         if let Some(name) = name.and_then(|name| GroupName::parse(&name).ok()) {
@@ -199,9 +213,8 @@ fn assemble(rows: Vec<UserRow>, groups: Vec<GroupRow>) -> impl Iterator<Item = (
             _ => Role::Other,
         };
         let groups = groups_of.remove(&id).into_iter().flatten().collect();
-        let user =
-            User { id: id.clone(), email, role, is_active: active == Some(true), session_stamp, groups };
-        Some((id, user))
+        let (is_active, second_factor) = (active == Some(true), factors.of(&id));
+        Some((id.clone(), User { id, email, role, is_active, session_stamp, second_factor, groups }))
     })
 }
 
@@ -212,12 +225,18 @@ const POSTGRES_SHAPE: &str = "\
                AND attname = 'session_stamp' AND NOT attisdropped) AS has_stamp, \
            to_regclass('group_member') IS NOT NULL AS has_members, \
            EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('\"group\"') \
-               AND attname = 'parent_group_id' AND NOT attisdropped) AS has_parents";
+               AND attname = 'parent_group_id' AND NOT attisdropped) AS has_parents, \
+           EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('auth') \
+               AND attname = 'mfa' AND NOT attisdropped) \
+           AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('config') \
+               AND attname = 'key' AND NOT attisdropped) AS has_second_factor";
 
 const SQLITE_SHAPE: &str = "\
     SELECT EXISTS (SELECT 1 FROM pragma_table_info('auth') WHERE name = 'session_stamp') AS has_stamp, \
            EXISTS (SELECT 1 FROM pragma_table_info('group_member')) AS has_members, \
-           EXISTS (SELECT 1 FROM pragma_table_info('group') WHERE name = 'parent_group_id') AS has_parents";
+           EXISTS (SELECT 1 FROM pragma_table_info('group') WHERE name = 'parent_group_id') AS has_parents, \
+           EXISTS (SELECT 1 FROM pragma_table_info('auth') WHERE name = 'mfa') \
+           AND EXISTS (SELECT 1 FROM pragma_table_info('config') WHERE name = 'key') AS has_second_factor";
 
 async fn postgres_rows(
     connection: &mut PgConnection,
@@ -253,9 +272,8 @@ async fn postgres_rows(
 async fn sqlite_rows(
     connection: &mut SqliteConnection,
     shape: Shape,
-    ids: &[String],
-) -> anyhow::Result<(Vec<UserRow>, Vec<GroupRow>)> {
-    let ids = serde_json::to_string(ids)?;
+    ids: &str,
+) -> sqlx::Result<(Vec<UserRow>, Vec<GroupRow>)> {
     let users = if shape.has_stamp {
         "SELECT u.id, u.email, u.role, a.active, a.session_stamp \
          FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
@@ -263,7 +281,7 @@ async fn sqlite_rows(
         "SELECT u.id, u.email, u.role, a.active, NULL \
          FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
     };
-    let users = sqlx::query_as(users).bind(&ids).fetch_all(&mut *connection).await?;
+    let users = sqlx::query_as(users).bind(ids).fetch_all(&mut *connection).await?;
     if !shape.has_members {
         return Ok((users, Vec::new()));
     }
@@ -278,7 +296,7 @@ async fn sqlite_rows(
         "SELECT m.user_id, g.name FROM group_member AS m JOIN \"group\" AS g ON g.id = m.group_id \
          WHERE m.user_id IN (SELECT value FROM json_each(?1))"
     };
-    Ok((users, sqlx::query_as(groups).bind(&ids).fetch_all(connection).await?))
+    Ok((users, sqlx::query_as(groups).bind(ids).fetch_all(connection).await?))
 }
 
 #[cfg(test)]
@@ -348,6 +366,29 @@ mod tests {
             let jane = openwebui.user_by_email(&Email::parse("JANE@x.org").unwrap()).await.unwrap();
             assert_eq!(jane.as_ref(), users.get("jane"));
             assert_eq!(openwebui.user_by_email(&Email::parse("who@x.org").unwrap()).await.unwrap(), None);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_second_factor_is_demanded_and_set_up_as_open_webui_has_it() {
+        on_both(async |scratch| {
+            let openwebui = openwebui(&scratch, DDL).await;
+            let factor = async |id: &str| openwebui.users(&everybody()).await.unwrap()[id].second_factor;
+            assert_eq!(factor("jane").await, SecondFactor::default());
+            scratch
+                .execute(
+                    r#"INSERT INTO config (key, value) VALUES ('auth.mfa.enable', 'true'), ('auth.mfa.allow_oauth_bypass', 'true');
+                UPDATE auth SET mfa = '{"secret": "sealed", "reset_required": false}' WHERE id = 'jane';
+                UPDATE auth SET mfa = '{"secret": "sealed", "reset_required": true}' WHERE id = 'root';
+                UPDATE auth SET mfa = '{"secret": null}' WHERE id = 'new';"#,
+                )
+                .await;
+            let demanded = SecondFactor { is_demanded: true, is_oauth_exempt: true, ..SecondFactor::default() };
+            assert_eq!(factor("jane").await, SecondFactor { is_set_up: true, ..demanded });
+            for id in ["root", "new", "gone"] {
+                assert_eq!(factor(id).await, demanded, "{id}");
+            }
         })
         .await;
     }

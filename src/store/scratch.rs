@@ -63,6 +63,7 @@ pub(super) async fn on_sqlite(test: impl AsyncFnOnce(Scratch)) {
 }
 
 /// Runs a test on Postgres. A test that fails leaves its database behind to be looked at.
+#[expect(clippy::disallowed_methods, reason = "scripts/test tells the tests where its Postgres is")]
 pub(super) async fn on_postgres(test: impl AsyncFnOnce(Scratch)) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let server = std::env::var("PORTCULLIS_TEST_POSTGRES")

@@ -364,7 +364,9 @@ async fn stores_that_migrate_at_once_wait_for_each_other() {
         let stores: Vec<_> = (0..3).map(|_| Store::open(&scratch.settings).unwrap()).collect();
         assert_eq!(stores[0].pending_migrations().await.unwrap(), 2);
         let (a, b, c) = tokio::join!(stores[0].migrate(), stores[1].migrate(), stores[2].migrate());
-        (a.unwrap(), b.unwrap(), c.unwrap());
+        a.unwrap();
+        b.unwrap();
+        c.unwrap();
         assert_eq!(stores[2].pending_migrations().await.unwrap(), 0);
         stores[1].migrate().await.unwrap();
         // A newer gateway has been here: the older one runs on.

@@ -7,3 +7,5 @@
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
 mod harness;
+mod readme;
+mod unmigrated;

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use moka::{policy::EvictionPolicy, sync::Cache};
 use sha2::{Digest, Sha256};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Encoding, Scope, document};
 use crate::{
@@ -108,16 +109,27 @@ impl Documents {
         if let Some(rendered) = self.cache.get(&key) {
             return rendered;
         }
-        let plain_key = Key { encoding: Encoding::Identity, ..key.clone() };
-        let plain = self.cache.get_with(plain_key, || {
-            Arc::new(Rendered::new(&document(scope, servers, tools).into(), Encoding::Identity))
-        });
-        match encoding {
-            Encoding::Identity => plain,
-            Encoding::Gzip | Encoding::Brotli => {
-                self.cache.get_with(key, || Arc::new(Rendered::new(&plain.body, encoding)))
+        aside(|| {
+            let plain_key = Key { encoding: Encoding::Identity, ..key.clone() };
+            let plain = self.cache.get_with(plain_key, || {
+                Arc::new(Rendered::new(&document(scope, servers, tools).into(), Encoding::Identity))
+            });
+            match encoding {
+                Encoding::Identity => plain,
+                Encoding::Gzip | Encoding::Brotli => {
+                    self.cache.get_with(key, || Arc::new(Rendered::new(&plain.body, encoding)))
+                }
             }
-        }
+        })
+    }
+}
+
+/// Does work of many milliseconds where it holds up no other request of this thread.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // Nothing else runs here.
+        _ => work(),
     }
 }
 

@@ -1,0 +1,167 @@
+//! The documents match the code: what `README.md` lists is what there is, and what `src/README.md` names is there.
+//!
+//! Decides nothing about how it is said. Commands in the documents are run by `tests/e2e/readme.rs`.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use portcullis::{
+    endpoints::{self, Audience},
+    refusal::Code,
+};
+
+use super::source::Source;
+
+const README: &str = include_str!("../../README.md");
+const MAP: &str = include_str!("../../src/README.md");
+const METRICS: &str = include_str!("../../src/record/metrics.rs");
+const ACCESS_LOG: &str = include_str!("../../src/record/access_log.rs");
+const LIBRARY: &str = include_str!("../../src/lib.rs");
+
+/// What the gateway sends on rather than answers, so that it is not among the endpoints.
+const CALLS: [[&str; 3]; 2] =
+    [["POST", "`/{server}/{tool}`", "with a grant"], ["POST", "`/{server}_{tool}`", "with a grant"]];
+
+/// The cells of the one table of a document whose header begins with these cells.
+#[track_caller]
+fn table(document: &str, header: &[&str]) -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Vec<String> {
+        let inside = line.trim().trim_start_matches('|').trim_end_matches('|');
+        inside.split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut lines = document
+        .lines()
+        .skip_while(|line| !line.starts_with('|') || !cells(line).starts_with(&owned(header)));
+    assert!(lines.next().is_some(), "no table begins with {header:?}");
+    lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect()
+}
+
+fn owned(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+fn quoted(word: &str) -> String {
+    format!("`{word}`")
+}
+
+/// Texts between two marks, in order: `between(text, '"', '"')`.
+fn between(text: &str, mark: char) -> Vec<&str> {
+    text.split(mark).skip(1).step_by(2).collect()
+}
+
+#[test]
+fn the_readme_has_every_refusal_with_its_status_in_order_of_status() {
+    let listed: Vec<_> =
+        table(README, &["code", "status"]).into_iter().map(|row| row[..2].to_vec()).collect();
+    let mut codes: Vec<Code> = Code::ALL.to_vec();
+    codes.sort_by_key(|code| code.status());
+    let real: Vec<_> =
+        codes.iter().map(|code| vec![quoted(code.as_str()), code.status().to_string()]).collect();
+    assert_eq!(listed, real);
+}
+
+#[test]
+fn the_readme_has_every_endpoint_with_its_method_and_audience() {
+    let listed: BTreeSet<_> =
+        table(README, &["method", "path", "who"]).into_iter().map(|row| row[..3].to_vec()).collect();
+    let mut real: BTreeSet<_> = CALLS.iter().map(|call| owned(call)).collect();
+    for endpoint in endpoints::TABLE {
+        let paths: Vec<_> = endpoint.paths.iter().map(|path| quoted(path)).collect();
+        let who = match endpoint.audience {
+            Audience::Anyone => "anybody",
+            Audience::Caller => "any caller",
+            Audience::Granted => "with a grant",
+            Audience::Admin => "admins",
+        };
+        real.insert(owned(&[endpoint.method, &paths.join(", "), who]));
+    }
+    assert_eq!(listed, real);
+}
+
+#[test]
+fn the_readme_has_every_metric_with_its_type_and_labels() {
+    let listed: Vec<_> =
+        table(README, &["name", "type", "labels"]).into_iter().map(|row| row[..3].to_vec()).collect();
+    let (_, declared) = METRICS.split_once("\nmetrics! {\n").unwrap();
+    let (declared, _) = declared.split_once("\n}\n").unwrap();
+    let real: Vec<_> = declared.split_terminator(");\n").chain(None).map(metric).collect();
+    assert_eq!(listed, real);
+}
+
+/// Name, type and labels of `field: Type = …("name", "help"…, &["label"…]`.
+fn metric(declaration: &str) -> Vec<String> {
+    let kind = declaration.split_once(": ").and_then(|(_, rest)| rest.split_once(" =")).unwrap().0;
+    let kind = match kind.trim_end_matches("Vec") {
+        "IntCounter" => "counter",
+        "IntGauge" => "gauge",
+        "Histogram" => "histogram",
+        other => panic!("{other} is a type of metric the README has no word for"),
+    };
+    let labels = declaration.rsplit_once("&[").map_or("", |(_, labels)| labels);
+    let labels: Vec<_> = between(labels, '"').into_iter().map(quoted).collect();
+    owned(&[&quoted(between(declaration, '"')[0]), kind, &labels.join(", ")])
+}
+
+#[test]
+fn the_readme_explains_every_field_of_the_access_log() {
+    let rows = table(README, &["field", "meaning"]);
+    let listed: BTreeSet<_> = rows.iter().flat_map(|row| between(&row[0], '`')).collect();
+    let (_, line) = ACCESS_LOG.split_once("struct Line<'a> {\n").unwrap();
+    let (line, _) = line.split_once("\n}").unwrap();
+    let fields = line.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let real: BTreeSet<_> = fields.map(|line| line.trim().split_once(": ").unwrap().0).collect();
+    assert_eq!(listed, real);
+}
+
+#[test]
+fn the_map_has_every_module_once() {
+    let mut listed: Vec<_> = table(MAP, &["module", "decides", "never"])
+        .into_iter()
+        .map(|row| row[0].trim_matches('`').to_owned())
+        .collect();
+    listed.sort();
+    let modules = LIBRARY.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let mut real: Vec<_> = modules.map(str::to_owned).collect();
+    real.sort();
+    assert_eq!(listed, real);
+}
+
+/// A file, a type or a function that the map speaks of and that was renamed is a wrong map.
+#[test]
+fn what_the_map_names_is_in_the_source() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code: String = Source::all(&["src", "tests"]).iter().map(|source| source.code.as_str()).collect();
+    let words: BTreeSet<&str> =
+        code.split(|letter: char| !letter.is_alphanumeric() && letter != '_').collect();
+    let (prose, _) = MAP.split_once("```text").unwrap();
+    let (_, rest) = MAP.split_once("```\n\n").unwrap();
+    let mut missing = Vec::new();
+    for name in between(prose, '`').into_iter().chain(between(rest, '`')) {
+        let is_file = name.ends_with(".rs") || name.ends_with(".md");
+        let is_symbol = name.contains("::") && name.chars().all(|c| c.is_alphanumeric() || "_:".contains(c));
+        if is_file && !root.join(name).is_file() && !root.join("src").join(name).is_file() {
+            missing.push(name);
+        }
+        let is_there = |part: &str| words.contains(part);
+        if is_symbol && !name.starts_with("std::") && !name.split("::").all(is_there) {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "src/README.md names what is not there: {missing:?}");
+}
+
+/// Links between the documents of the repository lead somewhere.
+#[test]
+fn every_link_of_a_document_to_a_file_leads_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dead = Vec::new();
+    for folder in [".", "src", "conf", "migrations", "systemd"] {
+        let (folder, name) = (root.join(folder), format!("{folder}/README.md"));
+        let text = fs::read_to_string(folder.join("README.md")).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
+        let files = targets.filter(|target| !target.starts_with("http") && !target.starts_with('#'));
+        dead.extend(
+            files.filter(|target| !folder.join(target).exists()).map(|target| format!("{name}: {target}")),
+        );
+    }
+    assert!(dead.is_empty(), "{dead:?}");
+}
