@@ -1,7 +1,8 @@
 //! Does a decision take the same time with three million grant rows as with a hundred?
 //!
-//! Three rows a user (two servers, one group), 70 servers, 200 groups. The callers asked about are spread over all
-//! users, so that large sizes pay for memory the processor does not hold.
+//! Three rows a user (two servers, one group), 70 servers, 200 groups. The same number of callers is asked about at
+//! every size: 33, which is all there are in a hundred rows, or 3,333 spread over all users, whose rows lie in memory
+//! that the processor does not hold.
 
 use std::{
     cell::Cell,
@@ -32,8 +33,8 @@ fn main() {
 const ROWS: [usize; 4] = [100, 10_000, 1_000_000, 3_000_000];
 const SERVERS: usize = 70;
 const GROUPS: usize = 200;
-/// Callers asked about in turn; fewer where there are fewer users.
-const ASKED: usize = 4096;
+const FEW: usize = 33;
+const MANY: usize = 3_333;
 
 fn email(user: usize) -> String {
     format!("user{user}@example.com")
@@ -62,10 +63,9 @@ fn build(rows: usize) -> Grants {
     builder.finish()
 }
 
-fn callers(rows: usize) -> Vec<Arc<Caller>> {
-    let users = rows / 3;
-    let step = (users / ASKED).max(1);
-    (0..users.min(ASKED))
+fn callers(rows: usize, count: usize) -> Vec<Arc<Caller>> {
+    let step = rows / 3 / count;
+    (0..count)
         .map(|at| {
             let email = Email::parse(&email(at * step)).expect("an email");
             Caller::hypothetical(email, Vec::new())
@@ -94,7 +94,7 @@ fn access() -> Access {
 }
 
 /// Gives each of these in turn, without end.
-fn in_turn<T>(all: &[T]) -> impl Fn() -> &T {
+fn in_turn<'a, T>(all: &'a [T]) -> impl Fn() -> &'a T {
     let next = Cell::new(0);
     move || {
         let at = next.get();
@@ -103,10 +103,8 @@ fn in_turn<T>(all: &[T]) -> impl Fn() -> &T {
     }
 }
 
-/// A caller who has asked before under these grants: what nearly every call pays.
-#[divan::bench(args = ROWS)]
-fn asked_before(bencher: Bencher, rows: usize) {
-    let (access, server, callers) = (access(), server(1), callers(rows));
+fn ask_again(bencher: Bencher, rows: usize, count: usize) {
+    let (access, server, callers) = (access(), server(1), callers(rows, count));
     let known = KnownGrants { version: 1, grants: grants(rows) };
     for caller in &callers {
         access.reach(caller, &known);
@@ -115,10 +113,8 @@ fn asked_before(bencher: Bencher, rows: usize) {
     bencher.bench_local(|| access.authorize(next(), black_box(&server), &known).is_ok());
 }
 
-/// A caller's first question under these grants: every change of a grant makes one for everybody.
-#[divan::bench(args = ROWS)]
-fn first_decision(bencher: Bencher, rows: usize) {
-    let (access, server, callers) = (access(), server(1), callers(rows));
+fn ask_first(bencher: Bencher, rows: usize, count: usize) {
+    let (access, server, callers) = (access(), server(1), callers(rows, count));
     let version = Cell::new(0);
     let next = in_turn(&callers);
     let grants = grants(rows);
@@ -130,8 +126,30 @@ fn first_decision(bencher: Bencher, rows: usize) {
         .bench_local_refs(|(caller, known)| access.authorize(caller, black_box(&server), known).is_ok());
 }
 
+/// A caller who has asked before under these grants: what nearly every call pays.
+#[divan::bench(args = ROWS, sample_size = 1000)]
+fn asked_before(bencher: Bencher, rows: usize) {
+    ask_again(bencher, rows, FEW);
+}
+
+#[divan::bench(args = &ROWS[1..], sample_size = 3333)]
+fn asked_before_by_many(bencher: Bencher, rows: usize) {
+    ask_again(bencher, rows, MANY);
+}
+
+/// A caller's first question under these grants: every change of a grant makes one for everybody.
+#[divan::bench(args = ROWS, sample_size = 100)]
+fn first_decision(bencher: Bencher, rows: usize) {
+    ask_first(bencher, rows, FEW);
+}
+
+#[divan::bench(args = &ROWS[1..], sample_size = 100)]
+fn first_decision_of_many(bencher: Bencher, rows: usize) {
+    ask_first(bencher, rows, MANY);
+}
+
 /// One caller's rows replaced: what a revocation costs the background task.
-#[divan::bench(args = ROWS)]
+#[divan::bench(args = ROWS, sample_size = 10)]
 fn patch_of_one_user(bencher: Bencher, rows: usize) {
     let (grants, subject) = (grants(rows), email(7));
     let subjects = [Subject::User(subject.clone())];

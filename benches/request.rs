@@ -73,7 +73,8 @@ fn ready() -> Gateway {
         let (user, server) = (Email::parse(GRANTED).expect("email"), ServerId::parse("sample").expect("id"));
         store.grant_user(&user, &server).await.expect("a grant");
         tokio::spawn(snapshot::grants::keep(current.clone(), store, false));
-        tokio::spawn(snapshot::tools::keep(current.clone(), config.catalog.clone(), wishes));
+        let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), wishes);
+        tokio::spawn(tools.expect("a dialer"));
         tokio::spawn(snapshot::addresses::keep(current.clone()));
         let is_ready = async {
             while !knows_everything(&current, &server) {
@@ -162,30 +163,30 @@ fn decide(bencher: Bencher, path: &str, email: &str, is_answered: bool) {
     });
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn request_filter_granted(bencher: Bencher) {
     decide(bencher, "/sample/echo", GRANTED, false);
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn request_filter_granted_legacy(bencher: Bencher) {
     decide(bencher, "/sample_echo", GRANTED, false);
 }
 
 /// The 403 is written, too.
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn request_filter_not_granted(bencher: Bencher) {
     decide(bencher, "/sample/echo", STRANGER, true);
 }
 
 /// The 400 is written, too.
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn request_filter_bad_path(bencher: Bencher) {
     decide(bencher, "/sample/%2e%2e/echo", GRANTED, true);
 }
 
 /// Every phase of a granted call, from the arrival to its record (metrics; the access log is off).
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn all_phases_of_a_granted_call(bencher: Bencher) {
     let gateway = &*READY;
     let request = call("/sample/echo", &token(GRANTED, 0));
@@ -247,20 +248,20 @@ fn decided(alone: &Alone) -> bool {
 }
 
 /// Route, identify (token seen before), authorize (asked before), plan.
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn decision_alone(bencher: Bencher) {
     let alone = alone(GRANTED, 0);
     bencher.bench_local(|| decided(black_box(&alone)));
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn identify_token_seen_before(bencher: Bencher) {
     let alone = alone(GRANTED, 0);
     bencher.bench_local(|| now(READY.identity.identify(black_box(&alone.request), Face::Call)).is_ok());
 }
 
 /// Signature, dates and claims are checked.
-#[divan::bench]
+#[divan::bench(sample_size = 10)]
 fn identify_token_never_seen(bencher: Bencher) {
     let mut number = 0;
     bencher
