@@ -3,7 +3,7 @@
 //! A line that cannot be taken is dropped and counted rather than waited for.
 
 use std::{
-    io::Write,
+    io::{BufWriter, Write},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -62,8 +62,10 @@ impl AccessLog {
         if !is_on {
             return (Self(None), Flush { _worker: None });
         }
+        // The worker flushes when no line waits: under load many lines are one write, and none is held back.
+        let stdout = BufWriter::with_capacity(64 * 1024, std::io::stdout());
         let (writer, worker) =
-            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stdout());
+            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(stdout);
         (Self(Some(Arc::new(writer))), Flush { _worker: Some(worker) })
     }
 

@@ -1,0 +1,160 @@
+//! Does a decision take the same time with three million grant rows as with a hundred?
+//!
+//! Three rows a user (two servers, one group), 70 servers, 200 groups. The same number of callers is asked about at
+//! every size: 33, which is all there are in a hundred rows, or 3,333 spread over all users, whose rows lie in memory
+//! that the processor does not hold.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use divan::{AllocProfiler, Bencher, black_box};
+use portcullis::{
+    access::{
+        Access, KnownGrants, Settings,
+        grants::{Grants, GrantsBuilder},
+    },
+    catalog::server::{Deadlines, Dialect, PeerUrl, Server, Tier},
+    identity::Caller,
+    names::{Email, GroupName, ServerId},
+    store::{GrantRow, Subject},
+};
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+fn main() {
+    divan::main();
+}
+
+const ROWS: [usize; 4] = [100, 10_000, 1_000_000, 3_000_000];
+const SERVERS: usize = 70;
+const GROUPS: usize = 200;
+const FEW: usize = 33;
+const MANY: usize = 3_333;
+
+fn email(user: usize) -> String {
+    format!("user{user}@example.com")
+}
+
+/// Made once for all benchmarks here: three million rows take a while.
+fn grants(rows: usize) -> Arc<Grants> {
+    static MADE: LazyLock<Mutex<HashMap<usize, Arc<Grants>>>> = LazyLock::new(Mutex::default);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(rows).or_insert_with(|| Arc::new(build(rows))).clone()
+}
+
+fn build(rows: usize) -> Grants {
+    let servers: Vec<_> = (0..SERVERS).map(|server| format!("server-{server}")).collect();
+    let groups: Vec<_> = (0..GROUPS).map(|group| format!("MCP-Group-{group}")).collect();
+    let mut builder = GrantsBuilder::default();
+    for user in 0..rows / 3 {
+        let email = email(user);
+        builder.add(GrantRow::User { email: &email, server: &servers[user % SERVERS] });
+        builder.add(GrantRow::User { email: &email, server: &servers[(user + 7) % SERVERS] });
+        builder.add(GrantRow::Membership { email: &email, group: &groups[user % GROUPS] });
+    }
+    for (at, group) in groups.iter().enumerate() {
+        builder.add(GrantRow::Group { group, server: &servers[(at * 3) % SERVERS] });
+    }
+    builder.finish()
+}
+
+fn callers(rows: usize, count: usize) -> Vec<Arc<Caller>> {
+    let step = rows / 3 / count;
+    (0..count)
+        .map(|at| {
+            let email = Email::parse(&email(at * step)).expect("an email");
+            Caller::hypothetical(email, Vec::new())
+        })
+        .collect()
+}
+
+fn server(id: usize) -> Arc<Server> {
+    let peer = PeerUrl { is_tls: false, host: "127.0.0.1".into(), port: 9, base_path: String::new() };
+    Arc::new(Server {
+        id: ServerId::parse(&format!("server-{id}")).expect("a server id"),
+        name: "Server".into(),
+        tier: Tier::Local,
+        dialect: Dialect::OpenApi,
+        peers: [peer].into(),
+        credential: None,
+        is_enabled: true,
+        description: String::new(),
+        deadlines: Deadlines { connect: Duration::from_secs(5), read: Duration::from_secs(60) },
+    })
+}
+
+fn access() -> Access {
+    let admin_group = GroupName::parse("MCP-Admin").expect("a group name");
+    Access::new(Settings { admin_group, max_stale: Duration::from_secs(3600), is_concealing: false })
+}
+
+/// Gives each of these in turn, without end.
+fn in_turn<'a, T>(all: &'a [T]) -> impl Fn() -> &'a T {
+    let next = Cell::new(0);
+    move || {
+        let at = next.get();
+        next.set((at + 1) % all.len());
+        &all[at]
+    }
+}
+
+fn ask_again(bencher: Bencher, rows: usize, count: usize) {
+    let (access, server, callers) = (access(), server(1), callers(rows, count));
+    let known = KnownGrants { version: 1, grants: grants(rows) };
+    for caller in &callers {
+        access.reach(caller, &known);
+    }
+    let next = in_turn(&callers);
+    bencher.bench_local(|| access.authorize(next(), black_box(&server), &known).is_ok());
+}
+
+fn ask_first(bencher: Bencher, rows: usize, count: usize) {
+    let (access, server, callers) = (access(), server(1), callers(rows, count));
+    let version = Cell::new(0);
+    let next = in_turn(&callers);
+    let grants = grants(rows);
+    bencher
+        .with_inputs(|| {
+            version.set(version.get() + 1);
+            (next(), KnownGrants { version: version.get(), grants: grants.clone() })
+        })
+        .bench_local_refs(|(caller, known)| access.authorize(caller, black_box(&server), known).is_ok());
+}
+
+/// A caller who has asked before under these grants: what nearly every call pays.
+#[divan::bench(args = ROWS, sample_size = 1000)]
+fn asked_before(bencher: Bencher, rows: usize) {
+    ask_again(bencher, rows, FEW);
+}
+
+#[divan::bench(args = &ROWS[1..], sample_size = 3333)]
+fn asked_before_by_many(bencher: Bencher, rows: usize) {
+    ask_again(bencher, rows, MANY);
+}
+
+/// A caller's first question under these grants: every change of a grant makes one for everybody.
+#[divan::bench(args = ROWS, sample_size = 100)]
+fn first_decision(bencher: Bencher, rows: usize) {
+    ask_first(bencher, rows, FEW);
+}
+
+#[divan::bench(args = &ROWS[1..], sample_size = 100)]
+fn first_decision_of_many(bencher: Bencher, rows: usize) {
+    ask_first(bencher, rows, MANY);
+}
+
+/// One caller's rows replaced: what a revocation costs the background task.
+#[divan::bench(args = ROWS, sample_size = 10)]
+fn patch_of_one_user(bencher: Bencher, rows: usize) {
+    let (grants, subject) = (grants(rows), email(7));
+    let subjects = [Subject::User(subject.clone())];
+    bencher.bench_local(|| {
+        let left = [GrantRow::User { email: &subject, server: "server-7" }];
+        black_box(&grants).patched(&subjects, left)
+    });
+}
