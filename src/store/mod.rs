@@ -90,7 +90,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Database {
     Postgres(postgres::Database),
-    Sqlite(sqlite::Database),
+    Sqlite(Box<sqlite::Database>),
 }
 
 /// Runs the same method of whichever database this is.
@@ -112,7 +112,7 @@ impl Store {
             DatabaseUrl::Postgres(url) => {
                 Database::Postgres(postgres::Database::open(url, &settings.schema)?)
             }
-            DatabaseUrl::Sqlite(path) => Database::Sqlite(sqlite::Database::open(path)),
+            DatabaseUrl::Sqlite(path) => Database::Sqlite(Box::new(sqlite::Database::open(path))),
         };
         Ok(Self { database })
     }

@@ -81,7 +81,7 @@ pub struct OpenWebUi {
 #[derive(Clone)]
 enum Database {
     Postgres(PgPool),
-    Sqlite(SqliteFile),
+    Sqlite(Box<SqliteFile>),
 }
 
 /// Which of the tables and columns that came with later versions are there.
@@ -106,7 +106,7 @@ impl OpenWebUi {
             DatabaseUrl::Postgres(url) => Database::Postgres(postgres::pool(url, schema)?),
             DatabaseUrl::Sqlite(path) => {
                 let options = SqliteConnectOptions::new().read_only(true);
-                Database::Sqlite(SqliteFile::new(path, options, Owner::Other))
+                Database::Sqlite(Box::new(SqliteFile::new(path, options, Owner::Other)))
             }
         };
         Ok(Self { database, shape: Arc::default() })
