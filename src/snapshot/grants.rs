@@ -28,17 +28,24 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
     let mut keeper = Keeper { current, store, cursor: None, grants: Arc::default(), auto_migrate };
     let mut listener = None;
     let mut is_listening_news = true;
+    let mut was_told = true;
     loop {
         match keeper.refresh().await {
-            Ok(()) => {
+            Ok(found_changes) => {
+                if found_changes && !was_told {
+                    // The poll found what a notification should have told: the connection that listens
+                    // may be dead without knowing it.
+                    listener = None;
+                }
                 if listener.is_none() {
                     listener = keeper.listen(&mut is_listening_news).await;
                     // What changed before the listening began is picked up now, not at the next poll.
                     if listener.is_some() {
+                        was_told = true;
                         continue;
                     }
                 }
-                wait(&mut listener, keeper.poll()).await;
+                was_told = wait(&mut listener, keeper.poll()).await;
             }
             Err(error) => {
                 keeper.note_failure(&error);
@@ -49,13 +56,20 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
     }
 }
 
-async fn wait(listener: &mut Option<Listener>, poll: Duration) {
+/// Waits for the next look; true if somebody said that there is something to see.
+async fn wait(listener: &mut Option<Listener>, poll: Duration) -> bool {
     let Some(listening) = listener else {
-        return tokio::time::sleep(poll).await;
+        tokio::time::sleep(poll).await;
+        return false;
     };
-    if let Ok(Err(error)) = tokio::time::timeout(poll, listening.changed()).await {
-        debug!("listening for grant changes ended: {error:#}");
-        *listener = None;
+    match tokio::time::timeout(poll, listening.changed()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            debug!("listening for grant changes ended: {error:#}");
+            *listener = None;
+            true
+        }
+        Err(_elapsed) => false,
     }
 }
 
@@ -68,17 +82,19 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn refresh(&mut self) -> anyhow::Result<()> {
+    /// Brings the grants up to date; true if they had changed.
+    async fn refresh(&mut self) -> anyhow::Result<bool> {
         let changes = match &mut self.cursor {
             Some(cursor) => self.store.changes_since(cursor).await.context("cannot read grant changes")?,
             None => Changes::Everything,
         };
+        let found_changes = changes != Changes::Nothing;
         match changes {
             Changes::Nothing => self.confirm(),
             Changes::Subjects(subjects) => self.patch(&subjects).await?,
             Changes::Everything => self.load().await?,
         }
-        Ok(())
+        Ok(found_changes)
     }
 
     async fn load(&mut self) -> anyhow::Result<()> {
