@@ -72,7 +72,7 @@ fn ready() -> Gateway {
         store.migrate().await.expect("the tables");
         let (user, server) = (Email::parse(GRANTED).expect("email"), ServerId::parse("sample").expect("id"));
         store.grant_user(&user, &server).await.expect("a grant");
-        tokio::spawn(snapshot::grants::keep(current.clone(), store, false));
+        tokio::spawn(snapshot::grants::keep(current.clone(), store, config.store.clone()));
         let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), wishes);
         tokio::spawn(tools.expect("a dialer"));
         tokio::spawn(snapshot::addresses::keep(current.clone()));

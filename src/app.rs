@@ -249,7 +249,7 @@ impl Keeper {
         // Built here, because sockets belong to the runtime that opens them.
         let store = Store::open(&self.config.store)?;
         let current = || self.current.clone();
-        let grants = snapshot::grants::keep(current(), store, self.config.store.auto_migrate);
+        let grants = snapshot::grants::keep(current(), store, self.config.store.clone());
         let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), wishes)?;
         let live = self.live.clone().watch(current(), self.identity.clone(), self.access.clone());
         // Tasks of their own: a slow one must not hold up the others.

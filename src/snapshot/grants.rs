@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::Current;
 use crate::{
     access::grants::{Grants, GrantsBuilder},
-    store::{Changes, Cursor, GrantRow, Listener, Store, Subject},
+    store::{self, Changes, Cursor, GrantRow, Listener, Store, Subject},
 };
 
 /// Between two polls where notifications work.
@@ -24,8 +24,8 @@ const RETIREMENT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the process ends.
-pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
-    let mut keeper = Keeper { current, store, cursor: None, grants: Arc::default(), auto_migrate };
+pub async fn keep(current: Arc<Current>, store: Store, settings: store::Settings) {
+    let mut keeper = Keeper { current, store, settings, cursor: None, grants: Arc::default() };
     let mut listener = None;
     let mut is_listening_news = true;
     let mut was_told = true;
@@ -50,6 +50,7 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
             Err(error) => {
                 keeper.note_failure(&error);
                 listener = None;
+                keeper.renew_connections();
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -78,7 +79,7 @@ struct Keeper {
     store: Store,
     cursor: Option<Cursor>,
     grants: Arc<Grants>,
-    auto_migrate: bool,
+    settings: store::Settings,
 }
 
 impl Keeper {
@@ -101,7 +102,7 @@ impl Keeper {
         // Forgotten first: if reading breaks off, the next try must read everything again.
         self.cursor = None;
         // Whenever everything is read, not at the start alone: it may be another database by now.
-        if self.auto_migrate {
+        if self.settings.auto_migrate {
             self.store.migrate().await.context("cannot bring the database schema up to date")?;
         }
         let began = std::time::Instant::now();
@@ -133,6 +134,17 @@ impl Keeper {
         let patched = self.grants.patched(subjects, rows.iter().map(OwnedRow::lend));
         self.publish(patched);
         Ok(())
+    }
+
+    /// After one connection was silent all are suspect, and each would be found dead only at its own deadline.
+    fn renew_connections(&mut self) {
+        if !self.store.is_postgres() {
+            return;
+        }
+        if let Ok(store) = Store::open(&self.settings) {
+            let before = std::mem::replace(&mut self.store, store);
+            tokio::spawn(async move { before.close().await });
+        }
     }
 
     /// Time to the next poll: grants that are confirmed only then must not be too old by then.

@@ -266,7 +266,7 @@ async fn a_tool_list_that_takes_long_to_read_delays_no_revocation() {
         times.push(gateway.call_until("/github/search", &token, 200).await.1);
         database.execute("DELETE FROM user_tenant_access").await;
         times.push(gateway.call_until("/github/search", &token, 403).await.1);
-        assert!(times.iter().all(|took| *took <= Duration::from_secs(1)), "{times:?}");
+        assert!(times.iter().all(|took| *took <= Duration::from_secs(3)), "{times:?}");
     }
     assert!(times.len() > 2, "the list was read too quickly to be in anybody's way: {times:?}");
 }
