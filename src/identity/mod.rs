@@ -215,7 +215,8 @@ impl Identity {
         let Some(sessions) = &self.sessions else {
             return Verdict::NotMine;
         };
-        if !jwt::claims_shared_secret(token.text) {
+        // One that was verified before is ours without reading its header again.
+        if !self.verified_sessions.contains_key(&token.sha256) && !jwt::claims_shared_secret(token.text) {
             return Verdict::NotMine;
         }
         self.session_user(sessions, token, presented).await.into()
