@@ -15,7 +15,6 @@ use anyhow::{Context, bail};
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use pingora::{
-    apps::http_app::HttpServer,
     proxy::http_proxy,
     server::{RunArgs, Server, ShutdownWatch, configuration::ServerConf},
     services::{
@@ -31,7 +30,12 @@ use crate::{
     catalog::{self, Catalog},
     config::Config,
     endpoints::openapi::Documents,
-    gateway::{self, Gateway, guard::Guard, live::LiveTrips, ops::Ops},
+    gateway::{
+        self, Gateway,
+        guard::Guard,
+        live::LiveTrips,
+        ops::{Ops, OpsListener},
+    },
     identity::{
         Identity,
         users::{Question, Users},
@@ -76,9 +80,7 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     let mut public = Service::new("gateway".to_owned(), guarded(&conf, &config.gateway, &parts));
     public.add_tcp(&config.gateway.http.to_string());
     let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
-    let mut private = Service::new("ops".to_owned(), HttpServer::new_app(ops));
-    private.threads = Some(1);
-    private.add_tcp(&config.gateway.ops.to_string());
+    let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
     let Parts { recorder, current, identity, access, live, users, questions, refresher: _, wishes } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
@@ -319,11 +321,21 @@ async fn answers(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks what `check --connect` checks: the database, and every server's tool list. Returns problems.
-pub async fn connect_all(config: &Config) -> anyhow::Result<Vec<String>> {
-    let mut problems = Vec::new();
-    if let Err(error) = connect_store(&config.store).await {
-        problems.push(format!("the grants database: {error:#}"));
+/// What `check --connect` found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What `run` will see to by itself.
+    pub warnings: Vec<String>,
+    /// What keeps callers from being served.
+    pub problems: Vec<String>,
+}
+
+/// Checks what `check --connect` checks: the databases, and every server's tool list.
+pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
+    let Findings { mut warnings, mut problems } = Findings::default();
+    match connect_store(&config.store).await {
+        Ok(warning) => warnings.extend(warning),
+        Err(error) => problems.push(format!("the grants database: {error:#}")),
     }
     if let Some(tables) = &config.identity.openwebui_tables
         && let Err(error) = connect_openwebui(&tables.database, &tables.schema).await
@@ -337,22 +349,34 @@ pub async fn connect_all(config: &Config) -> anyhow::Result<Vec<String>> {
             problems.push(format!("server `{}`: {error:#}", server.id));
         }
     }
-    Ok(problems)
+    Ok(Findings { warnings, problems })
 }
 
-async fn connect_store(settings: &store::Settings) -> anyhow::Result<()> {
+async fn connect_store(settings: &store::Settings) -> anyhow::Result<Option<String>> {
     let store = Store::open(settings)?;
     let pending = store.pending_migrations().await?;
     store.close().await;
     if pending > 0 && !settings.auto_migrate {
         bail!("{pending} migrations are pending; run `portcullis migrate`");
     }
-    if pending > 0 {
-        warn!("{pending} migrations are pending; `run` will apply them");
-    }
-    Ok(())
+    Ok((pending > 0).then(|| format!("{pending} migrations are pending; `run` will apply them")))
 }
 
 async fn connect_openwebui(url: &DatabaseUrl, schema: &str) -> anyhow::Result<()> {
     OpenWebUi::open(url, schema)?.users(&["-".to_owned()]).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_counted() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        count_panics(metrics.clone());
+        let caught = std::panic::catch_unwind(|| panic!("a test asked for a panic"));
+        // The hook belongs to the whole process.
+        drop(std::panic::take_hook());
+        assert!(caught.is_err() && metrics.panics.get() >= 1);
+    }
 }

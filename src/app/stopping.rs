@@ -5,7 +5,9 @@
 
 use std::{
     any::Any,
-    sync::{Arc, Mutex, PoisonError},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -21,6 +23,8 @@ use crate::record::Recorder;
 
 /// How long connections may take to close once the last request is done.
 const LAST_BYTES: Duration = Duration::from_millis(500);
+/// How long the last log lines may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(3);
 
 /// What must be dropped before the process ends: log lines not yet written, scratch files.
 #[derive(Clone, Default)]
@@ -32,12 +36,20 @@ impl LastThings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(thing));
     }
 
-    /// Drops everything kept, the last first.
+    /// Drops everything kept, the last first, and waits for it within bounds: a log writer that is
+    /// stuck says so on stdout, and waits or panics where that is stuck or gone too.
     pub fn finish(&self) {
         let mut things = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        while let Some(thing) = things.pop() {
-            drop(thing);
-        }
+        let (done, is_done) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            while let Some(thing) = things.pop() {
+                // The hook has counted it; the next thing matters more.
+                drop(std::panic::catch_unwind(AssertUnwindSafe(|| drop(thing))));
+            }
+            drop(done);
+        });
+        // Nothing is sent: what is waited for is the end of the thread.
+        let _ = is_done.recv_timeout(LAST_LINES);
     }
 
     /// Ends the process because it cannot do its work.
@@ -113,5 +125,44 @@ impl BackgroundService for Drain {
         info!("drained");
         self.last_things.finish();
         std::process::exit(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    struct AtEnd<F: FnMut()>(F);
+
+    impl<F: FnMut()> Drop for AtEnd<F> {
+        fn drop(&mut self) {
+            self.0();
+        }
+    }
+
+    #[test]
+    fn the_last_things_are_dropped_in_turn_though_one_panics() {
+        let (told, dropped) = mpsc::channel();
+        let things = LastThings::default();
+        for name in ["first", "second"] {
+            let told = told.clone();
+            things.keep(AtEnd(move || told.send(name).unwrap()));
+        }
+        things.keep(AtEnd(|| panic!("a test asked for a panic")));
+        things.finish();
+        assert_eq!(dropped.try_iter().collect::<Vec<_>>(), ["second", "first"]);
+    }
+
+    #[test]
+    fn a_last_thing_that_hangs_does_not_keep_the_process() {
+        let (release, released) = mpsc::channel::<()>();
+        let things = LastThings::default();
+        things.keep(AtEnd(move || assert!(released.recv().is_err())));
+        let began = Instant::now();
+        things.finish();
+        assert!(began.elapsed() < LAST_LINES * 3, "waited {:?}", began.elapsed());
+        drop(release);
     }
 }

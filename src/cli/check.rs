@@ -22,11 +22,14 @@ pub fn check(place: &Place<'_>, connect: bool) -> anyhow::Result<ExitCode> {
         talk(config::NOBODY_COULD_CALL);
         return Ok(ExitCode::FAILURE);
     }
-    let failures = if connect { wait_for(app::connect_all(&config))? } else { Vec::new() };
-    for failure in &failures {
-        talk(failure);
+    let found = if connect { wait_for(app::connect_all(&config))? } else { app::Findings::default() };
+    for warning in &found.warnings {
+        talk(&format!("warning: {warning}"));
     }
-    if !failures.is_empty() {
+    for problem in &found.problems {
+        talk(problem);
+    }
+    if !found.problems.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
     let enabled = config.servers.iter().filter(|server| server.is_enabled).count();

@@ -46,12 +46,13 @@ fn parse_target(text: &str) -> Result<Target, crate::names::BadName> {
 pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<ExitCode> {
     let ExplainArguments { user, groups, target } = arguments;
     let (explanation, account) = wait_for(look(config, user, groups, &target.server))?;
+    let mut is_reachable = explanation.is_allowed();
     data(&explanation.to_string())?;
     if let Some(account) = account {
+        is_reachable = false;
         data(&account)?;
     }
     let server = config.servers.iter().find(|server| server.id == target.server);
-    let mut is_reachable = explanation.is_allowed();
     match server {
         None => {
             is_reachable = false;
@@ -85,7 +86,7 @@ async fn look(
         bail!("{pending} migrations are pending; run `portcullis migrate`");
     }
     let mut builder = GrantsBuilder::default();
-    store.load_grants(&mut |row| builder.add(row)).await.context("cannot read the grants")?;
+    store.load_grants(&mut |row| builder.add(row)).await?;
     store.close().await;
     let (of_account, account) = account(config, user).await?;
     let groups = groups.iter().cloned().chain(of_account).collect();

@@ -11,6 +11,9 @@ use crate::record::Settings;
 /// Pingora reports what the record reports too, and less clearly.
 const QUIET: [&str; 4] = ["pingora_core=error", "pingora_proxy=off", "pingora_error=off", "sqlx=warn"];
 
+/// Lines that may wait for the writer: what a reader of stderr that is stuck costs in memory.
+const QUEUE: usize = 4096;
+
 /// Starts writing log lines, until what is given back is dropped.
 ///
 /// A thread of its own writes them, and lines it cannot take are dropped: a reader of stderr that is
@@ -21,7 +24,8 @@ pub fn start(settings: &Settings) -> anyhow::Result<WorkerGuard> {
     filter.push_str(&settings.filter);
     let filter = EnvFilter::try_new(&filter)
         .with_context(|| format!("`log.filter` is not a filter: `{}`", settings.filter))?;
-    let (writer, worker) = NonBlockingBuilder::default().lossy(true).finish(io::stderr());
+    let (writer, worker) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(io::stderr());
     // What cannot be written is not told on stderr either: that would panic.
     let lines =
         tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(writer);

@@ -70,6 +70,14 @@ fn openwebui(table: &mut Reader<'_>) -> Read<OpenWebUi> {
             "set `auth.openwebui.secret` to the `WEBUI_SECRET_KEY` of Open WebUI",
         );
     }
+    if secret.is_some() && secret == forwarded {
+        table.warning(
+            "forward_jwt_secret",
+            "`auth.openwebui.forward_jwt_secret` is the same as `auth.openwebui.secret`, so who learns one can forge \
+             both kinds of token",
+            "give `FORWARD_USER_INFO_HEADER_JWT_SECRET` of Open WebUI a value of its own",
+        );
+    }
     let (schema, refresh, allow_no_expiry) = (schema?, refresh?, allow_no_expiry?);
     redis_url?;
     let refresh = std::time::Duration::from_millis(refresh);
@@ -86,7 +94,14 @@ fn secret_of_forwarded(table: &mut Reader<'_>) -> Read<Forwarded> {
 
 /// A secret, none where it is empty; a short one is warned about, because it is not ours to choose.
 fn secret(table: &mut Reader<'_>, key: &'static str, default: &str) -> Read<Forwarded> {
-    let text = table.parsed(key, default, |text| Ok(text.to_owned()))?;
+    let text = table.parsed(key, default, |text| {
+        if text.trim() == text {
+            return Ok(text.to_owned());
+        }
+        let sentence = "has white space at its ends, which no other program will take for the same secret";
+        Err(Complaint::new(sentence)
+            .with_hint("take it away; a line break at the end of a file is white space too"))
+    })?;
     if text.is_empty() {
         return Ok(None);
     }
@@ -103,7 +118,7 @@ fn secret(table: &mut Reader<'_>, key: &'static str, default: &str) -> Read<Forw
 }
 
 fn optional_database(text: &str) -> Result<Option<DatabaseUrl>, Complaint> {
-    if text.is_empty() { Ok(None) } else { urls::database(text).map(Some) }
+    if text.is_empty() { Ok(None) } else { urls::database_within_reach(text).map(Some) }
 }
 
 /// For keys that are known but do nothing yet: only the empty text is right.
@@ -256,6 +271,38 @@ mod tests {
             &[],
             "g:3: `auth.openwebui.database_url` is not used, because no token of Open WebUI is believed\n  \
              hint: set `auth.openwebui.secret` to the `WEBUI_SECRET_KEY` of Open WebUI",
+        );
+    }
+
+    #[test]
+    fn white_space_around_a_secret_is_a_problem() {
+        let sentence = "has white space at its ends, which no other program will take for the same secret\n  \
+             hint: take it away; a line break at the end of a file is white space too";
+        check(
+            "[auth.openwebui]\nsecret = '   '\nforward_jwt_secret = \"a-secret-for-forwarded-users\\n\"",
+            "",
+            &[],
+            &format!(
+                "g:2: `auth.openwebui.secret` {sentence}\ng:3: `auth.openwebui.forward_jwt_secret` {sentence}"
+            ),
+        );
+        check(
+            "",
+            "",
+            &[("WEBUI_SECRET_KEY", "a-session-secret-of-the-test\n")],
+            &format!("g: `auth.openwebui.secret` (by default `${{WEBUI_SECRET_KEY:-}}`) {sentence}"),
+        );
+    }
+
+    #[test]
+    fn one_secret_for_sessions_and_for_forwarded_users_is_warned_about() {
+        check(
+            "[auth.openwebui]\nsecret = 'sixteen-letters-!'\nforward_jwt_secret = 'sixteen-letters-!'",
+            "",
+            &[],
+            "g:3: `auth.openwebui.forward_jwt_secret` is the same as `auth.openwebui.secret`, so who learns one can \
+             forge both kinds of token\n  \
+             hint: give `FORWARD_USER_INFO_HEADER_JWT_SECRET` of Open WebUI a value of its own",
         );
     }
 

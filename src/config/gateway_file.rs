@@ -3,6 +3,8 @@
 //! Decides which settings are possible. Never decides what a module does with them, and gathers what
 //! `auth` reads without looking into it.
 
+use std::net::SocketAddr;
+
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -94,17 +96,10 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
         let header_timeout = table.seconds("header_timeout_secs", 10, 1..=3600);
         let keepalive_timeout = table.seconds("keepalive_timeout_secs", 60, 1..=DAY_SECS);
         let body_timeout = table.seconds("body_timeout_secs", 60, 1..=DAY_SECS);
+        let write_timeout = table.seconds("write_timeout_secs", 30, 1..=DAY_SECS);
         let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
         let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
-        if let (Ok(http), Ok(ops)) = (http, ops)
-            && urls::listeners_collide(http, ops)
-        {
-            table.problem(
-                "ops",
-                "`listen.http` and `listen.ops` are the same address",
-                "give one of them another port",
-            );
-        }
+        check_listeners(table, http, ops);
         let (shutdown_delay, shutdown_grace) = shutdown?;
         Ok(gateway::Settings {
             http: http?,
@@ -114,6 +109,7 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
             header_timeout: header_timeout?,
             keepalive_timeout: keepalive_timeout?,
             body_timeout: body_timeout?,
+            write_timeout: write_timeout?,
             max_header_bytes: max_header_bytes?,
             max_wrapped_body_bytes: max_wrapped?,
             shutdown_delay,
@@ -123,8 +119,28 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
     })
 }
 
+fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketAddr>) {
+    if let (Ok(http), Ok(ops)) = (http, ops)
+        && urls::listeners_collide(http, ops)
+    {
+        table.problem(
+            "ops",
+            "`listen.http` and `listen.ops` are the same address",
+            "give one of them another port",
+        );
+    }
+    if ops.is_ok_and(|ops| !ops.ip().to_canonical().is_loopback()) {
+        table.warning(
+            "ops",
+            "`listen.ops` can be reached from other machines, and whoever reaches it reads the metrics without a \
+             credential",
+            "write `127.0.0.1:PORT`, or let a firewall admit only those who read them",
+        );
+    }
+}
+
 fn database(table: &mut Reader<'_>) -> Read<store::Settings> {
-    let url = table.parsed("url", "${DATABASE_URL:-sqlite:portcullis.db}", urls::database);
+    let url = table.parsed("url", "${DATABASE_URL:-sqlite:portcullis.db}", urls::database_within_reach);
     let schema = table.parsed("schema", "public", schema);
     let auto_migrate = table.flag("auto_migrate", "true");
     Ok(store::Settings { url: url?, schema: schema?, auto_migrate: auto_migrate? })
@@ -183,8 +199,8 @@ mod tests {
     fn numbers_outside_their_range_are_refused() {
         check(
             "[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
-             body_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n[shutdown]\ngrace_secs = -1\n\
-             [access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
+             body_timeout_secs = 0\nwrite_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n\
+             [shutdown]\ngrace_secs = -1\n[access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
              [upstream]\nconnect_timeout_secs = 0\nread_timeout_secs = 0",
             "",
             &[],
@@ -193,15 +209,16 @@ mod tests {
              g:4: `listen.header_timeout_secs` must be a whole number from 1 to 3600\n  hint: the default is 10\n\
              g:5: `listen.keepalive_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
              g:6: `listen.body_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
-             g:7: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
-             g:8: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
-             g:10: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
-             g:12: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
-             g:14: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
-             g:15: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
-             g:16: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
-             g:18: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
-             g:19: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
+             g:7: `listen.write_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 30\n\
+             g:8: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
+             g:9: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
+             g:11: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
+             g:13: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
+             g:15: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
+             g:16: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
+             g:17: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
+             g:19: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
+             g:20: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
         );
     }
 
@@ -213,6 +230,40 @@ mod tests {
             &[],
             "g:1: `listen.http` and `listen.ops` are the same address\n  hint: give one of them another port",
         );
+    }
+
+    #[test]
+    fn metrics_that_other_machines_can_read_are_warned_about() {
+        for (ops, is_open) in [
+            ("0.0.0.0:9090", true),
+            ("[::]:9090", true),
+            ("10.0.0.1:9090", true),
+            ("127.0.0.9:9090", false),
+            ("[::1]:9090", false),
+            ("[::ffff:127.0.0.1]:9090", false),
+        ] {
+            let warning = "g:2: `listen.ops` can be reached from other machines, and whoever reaches it reads the metrics \
+                 without a credential\n  hint: write `127.0.0.1:PORT`, or let a firewall admit only those who read them";
+            check(&format!("[listen]\nops = '{ops}'"), "", &[], if is_open { warning } else { "" });
+        }
+    }
+
+    #[test]
+    fn a_database_in_a_folder_that_does_not_exist_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        let sentence = "names a file in a folder that does not exist\n  \
+             hint: make the folder, or name another; a path without `/` at its start begins where the gateway was started";
+        check(
+            &format!(
+                "[database]\nurl = 'sqlite:{path}/no/p.db'\n[auth.openwebui]\ndatabase_url = 'sqlite:no-such-folder/w.db'"
+            ),
+            "",
+            &[],
+            &format!("g:2: `database.url` {sentence}\ng:4: `auth.openwebui.database_url` {sentence}"),
+        );
+        check(&format!("[database]\nurl = 'sqlite:{path}/p.db'"), "", &[], "");
+        check("", "", &[("DATABASE_URL", "sqlite:p.db")], "");
     }
 
     #[test]

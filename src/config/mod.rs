@@ -21,6 +21,7 @@ use crate::{access, catalog, gateway, identity, record, store};
 use gateway_file::GatewayFile;
 use problems::Findings;
 use reader::{File, Read};
+use servers_file::FromGateway;
 
 /// A configuration without problems: everything the gateway is told by its operator.
 #[derive(Debug, Clone)]
@@ -101,8 +102,14 @@ fn gather(
     let file = |Named { name, text }| File { name, text, environment, findings };
     let gateway = gateway.and_then(|named| file(named).read(gateway_file::read));
     // Servers are checked even where the other file is wrong, so that nobody mends one, then the other.
-    let upstream = gateway.as_ref().map_or(gateway_file::DEFAULT_DEADLINES, |read| read.upstream);
-    let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, upstream)));
+    let from_gateway = match &gateway {
+        Ok(GatewayFile { gateway, upstream, .. }) => FromGateway {
+            deadlines: *upstream,
+            listeners: vec![("listen.http", gateway.http), ("listen.ops", gateway.ops)],
+        },
+        Err(_) => FromGateway { deadlines: gateway_file::DEFAULT_DEADLINES, listeners: Vec::new() },
+    };
+    let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
     let GatewayFile { gateway, store, identity, access, catalog, record, upstream: _ } = gateway?;
     let servers = servers?;
     Ok(Config { gateway, store, identity, access, catalog, record, servers, warnings: Vec::new() })

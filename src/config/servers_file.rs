@@ -3,7 +3,7 @@
 //! Decides whether a server can be reached and called as configured. Never dials, and never decides
 //! who may use it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 
@@ -37,12 +37,19 @@ const TAKEN_HEADERS: &[&str] = &[
     "upgrade",
 ];
 
-/// Reads the file; every server is looked at even when one before it is wrong.
-pub(super) fn read(root: &mut Reader<'_>, upstream: Deadlines) -> Read<Vec<Server>> {
-    root.tables("servers", |id, table| server(id, table, upstream))
+/// What `gateway.toml` says that servers are held against.
+pub(super) struct FromGateway {
+    pub(super) deadlines: Deadlines,
+    /// Each with its key; none where that file is wrong.
+    pub(super) listeners: Vec<(&'static str, SocketAddr)>,
 }
 
-fn server(id: &str, table: &mut Reader<'_>, upstream: Deadlines) -> Read<Server> {
+/// Reads the file; every server is looked at even when one before it is wrong.
+pub(super) fn read(root: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<Vec<Server>> {
+    root.tables("servers", |id, table| server(id, table, from_gateway))
+}
+
+fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<Server> {
     let server_id = ServerId::parse(id).map_err(|bad| {
         let sentence = format!("a server cannot be called `{}`: {bad}", printable(id));
         table.problem("", sentence, "choose another name; people see `name`, grants and paths use this one")
@@ -54,11 +61,15 @@ fn server(id: &str, table: &mut Reader<'_>, upstream: Deadlines) -> Read<Server>
     let enabled = table.flag_or_word("enabled", "true", Enabled::parse);
     let credential = credential(id, table, enabled.unwrap_or(Enabled::No));
     let description = table.parsed("description", "", any_line);
-    let deadlines = deadlines(table, upstream);
+    let deadlines = deadlines(table, from_gateway.deadlines);
     let (server_id, tier, dialect) = (server_id?, tier?, dialect?);
     let peers = url.and_then(|url| peers(&server_id, table, tier, dialect, url));
+    let peers = peers.and_then(|peers| not_the_gateway(&server_id, table, peers, &from_gateway.listeners));
     enabled?;
     let (credential, is_enabled) = credential?;
+    if is_enabled && credential.is_some() {
+        warn_of_eavesdroppers(&server_id, table, peers.as_deref().unwrap_or_default());
+    }
     Ok(Server {
         name: name?.unwrap_or_else(|| server_id.to_string()),
         id: server_id,
@@ -146,6 +157,28 @@ fn peers(
         None => "add `url = \"http://…\"`".to_owned(),
     };
     Err(table.problem("url", format!("server `{id}` has tier `{tier}` but no `url`"), &hint))
+}
+
+fn not_the_gateway(
+    id: &ServerId,
+    table: &Reader<'_>,
+    peers: Arc<[PeerUrl]>,
+    listeners: &[(&str, SocketAddr)],
+) -> Read<Arc<[PeerUrl]>> {
+    let own = listeners.iter().find(|(_, listener)| peers.iter().any(|peer| urls::reaches(peer, *listener)));
+    let Some((key, _)) = own else { return Ok(peers) };
+    let sentence = format!("server `{id}` is at `{key}`, so the gateway would call itself");
+    Err(table.problem("url", sentence, "name the address where the server listens"))
+}
+
+fn warn_of_eavesdroppers(id: &ServerId, table: &Reader<'_>, peers: &[PeerUrl]) {
+    if peers.iter().all(|peer| peer.is_tls || urls::is_private(&peer.host)) {
+        return;
+    }
+    let sentence = format!(
+        "server `{id}` is sent its credential over plain `http` to a public address, where others can read it"
+    );
+    table.warning("url", sentence, "write `https://…`, or put the server into a private network");
 }
 
 /// When calls are let through.
@@ -424,5 +457,71 @@ mod tests {
             "s:1: server `linear` speaks `mcp`: this version lists it but cannot call it\n  \
              hint: until a later version, put mcpo in front of it and say `dialect = \"openapi\"`",
         );
+    }
+    #[test]
+    fn a_credential_that_travels_in_the_clear_is_warned_about() {
+        let text = |url: &str, enabled: &str| {
+            format!(
+                "[servers.x]\ntier = 'local'\nurl = ['https://mcp.example.com/a', '{url}']\nenabled = {enabled}\n\
+                 credential = {{ header = 'X-Key', env = 'KEY' }}"
+            )
+        };
+        let warning = "s:3: server `x` is sent its credential over plain `http` to a public address, where others can read it\n  \
+             hint: write `https://…`, or put the server into a private network";
+        let key = [("KEY", "v")];
+        for url in ["http://mcp.example.com", "http://192.0.2.1", "http://[2001:db8::1]:8000"] {
+            check("", &text(url, "true"), &key, warning);
+            check("", &text(url, "false"), &key, "");
+            check("", &text(url, "'auto'"), &[], "");
+        }
+        for url in [
+            "https://mcp.example.com/b",
+            "http://localhost:81",
+            "http://127.0.0.1:81",
+            "http://10.1.2.3",
+            "http://172.31.0.1",
+            "http://192.168.1.1",
+            "http://100.64.0.1",
+            "http://169.254.0.1",
+            "http://[::1]",
+            "http://[fd00::1]",
+            "http://[fe80::1]",
+            "http://[::ffff:10.0.0.1]",
+            "http://mcp_github:8000",
+            "http://mcp.tools.svc.cluster.local",
+            "http://mcp.tools.svc",
+            "http://mcp.corp.internal",
+        ] {
+            check("", &text(url, "true"), &key, "");
+        }
+        check("", "[servers.x]\ntier = 'local'\nurl = 'http://mcp.example.com'", &[], "");
+    }
+
+    #[test]
+    fn a_server_at_an_address_of_the_gateway_itself_is_refused() {
+        let refused = |gateway: &str, url: &str, key: &str| {
+            let sentence = format!(
+                "s:3: server `x` is at `listen.{key}`, so the gateway would call itself\n  \
+                 hint: name the address where the server listens"
+            );
+            check(gateway, &format!("[servers.x]\ntier = 'local'\nurl = '{url}'"), &[], &sentence);
+        };
+        let accepted = |gateway: &str, url: &str| {
+            check(gateway, &format!("[servers.x]\ntier = 'local'\nurl = '{url}'"), &[], "");
+        };
+        for host in ["127.0.0.1", "127.0.0.2", "0.0.0.0", "localhost", "LocalHost", "[::ffff:127.0.0.1]"] {
+            refused("", &format!("http://{host}:8000/x"), "http");
+            accepted("", &format!("http://{host}:8001"));
+        }
+        refused("", "http://localhost:9090", "ops");
+        refused("[listen]\nhttp = '[::]:8000'", "http://[::1]:8000", "http");
+        refused("[listen]\nhttp = '[::]:8000'", "http://127.0.0.1:8000", "http");
+        refused("[listen]\nhttp = '10.0.0.1:80'", "http://10.0.0.1", "http");
+        refused("[listen]\nhttp = '[::1]:80'", "http://[::]", "http");
+        accepted("", "http://mcp-github:8000");
+        accepted("", "http://10.0.0.1:8000");
+        accepted("", "http://[::1]:8000");
+        accepted("", "http://127.0.0.2:9090");
+        accepted("[listen]\nhttp = '10.0.0.1:8000'", "http://127.0.0.1:8000");
     }
 }

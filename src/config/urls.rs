@@ -1,7 +1,7 @@
 //! Addresses: listeners, peers of servers, browser origins and databases, each parsed once.
 //!
-//! Decides which addresses are well-formed and safe to use as they stand. Never resolves a name and
-//! never repeats an address in a complaint, because it may hold a password.
+//! Decides which addresses are well-formed and safe to use as they stand, and which are our own or private. Never
+//! resolves a name and never repeats an address in a complaint, because it may hold a password.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -26,6 +26,45 @@ pub(super) fn listeners_collide(left: SocketAddr, right: SocketAddr) -> bool {
         wide.is_unspecified() && (wide.is_ipv6() || narrow.is_ipv4()) || wide == narrow
     };
     left.port() == right.port() && (covers(left.ip(), right.ip()) || covers(right.ip(), left.ip()))
+}
+
+/// Whether a connection to this peer would arrive at our own listener, as far as that can be told without asking DNS.
+pub(super) fn reaches(peer: &PeerUrl, listener: SocketAddr) -> bool {
+    let own = listener.ip().to_canonical();
+    let is_own = |ip: IpAddr| {
+        // Dialling no address in particular ends on this machine.
+        let ip = match ip.to_canonical() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        ip == own || ip.is_loopback() && own.is_unspecified() && (own.is_ipv6() || ip.is_ipv4())
+    };
+    let is_named = peer.host == "localhost" || peer.host.ends_with(".localhost");
+    let is_own_host = match peer.host.parse() {
+        Ok(ip) => is_own(ip),
+        Err(_) => is_named && (is_own(Ipv4Addr::LOCALHOST.into()) || is_own(Ipv6Addr::LOCALHOST.into())),
+    };
+    peer.port == listener.port() && is_own_host
+}
+
+/// Endings of names that no public DNS answers for.
+const PRIVATE_ENDINGS: &[&str] = &[".home.arpa", ".internal", ".lan", ".local", ".localhost", ".svc"];
+
+/// Whether what is sent to a host stays on this machine or in a private network, as far as its address says.
+pub(super) fn is_private(host: &str) -> bool {
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => {
+            // 100.64.0.0/10 is shared address space (RFC 6598), which overlay networks use.
+            let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0b1100_0000 == 64;
+            ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified() || is_shared
+        }
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified()
+        }
+        // Container networks hand out names without a dot.
+        Err(_) => !host.contains('.') || PRIVATE_ENDINGS.iter().any(|ending| host.ends_with(ending)),
+    }
 }
 
 /// Parses the address of a peer: `http[s]://host[:port][/path]`.
@@ -151,6 +190,20 @@ pub(super) fn database(text: &str) -> Result<DatabaseUrl, Complaint> {
             .with_hint("write `postgresql://` and leave the rest as it is"));
     }
     Err(Complaint::new("must begin with `postgres://`, `postgresql://` or `sqlite:`"))
+}
+
+/// Like `database`, where SQLite could make the file now: it never makes a folder.
+pub(super) fn database_within_reach(text: &str) -> Result<DatabaseUrl, Complaint> {
+    let url = database(text)?;
+    if let DatabaseUrl::Sqlite(path) = &url
+        && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
+        && !folder.is_dir()
+    {
+        return Err(Complaint::new("names a file in a folder that does not exist").with_hint(
+            "make the folder, or name another; a path without `/` at its start begins where the gateway was started",
+        ));
+    }
+    Ok(url)
 }
 
 /// What the driver would only find out when it connects.

@@ -55,7 +55,7 @@ impl Outbound {
         let first = read_once(session).await?;
         let shape = peek.feed(&first)?;
         let (plan, framing) = if session.as_downstream_mut().is_body_done() {
-            whole(&peek, &first)?
+            whole(&peek, &first, bound)?
         } else {
             match shape {
                 Shape::Plain => (Plan::Pass, Framing::AsSent),
@@ -126,7 +126,7 @@ fn released(peek: &Peek, held: &mut BytesMut) -> Result<Bytes, Refusal> {
     })
 }
 
-fn whole(peek: &Peek, body: &Bytes) -> Result<(Plan, Framing), Refusal> {
+fn whole(peek: &Peek, body: &Bytes, bound: usize) -> Result<(Plan, Framing), Refusal> {
     let replaced = |with: Bytes| {
         let framing = Framing::Length(with.len());
         (Plan::Replace(with), framing)
@@ -134,6 +134,8 @@ fn whole(peek: &Peek, body: &Bytes) -> Result<(Plan, Framing), Refusal> {
     Ok(match peek.finish()? {
         Whole::Empty => replaced(Bytes::from_static(NO_ARGUMENTS)),
         Whole::Plain => (Plan::Pass, Framing::AsSent),
+        // Held or not: how the body was cut on its way must not decide.
+        Whole::Wrapped(_) if body.len() > bound => return Err(too_large(bound)),
         Whole::Wrapped(inner) => replaced(body.slice(inner)),
     })
 }

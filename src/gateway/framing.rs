@@ -19,9 +19,13 @@ pub enum End {
     NoBody,
 }
 
-/// Refuses framing that could be read in two ways.
-pub fn check(headers: &HeaderMap) -> Result<(), Refusal> {
-    read(headers).map(drop)
+/// Refuses framing that could be read in two ways. `raw` is the head as it came: beside a coding the
+/// framework takes the length out.
+pub fn check(headers: &HeaderMap, raw: &[u8]) -> Result<(), Refusal> {
+    match read(headers)? {
+        End::LastChunk if tells_a_length(raw) => Err(unclear()),
+        End::After(_) | End::LastChunk | End::NoBody => Ok(()),
+    }
 }
 
 /// Reads where the body ends.
@@ -40,6 +44,14 @@ pub fn read(headers: &HeaderMap) -> Result<End, Refusal> {
         (None, None) => Ok(End::NoBody),
         _ => Err(unclear()),
     }
+}
+
+fn tells_a_length(raw: &[u8]) -> bool {
+    const NAME: &[u8] = b"content-length";
+    raw.split(|byte| *byte == b'\n').any(|line| {
+        let (name, rest) = line.split_at(line.len().min(NAME.len()));
+        name.eq_ignore_ascii_case(NAME) && matches!(rest.first(), Some(b':' | b' ' | b'\t'))
+    })
 }
 
 /// Digits alone, and no needless zero in front.
@@ -89,5 +101,20 @@ mod tests {
         check(&[(LENGTH, "2"), (LENGTH, "2")], None);
         check(&[(CODING, "gzip"), (CODING, "chunked")], None);
         check(&[(CODING, "chunked"), (LENGTH, "2")], None);
+    }
+
+    #[test]
+    fn a_length_that_the_framework_took_out_is_seen() {
+        for (line, is_one) in [
+            ("Content-Length: 2", true),
+            ("content-length:2", true),
+            ("content-length : 2", true),
+            ("content-length-x: 2", false),
+            ("x-content-length: 2", false),
+            ("x: content-length: 2", false),
+        ] {
+            let head = format!("POST / HTTP/1.1\r\nhost: a\r\n{line}\r\ntransfer-encoding: chunked\r\n\r\n");
+            assert_eq!(tells_a_length(head.as_bytes()), is_one, "{line}");
+        }
     }
 }

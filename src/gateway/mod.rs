@@ -13,6 +13,8 @@ mod journey;
 pub mod live;
 pub mod ops;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -41,9 +43,6 @@ use guard::Line;
 use journey::{Journey, Underway};
 use live::LiveTrips;
 
-/// Longest wait for a client to take more of an answer.
-const WRITE: Duration = Duration::from_secs(30);
-
 /// How the public listener behaves.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -61,6 +60,8 @@ pub struct Settings {
     pub keepalive_timeout: Duration,
     /// Longest wait between two reads of a request body.
     pub body_timeout: Duration,
+    /// Longest wait for a client to take more of an answer.
+    pub write_timeout: Duration,
     /// Largest request line and headers.
     pub max_header_bytes: usize,
     /// Largest `{"arguments":…}` body that is unwrapped.
@@ -119,7 +120,7 @@ impl ProxyHttp for Gateway {
             session.set_keepalive(Some(idle));
         }
         session.set_read_timeout(Some(self.settings.body_timeout));
-        session.set_write_timeout(Some(WRITE));
+        session.set_write_timeout(Some(self.settings.write_timeout));
         // A peer's interim answers stay here; ours to `Expect` still go out.
         session.set_ignore_info_resp(true);
         Ok(())
@@ -206,7 +207,7 @@ impl ProxyHttp for Gateway {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         header: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
@@ -229,6 +230,7 @@ impl ProxyHttp for Gateway {
             hygiene::clean_answer(header);
             journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
             reply::mark(header, journey)?;
+            reply::end_connection_when_draining(session);
             cors::mark(header, journey)
         })
     }

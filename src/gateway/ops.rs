@@ -1,12 +1,26 @@
 //! The ops listener: metrics, liveness and readiness, for the machines that run the gateway.
 //!
-//! Bound to a private address; shows figures only, never names of callers. Decides nothing.
+//! Bound to a private address; shows figures only, never names of callers. Decides nothing. Open until
+//! the process ends: while it drains, it says so to whoever asks.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use http::{Response, header};
-use pingora::{apps::http_app::ServeHttp, protocols::http::ServerSession};
+use pingora::{
+    apps::{
+        ServerApp,
+        http_app::{HttpServer, ServeHttp},
+    },
+    protocols::{http::ServerSession, l4::stream::Stream},
+    server::ShutdownWatch,
+    services::background::BackgroundService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tracing::error;
 
 use crate::{record::Recorder, snapshot::Current};
 
@@ -75,5 +89,43 @@ impl ServeHttp for Ops {
             .header(header::CONTENT_LENGTH, body.len())
             .body(body)
             .expect("status and headers are constants")
+    }
+}
+
+/// The listener itself. The framework's own listeners close at SIGTERM, before the last request is done.
+pub struct OpsListener {
+    address: SocketAddr,
+    app: Arc<HttpServer<Ops>>,
+}
+
+impl OpsListener {
+    /// A listener on `address`.
+    pub fn new(address: SocketAddr, ops: Ops) -> Self {
+        Self { address, app: Arc::new(HttpServer::new_app(ops)) }
+    }
+
+    async fn serve(app: Arc<HttpServer<Ops>>, socket: TcpStream, shutdown: ShutdownWatch) {
+        // Only slower without it.
+        drop(socket.set_nodelay(true));
+        drop(app.process_new(Box::new(Stream::from(socket)), &shutdown).await);
+    }
+}
+
+#[async_trait]
+impl BackgroundService for OpsListener {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let listener = match TcpListener::bind(self.address).await {
+            Ok(listener) => listener,
+            // Whoever waits for the listeners to answer ends the process.
+            Err(error) => return error!("cannot listen on `{}`: {error}", self.address),
+        };
+        let (_alive, never) = watch::channel(false);
+        loop {
+            match listener.accept().await {
+                Ok((socket, _)) => drop(tokio::spawn(Self::serve(self.app.clone(), socket, never.clone()))),
+                // Most likely out of file descriptors: others have to close some.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
     }
 }

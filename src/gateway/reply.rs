@@ -112,6 +112,7 @@ async fn write(
         header.insert_header(header::CONTENT_LENGTH, body.len())?;
     }
     journey.record.status = header.status.as_u16();
+    end_connection_when_draining(session);
     session.write_response_header(Box::new(header), is_bodiless).await?;
     if !is_bodiless {
         journey.record.sent_bytes = body.len() as u64;
@@ -128,6 +129,13 @@ pub fn mark(header: &mut ResponseHeader, journey: &Journey) -> pingora::Result<(
         header.insert_header(header::LINK, format!("<{preferred}>; rel=\"successor-version\""))?;
     }
     Ok(())
+}
+
+/// Says that the connection ends with this answer if the process does: another request would meet nobody.
+pub fn end_connection_when_draining(session: &mut Session) {
+    if session.is_process_shutting_down() {
+        session.set_keepalive(None);
+    }
 }
 
 /// Lets the connection live on after a refusal, if the rest of the request's body is worth reading.

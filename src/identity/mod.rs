@@ -134,7 +134,7 @@ impl Identity {
     /// Who sent this request.
     pub async fn identify(&self, request: &Parts, face: Face) -> Result<Arc<Caller>, Refusal> {
         let presented = Presented::read(request, face)?;
-        let Some(token) = presented.token else {
+        let Some(token) = presented.token.as_deref() else {
             let sentence = "send `Authorization: Bearer` and a session token or service key";
             return Err(Refusal::new(Code::NoCredential, sentence));
         };

@@ -3,6 +3,8 @@
 //! Decides only what is well-formed: a header that may stand once and stands twice is refused.
 //! Whether any of it is true is for the schemes.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, header, request::Parts};
 
 use crate::refusal::{Code, Refusal};
@@ -39,7 +41,7 @@ fn claims_a_user(name: &str) -> bool {
 #[derive(Debug, Default)]
 pub struct Presented<'a> {
     /// The token of `Authorization: Bearer`, or where the face allows it of the cookie or the query.
-    pub token: Option<&'a str>,
+    pub token: Option<Cow<'a, str>>,
     /// Open WebUI's signed user token.
     pub user_jwt: Option<&'a str>,
     /// The user Open WebUI says it acts for, unsigned.
@@ -54,13 +56,13 @@ impl<'a> Presented<'a> {
         let headers = &request.headers;
         refuse_repeated(headers)?;
         let token = match headers.get(header::AUTHORIZATION) {
-            Some(value) => Some(bearer(value.to_str().ok())?),
+            Some(value) => Some(bearer(value.to_str().ok())?.into()),
             None => match face {
                 Face::Call => None,
-                Face::Page => cookie_token(headers)?,
+                Face::Page => cookie_token(headers)?.map(Cow::from),
                 Face::Spec => match query_key(request.uri.query().unwrap_or_default())? {
                     Some(key) => Some(key),
-                    None => cookie_token(headers)?,
+                    None => cookie_token(headers)?.map(Cow::from),
                 },
             },
         };
@@ -112,16 +114,13 @@ fn cookie_token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     only_one(&mut tokens, "cookie `token` may stand only once")
 }
 
-fn query_key(query: &str) -> Result<Option<&str>, Refusal> {
-    let mut keys =
-        query.split('&').filter_map(|pair| pair.strip_prefix("key=")).filter(|key| !key.is_empty());
+fn query_key(query: &str) -> Result<Option<Cow<'_, str>>, Refusal> {
+    let mut keys = form_urlencoded::parse(query.as_bytes())
+        .filter_map(|(name, value)| (name == "key" && !value.is_empty()).then_some(value));
     only_one(&mut keys, "query parameter `key` may stand only once")
 }
 
-fn only_one<'a>(
-    values: &mut impl Iterator<Item = &'a str>,
-    sentence: &'static str,
-) -> Result<Option<&'a str>, Refusal> {
+fn only_one<T>(values: &mut impl Iterator<Item = T>, sentence: &'static str) -> Result<Option<T>, Refusal> {
     let first = values.next();
     match values.next() {
         Some(_) => Err(Refusal::new(Code::RepeatedHeader, sentence)),
@@ -145,7 +144,8 @@ mod tests {
     fn check(uri: &str, headers: &[(&str, &str)], face: Face, expected: Result<Option<&str>, Code>) {
         let request = request(uri, headers);
         let read = Presented::read(&request, face);
-        assert_eq!(read.map(|presented| presented.token).map_err(|refusal| refusal.code()), expected);
+        let read = read.map(|presented| presented.token).map_err(|refusal| refusal.code());
+        assert_eq!(read, expected.map(|token| token.map(Cow::from)));
     }
 
     #[test]
@@ -160,6 +160,7 @@ mod tests {
         check("/?key=k1", &[], Face::Call, Ok(None));
         check("/?key=k1", &[], Face::Page, Ok(None));
         check("/?a=b&key=k1", &[], Face::Spec, Ok(Some("k1")));
+        check("/?key=a%2Bb%3D%3D", &[], Face::Spec, Ok(Some("a+b==")));
     }
 
     #[test]

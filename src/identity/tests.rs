@@ -150,8 +150,15 @@ async fn a_service_is_itself_until_it_vouches_for_somebody() {
     let caller = ask(&identity, &[("authorization", &vouching)]).await.unwrap();
     assert_eq!((caller.name(), caller.email()), ("service:openwebui", None));
     // Unsigned names prove nothing: one who may vouch must sign, one who may not is not asked.
-    let named = [("authorization", vouching.as_str()), ("x-openwebui-user-email", "jane.doe@example.com")];
-    assert_eq!(ask(&identity, &named).await.unwrap_err(), Code::InvalidCredential);
+    for (name, value) in [
+        ("x-openwebui-user-email", "jane.doe@example.com"),
+        ("x_openwebui_user_email", "jane.doe@example.com"),
+        ("x-openwebui-user-role", "admin"),
+        ("x-openwebui-user_id", ""),
+    ] {
+        let named = [("authorization", vouching.as_str()), (name, value)];
+        assert_eq!(ask(&identity, &named).await.unwrap_err(), Code::InvalidCredential, "{name}");
+    }
     let token = vectors()["accept"]["forward_user_jwt"].as_str().unwrap().to_owned();
     let caller =
         ask(&identity, &[("authorization", &plain), ("x-openwebui-user-jwt", &token)]).await.unwrap();

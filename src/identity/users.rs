@@ -175,3 +175,26 @@ fn unknown(cause: &'static str) -> Refusal {
         .because(cause)
         .retry_after(Duration::from_secs(2))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_with_calls_underway_is_looked_at_again_though_forgotten() {
+        let (users, _questions) = Users::new(Duration::from_secs(3600));
+        users.remember("jane", None);
+        let (one, other) = (users.pin("jane"), users.pin("jane"));
+        users.seen.invalidate("jane");
+        assert!(users.peek("jane").is_none(), "not forgotten");
+        let is_looked_at = || users.all().get("jane").map(Option::is_some);
+        assert_eq!(is_looked_at(), Some(false));
+        drop(one);
+        assert_eq!(is_looked_at(), Some(false), "another call is underway");
+        users.remember("jane", None);
+        assert_eq!(is_looked_at(), Some(true));
+        users.seen.invalidate("jane");
+        drop(other);
+        assert_eq!(is_looked_at(), None);
+    }
+}

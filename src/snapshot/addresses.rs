@@ -2,7 +2,7 @@
 //!
 //! A name that does not resolve leaves the last known addresses in place and is said once.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tracing::{info, warn};
@@ -19,17 +19,31 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs until the process ends: each server on its own, so that a slow name delays no other server.
 pub async fn keep(current: Arc<Current>) {
+    let look_up = |host: String, port| async move {
+        let addresses = tokio::net::lookup_host((host.as_str(), port)).await?;
+        Ok(addresses.collect())
+    };
+    keep_by(current, look_up).await;
+}
+
+async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F)
+where
+    F: Future<Output = io::Result<Vec<SocketAddr>>>,
+{
     let servers: Vec<Arc<Server>> = current.load().catalog.iter().cloned().collect();
-    join_all(servers.into_iter().map(|server| keep_one(current.clone(), server))).await;
+    join_all(servers.into_iter().map(|server| keep_one(current.clone(), server, &look_up))).await;
     // A catalog without servers has nothing to resolve, and never will.
     std::future::pending().await
 }
 
-async fn keep_one(current: Arc<Current>, server: Arc<Server>) {
+async fn keep_one<F>(current: Arc<Current>, server: Arc<Server>, look_up: &impl Fn(String, u16) -> F)
+where
+    F: Future<Output = io::Result<Vec<SocketAddr>>>,
+{
     let id = &server.id;
     let mut was_resolved = true;
     loop {
-        let destinations: Arc<[Destination]> = resolve(&server).await.into();
+        let destinations: Arc<[Destination]> = resolve(&server, look_up).await.into();
         let is_resolved = !destinations.is_empty();
         match (was_resolved, is_resolved) {
             (true, false) => warn!(server.id = %id, "no address of server `{id}` resolves; trying again"),
@@ -47,13 +61,61 @@ async fn keep_one(current: Arc<Current>, server: Arc<Server>) {
 }
 
 /// The addresses of all the server's peers, asked for at the same time.
-async fn resolve(server: &Server) -> Vec<Destination> {
+async fn resolve<F>(server: &Server, look_up: impl Fn(String, u16) -> F) -> Vec<Destination>
+where
+    F: Future<Output = io::Result<Vec<SocketAddr>>>,
+{
+    let look_up = &look_up;
     let lookups = server.peers.iter().map(|peer| async move {
-        let lookup = tokio::net::lookup_host((peer.host.as_str(), peer.port));
+        let lookup = look_up(peer.host.clone(), peer.port);
         let Ok(Ok(addresses)) = tokio::time::timeout(DEADLINE, lookup).await else {
             return Vec::new();
         };
-        addresses.map(|address| Destination { peer: peer.clone(), address }).collect()
+        addresses.into_iter().map(|address| Destination { peer: peer.clone(), address }).collect()
     });
     join_all(lookups).await.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::{
+            Catalog,
+            server::{PeerUrl, tests_support::server},
+        },
+        names::ServerId,
+    };
+
+    fn at(id: &str, host: &str) -> Server {
+        let peer = PeerUrl { is_tls: false, host: host.into(), port: 80, base_path: String::new() };
+        Server { peers: [peer].into(), ..Server::clone(&server(id)) }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_hangs_or_fails_delays_no_other_server() {
+        let servers =
+            [at("a", "hangs"), at("b", "fails"), at("c", "good"), at("d", "hangs"), at("e", "good")];
+        let current = Current::new(Catalog::new(servers), Duration::from_secs(3600));
+        let look_up = |host: String, port| async move {
+            match host.as_str() {
+                "hangs" => std::future::pending().await,
+                "fails" => Err(io::Error::other("no such host")),
+                _ => Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]),
+            }
+        };
+        let of = |id: &str| current.load().addresses.of(&ServerId::parse(id).unwrap());
+        let resolved = async {
+            while of("c").is_empty() || of("e").is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        // Well under the wait for one name.
+        tokio::select! {
+            () = keep_by(current.clone(), look_up) => unreachable!("it runs for ever"),
+            found = tokio::time::timeout(DEADLINE / 2, resolved) => found.expect("a good name waits for others"),
+        }
+        assert!(of("a").is_empty() && of("b").is_empty() && of("d").is_empty());
+        assert_eq!(of("c")[0].address, "192.0.2.1:80".parse().unwrap());
+    }
 }

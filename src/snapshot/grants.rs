@@ -25,22 +25,27 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the process ends.
 pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
-    let mut keeper =
-        Keeper { current, store, cursor: None, grants: Arc::default(), is_migrated: !auto_migrate };
+    let mut keeper = Keeper { current, store, cursor: None, grants: Arc::default(), auto_migrate };
     let mut listener = None;
     let mut is_listening_news = true;
+    let mut was_told = true;
     loop {
         match keeper.refresh().await {
-            Ok(()) => {
+            Ok(found_changes) => {
+                if found_changes && !was_told {
+                    // The poll found what a notification should have told: the connection that listens
+                    // may be dead without knowing it.
+                    listener = None;
+                }
                 if listener.is_none() {
                     listener = keeper.listen(&mut is_listening_news).await;
                     // What changed before the listening began is picked up now, not at the next poll.
                     if listener.is_some() {
+                        was_told = true;
                         continue;
                     }
                 }
-                wait(&mut listener, if keeper.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE })
-                    .await;
+                was_told = wait(&mut listener, keeper.poll()).await;
             }
             Err(error) => {
                 keeper.note_failure(&error);
@@ -51,13 +56,20 @@ pub async fn keep(current: Arc<Current>, store: Store, auto_migrate: bool) {
     }
 }
 
-async fn wait(listener: &mut Option<Listener>, poll: Duration) {
+/// Waits for the next look; true if somebody said that there is something to see.
+async fn wait(listener: &mut Option<Listener>, poll: Duration) -> bool {
     let Some(listening) = listener else {
-        return tokio::time::sleep(poll).await;
+        tokio::time::sleep(poll).await;
+        return false;
     };
-    if let Ok(Err(error)) = tokio::time::timeout(poll, listening.changed()).await {
-        debug!("listening for grant changes ended: {error:#}");
-        *listener = None;
+    match tokio::time::timeout(poll, listening.changed()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            debug!("listening for grant changes ended: {error:#}");
+            *listener = None;
+            true
+        }
+        Err(_elapsed) => false,
     }
 }
 
@@ -66,30 +78,32 @@ struct Keeper {
     store: Store,
     cursor: Option<Cursor>,
     grants: Arc<Grants>,
-    is_migrated: bool,
+    auto_migrate: bool,
 }
 
 impl Keeper {
-    async fn refresh(&mut self) -> anyhow::Result<()> {
-        if !self.is_migrated {
-            self.store.migrate().await.context("cannot bring the database schema up to date")?;
-            self.is_migrated = true;
-        }
+    /// Brings the grants up to date; true if they had changed.
+    async fn refresh(&mut self) -> anyhow::Result<bool> {
         let changes = match &mut self.cursor {
             Some(cursor) => self.store.changes_since(cursor).await.context("cannot read grant changes")?,
             None => Changes::Everything,
         };
+        let found_changes = changes != Changes::Nothing;
         match changes {
             Changes::Nothing => self.confirm(),
             Changes::Subjects(subjects) => self.patch(&subjects).await?,
             Changes::Everything => self.load().await?,
         }
-        Ok(())
+        Ok(found_changes)
     }
 
     async fn load(&mut self) -> anyhow::Result<()> {
         // Forgotten first: if reading breaks off, the next try must read everything again.
         self.cursor = None;
+        // Whenever everything is read, not at the start alone: it may be another database by now.
+        if self.auto_migrate {
+            self.store.migrate().await.context("cannot bring the database schema up to date")?;
+        }
         let began = std::time::Instant::now();
         let mut builder = GrantsBuilder::default();
         let cursor =
@@ -119,6 +133,12 @@ impl Keeper {
         let patched = self.grants.patched(subjects, rows.iter().map(OwnedRow::lend));
         self.publish(patched);
         Ok(())
+    }
+
+    /// Time to the next poll: grants that are confirmed only then must not be too old by then.
+    fn poll(&self) -> Duration {
+        let poll = if self.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE };
+        poll.min(self.current.max_stale / 3)
     }
 
     fn publish(&mut self, grants: Grants) {

@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use super::text::Text;
+
 /// Whose grants changed; the text is as somebody wrote it into the table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Subject {
@@ -32,8 +34,12 @@ pub struct Cursor(pub(super) Place);
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     Postgres(super::postgres::Place),
-    /// Id of the last row read.
-    Sqlite(i64),
+    Sqlite {
+        /// Which opening of the file it was read through.
+        opening: super::sqlite_file::Opening,
+        /// Id of the last row read.
+        last: i64,
+    },
 }
 
 /// More subjects than this are read faster as part of everything; also bounds what one answer can hold.
@@ -42,22 +48,27 @@ const MOST_SUBJECTS: usize = 5_000;
 pub(super) const MOST_ROWS: i64 = MOST_SUBJECTS as i64 + 1;
 
 /// Turns `(kind, subject)` rows of the feed into what the reader is told.
-pub(super) fn gather(rows: impl IntoIterator<Item = (String, Option<String>)>) -> Changes {
+pub(super) fn gather(rows: Vec<(Text, Text)>) -> Changes {
+    // Rows, not subjects: what was fetched ends at `MOST_ROWS`, whatever is left out of it here.
+    if rows.len() > MOST_SUBJECTS {
+        return Changes::Everything;
+    }
     let mut subjects = HashSet::new();
     for (kind, subject) in rows {
-        let subject = match (kind.as_str(), subject) {
-            ("user", Some(email)) => Subject::User(email),
-            ("group", Some(group)) => Subject::Group(group),
+        let subject = match (kind.readable().as_deref(), subject) {
+            (Some("user"), Text::Is(email)) => Subject::User(email),
+            (Some("group"), Text::Is(group)) => Subject::Group(group),
+            // What is no text is nobody's name: nobody has lost or gained anything.
+            (Some("user" | "group"), Text::Malformed) => continue,
             // Too many to name, or a kind that only a newer gateway knows.
             _ => return Changes::Everything,
         };
         subjects.insert(subject);
     }
-    match subjects.len() {
-        0 => Changes::Nothing,
-        1..=MOST_SUBJECTS => Changes::Subjects(subjects.into_iter().collect()),
-        _ => Changes::Everything,
+    if subjects.is_empty() {
+        return Changes::Nothing;
     }
+    Changes::Subjects(subjects.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -66,8 +77,9 @@ mod tests {
 
     #[track_caller]
     fn check(rows: &[(&str, Option<&str>)], expected: Changes) {
-        let rows = rows.iter().map(|(kind, subject)| (kind.to_string(), subject.map(str::to_owned)));
-        assert_eq!(gather(rows), expected);
+        let text = |text: Option<&str>| text.map_or(Text::Absent, |text| Text::Is(text.to_owned()));
+        let rows = rows.iter().map(|(kind, subject)| (text(Some(kind)), text(*subject)));
+        assert_eq!(gather(rows.collect()), expected);
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod postgres;
 mod scratch;
 mod second_factor;
 mod sqlite;
+mod sqlite_file;
+mod text;
 
 use std::{future::Future, time::Duration};
 
@@ -44,7 +46,8 @@ pub enum DatabaseUrl {
     Sqlite(std::path::PathBuf),
 }
 
-/// One stored row, lent to whoever reads it; its texts are as written and not yet parsed.
+/// One stored row, lent to whoever reads it; its texts are as written and not yet parsed. A text that is not UTF-8 is
+/// empty, so that no name parses from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum GrantRow<'a> {
     /// This user may use this server.
@@ -87,7 +90,7 @@ pub struct Store {
 #[derive(Clone)]
 enum Database {
     Postgres(postgres::Database),
-    Sqlite(sqlite::Database),
+    Sqlite(Box<sqlite::Database>),
 }
 
 /// Runs the same method of whichever database this is.
@@ -109,7 +112,7 @@ impl Store {
             DatabaseUrl::Postgres(url) => {
                 Database::Postgres(postgres::Database::open(url, &settings.schema)?)
             }
-            DatabaseUrl::Sqlite(path) => Database::Sqlite(sqlite::Database::open(path)),
+            DatabaseUrl::Sqlite(path) => Database::Sqlite(Box::new(sqlite::Database::open(path))),
         };
         Ok(Self { database })
     }
@@ -242,9 +245,14 @@ impl<'a> Write<'a> {
 
 /// Gives up waiting after `limit`: a connection that was cut silently would otherwise hold the caller for minutes.
 async fn within<T>(limit: Duration, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(anyhow::anyhow!("the database did not answer within {} s", limit.as_secs())))
+    match tokio::time::timeout(limit, work).await {
+        Ok(Err(error)) if matches!(error.downcast_ref(), Some(sqlx::Error::PoolTimedOut)) => {
+            // What the pool itself says names neither the database nor the trouble.
+            anyhow::bail!("the database cannot be reached; is it running, and is its url right?")
+        }
+        Ok(done) => done,
+        Err(_) => anyhow::bail!("the database did not answer within {} s", limit.as_secs()),
+    }
 }
 
 #[cfg(test)]

@@ -11,14 +11,16 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use sqlx::{
-    PgConnection, SqliteConnection,
-    postgres::PgPool,
-    sqlite::{SqliteConnectOptions, SqlitePool},
-};
+use sqlx::{PgConnection, SqliteConnection, postgres::PgPool, sqlite::SqliteConnectOptions};
 
 pub use super::second_factor::SecondFactor;
-use super::{ANSWER, DatabaseUrl, postgres, second_factor, second_factor::Factors, sqlite, within};
+use super::{
+    ANSWER, DatabaseUrl, postgres, second_factor,
+    second_factor::Factors,
+    sqlite_file::{Opening, Owner, SqliteFile},
+    text::Text,
+    within,
+};
 use crate::names::{Email, GroupName};
 
 /// How many users one query asks for.
@@ -73,13 +75,13 @@ impl User {
 #[derive(Clone)]
 pub struct OpenWebUi {
     database: Database,
-    shape: Arc<Mutex<Option<(Instant, Shape)>>>,
+    shape: Arc<Mutex<Option<(Instant, Opening, Shape)>>>,
 }
 
 #[derive(Clone)]
 enum Database {
     Postgres(PgPool),
-    Sqlite(SqlitePool),
+    Sqlite(Box<SqliteFile>),
 }
 
 /// Which of the tables and columns that came with later versions are there.
@@ -92,9 +94,9 @@ struct Shape {
 }
 
 /// `id, email, role, active, session_stamp` of a user.
-type UserRow = (String, Option<String>, Option<String>, Option<bool>, Option<String>);
+type UserRow = (Text, Text, Text, Option<bool>, Text);
 /// `user_id, name` of a group they are in.
-type GroupRow = (String, Option<String>);
+type GroupRow = (Text, Text);
 type Rows = (Vec<UserRow>, Vec<GroupRow>, Factors);
 
 impl OpenWebUi {
@@ -103,7 +105,8 @@ impl OpenWebUi {
         let database = match url {
             DatabaseUrl::Postgres(url) => Database::Postgres(postgres::pool(url, schema)?),
             DatabaseUrl::Sqlite(path) => {
-                Database::Sqlite(sqlite::pool(SqliteConnectOptions::new().filename(path).read_only(true)))
+                let options = SqliteConnectOptions::new().read_only(true);
+                Database::Sqlite(Box::new(SqliteFile::new(path, options, Owner::Other)))
             }
         };
         Ok(Self { database, shape: Arc::default() })
@@ -134,20 +137,24 @@ impl OpenWebUi {
     }
 
     async fn ids_of(&self, email: &Email) -> anyhow::Result<Vec<String>> {
-        Ok(match &self.database {
+        let ids: Vec<Text> = match &self.database {
             Database::Postgres(pool) => {
                 sqlx::query_scalar("SELECT id::text FROM \"user\" WHERE lower(email) = lower($1)")
                     .bind(email.as_str())
                     .fetch_all(pool)
                     .await?
             }
-            Database::Sqlite(pool) => {
+            Database::Sqlite(file) => {
+                let (pool, _) = file.pool().await?;
                 sqlx::query_scalar("SELECT id FROM \"user\" WHERE lower(email) = lower(?1)")
                     .bind(email.as_str())
-                    .fetch_all(pool)
+                    .fetch_all(&pool)
                     .await?
             }
-        })
+        };
+        // Left out, it would let another user with the same email be told by it.
+        let ids: Option<_> = ids.into_iter().map(Text::readable).collect();
+        ids.context("a user of Open WebUI with this email has an id that is no text")
     }
 
     /// Reads users and their groups as of one instant.
@@ -155,9 +162,11 @@ impl OpenWebUi {
         match &self.database {
             Database::Postgres(pool) => {
                 let mut transaction = pool.begin_with(postgres::ONE_SNAPSHOT).await?;
-                let shape = match self.known_shape() {
+                let shape = match self.known_shape(0) {
                     Some(shape) => shape,
-                    None => self.remember(sqlx::query_as(POSTGRES_SHAPE).fetch_one(&mut *transaction).await?),
+                    None => {
+                        self.remember(0, sqlx::query_as(POSTGRES_SHAPE).fetch_one(&mut *transaction).await?)
+                    }
                 };
                 let (users, groups) = postgres_rows(&mut transaction, shape, ids).await?;
                 let factors = match shape.has_second_factor {
@@ -167,11 +176,13 @@ impl OpenWebUi {
                 transaction.commit().await?;
                 Ok((users, groups, factors))
             }
-            Database::Sqlite(pool) => {
+            Database::Sqlite(file) => {
+                let (pool, opening) = file.pool().await?;
                 let mut transaction = pool.begin().await?;
-                let shape = match self.known_shape() {
+                let shape = match self.known_shape(opening) {
                     Some(shape) => shape,
-                    None => self.remember(sqlx::query_as(SQLITE_SHAPE).fetch_one(&mut *transaction).await?),
+                    None => self
+                        .remember(opening, sqlx::query_as(SQLITE_SHAPE).fetch_one(&mut *transaction).await?),
                 };
                 let ids = serde_json::to_string(ids)?;
                 let (users, groups) = sqlite_rows(&mut transaction, shape, &ids).await?;
@@ -185,14 +196,14 @@ impl OpenWebUi {
         }
     }
 
-    fn known_shape(&self) -> Option<Shape> {
+    fn known_shape(&self, opening: Opening) -> Option<Shape> {
         let shape = self.shape.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        shape.filter(|(seen, _)| seen.elapsed() < SHAPE_LASTS).map(|(_, shape)| shape)
+        shape.filter(|(seen, of, _)| *of == opening && seen.elapsed() < SHAPE_LASTS).map(|(.., shape)| shape)
     }
 
-    fn remember(&self, shape: Shape) -> Shape {
+    fn remember(&self, opening: Opening, shape: Shape) -> Shape {
         let mut known = self.shape.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        *known = Some((Instant::now(), shape));
+        *known = Some((Instant::now(), opening, shape));
         shape
     }
 }
@@ -201,13 +212,20 @@ impl OpenWebUi {
 fn assemble((rows, groups, factors): Rows) -> impl Iterator<Item = (String, User)> {
     let mut groups_of: HashMap<String, BTreeSet<GroupName>> = HashMap::new();
     for (user, name) in groups {
-        if let Some(name) = name.and_then(|name| GroupName::parse(&name).ok()) {
+        let name = name.readable().and_then(|name| GroupName::parse(&name).ok());
+        if let (Some(user), Some(name)) = (user.readable(), name) {
             groups_of.entry(user).or_default().insert(name);
         }
     }
     rows.into_iter().filter_map(move |(id, email, role, active, session_stamp)| {
-        let email = Email::parse(&email?).ok()?;
-        let role = match role.as_deref() {
+        let (id, email) = (id.readable()?, Email::parse(&email.readable()?).ok()?);
+        let session_stamp = match session_stamp {
+            Text::Is(stamp) => Some(stamp),
+            Text::Absent => None,
+            // Taken for absent, it would let in a token that has none.
+            Text::Malformed => return None,
+        };
+        let role = match role.readable().as_deref() {
             Some("user") => Role::User,
             Some("admin") => Role::Admin,
             _ => Role::Other,
@@ -274,11 +292,12 @@ async fn sqlite_rows(
     shape: Shape,
     ids: &str,
 ) -> sqlx::Result<(Vec<UserRow>, Vec<GroupRow>)> {
+    // SQLite keeps a text in a boolean column where somebody writes one.
     let users = if shape.has_stamp {
-        "SELECT u.id, u.email, u.role, a.active, a.session_stamp \
+        "SELECT u.id, u.email, u.role, typeof(a.active) = 'integer' AND a.active <> 0, a.session_stamp \
          FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
     } else {
-        "SELECT u.id, u.email, u.role, a.active, NULL \
+        "SELECT u.id, u.email, u.role, typeof(a.active) = 'integer' AND a.active <> 0, NULL \
          FROM \"user\" AS u LEFT JOIN auth AS a ON a.id = u.id WHERE u.id IN (SELECT value FROM json_each(?1))"
     };
     let users = sqlx::query_as(users).bind(ids).fetch_all(&mut *connection).await?;
@@ -302,7 +321,7 @@ async fn sqlite_rows(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::scratch::{Scratch, on_both},
+        super::scratch::{Scratch, on_ascii_postgres, on_both, on_sqlite},
         *,
     };
 
@@ -456,6 +475,75 @@ mod tests {
                 )
                 .await;
             assert!(openwebui.user_by_email(&Email::parse("jane@x.org").unwrap()).await.is_err());
+        })
+        .await;
+    }
+    /// Beside everybody: users of whose row one text is `bad`, which writes bytes that are no text.
+    async fn with_bad_rows(scratch: &Scratch, bad: &str) -> OpenWebUi {
+        let openwebui = openwebui(scratch, DDL).await;
+        scratch
+            .execute(&format!(
+                r#"INSERT INTO "user" (id, email, role) VALUES ('email', {bad}, 'user'), ('role', 'role@x.org', {bad}),
+                    ('stamp', 'stamp@x.org', 'user'), ({bad}, 'twin@x.org', 'user');
+                INSERT INTO auth (id, active, session_stamp) VALUES
+                    ('email', true, NULL), ('role', true, NULL), ('stamp', true, {bad});
+                INSERT INTO "group" (id, name) VALUES ('name', {bad});
+                INSERT INTO group_member (id, group_id, user_id) VALUES ('6', 'name', 'jane');
+                INSERT INTO config (key, value) VALUES ('auth.mfa.allow_oauth_bypass', 'true');"#
+            ))
+            .await;
+        openwebui
+    }
+
+    async fn check_bad_rows(openwebui: &OpenWebUi) {
+        let ids: Vec<String> = ["jane", "email", "role", "stamp"].map(String::from).into();
+        let users = openwebui.users(&ids).await.unwrap();
+        check(&users, "jane", Role::User, true, Some("s1"), &["Company", "Engineering", "MCP-GitHub"]);
+        check(&users, "role", Role::Other, true, None, &[]);
+        assert_eq!(users.len(), 2, "neither a user without an email nor one whose stamp nobody can tell");
+        let twin = openwebui.user_by_email(&Email::parse("twin@x.org").unwrap()).await;
+        assert!(twin.is_err(), "a user whose id is no text cannot be told by email");
+    }
+
+    #[tokio::test]
+    async fn a_text_that_is_not_text_costs_only_its_own_row() {
+        on_sqlite(async |scratch| {
+            let openwebui = with_bad_rows(&scratch, "cast(x'ff40782e79' as text)").await;
+            check_bad_rows(&openwebui).await;
+            scratch
+                .execute(
+                    "UPDATE auth SET active = 'often' WHERE id = 'root';
+                    UPDATE auth SET mfa = '{' WHERE id = 'jane';
+                    INSERT INTO config (key, value) VALUES ('auth.mfa.enable', cast(x'ff' as text));",
+                )
+                .await;
+            check_bad_rows(&openwebui).await;
+            let users = openwebui.users(&everybody()).await.unwrap();
+            assert!(!users["root"].is_active);
+            let demanded =
+                SecondFactor { is_demanded: true, is_oauth_exempt: true, ..SecondFactor::default() };
+            assert_eq!(users["jane"].second_factor, demanded, "what cannot be read is taken as the stricter");
+        })
+        .await;
+        on_ascii_postgres(async |scratch| {
+            check_bad_rows(&with_bad_rows(&scratch, r"E'\xff@x.y'").await).await;
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_replaced_file_is_read_from_then_on() {
+        on_sqlite(async |scratch| {
+            let openwebui = openwebui(&scratch, DDL).await;
+            assert!(openwebui.users(&everybody()).await.unwrap().contains_key("jane"));
+            let DatabaseUrl::Sqlite(path) = &scratch.settings.url else { panic!("not a file") };
+            let old = path.with_extension("old");
+            std::fs::rename(path, &old).unwrap();
+            assert!(openwebui.users(&everybody()).await.is_err(), "a file that is gone answers nothing");
+            assert!(!path.exists());
+            std::fs::copy(&old, path).unwrap();
+            scratch.execute(r#"DELETE FROM "user" WHERE id = 'jane'"#).await;
+            assert!(!openwebui.users(&everybody()).await.unwrap().contains_key("jane"));
         })
         .await;
     }

@@ -11,9 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use futures_util::TryStreamExt;
+use futures_util::{TryFutureExt, TryStreamExt};
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, PgConnection, Row,
+    AssertSqlSafe, ConnectOptions, Executor, PgConnection, Row,
     postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow},
 };
 use tracing::warn;
@@ -22,6 +22,7 @@ use super::{
     GrantRow, Sink, Write,
     changes::{self, Changes, Cursor, MOST_ROWS, Subject},
     migrations,
+    text::{Text, of_postgres as text_of},
 };
 use crate::names::Secret;
 
@@ -34,6 +35,9 @@ const MIGRATION_LOCK: i64 = 0x706f_7274_6375_6c6c;
 const KEPT: Duration = Duration::from_secs(60 * 60);
 /// A reader silent for this long may have missed deleted changes; well under `KEPT`.
 const TRUSTED: Duration = Duration::from_secs(30 * 60);
+/// A database in `SQL_ASCII` holds any bytes, and fails a whole query rather than send one text that is not UTF-8.
+const BYTES_AS_THEY_ARE: &str = "\
+    SELECT set_config('client_encoding', 'SQL_ASCII', false) WHERE getdatabaseencoding() = 'SQL_ASCII'";
 const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// Connections to the gateway's Postgres.
@@ -89,6 +93,9 @@ pub(super) fn pool(url: &Secret<String>, schema: &str) -> anyhow::Result<PgPool>
         .acquire_timeout(Duration::from_secs(3))
         .idle_timeout(None)
         .max_lifetime(None)
+        .after_connect(|connection, _| {
+            Box::pin(connection.execute(sqlx::raw_sql(BYTES_AS_THEY_ARE)).map_ok(drop))
+        })
         .connect_lazy_with(options.disable_statement_logging()))
 }
 
@@ -148,7 +155,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+            sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
         }
         drop(rows);
         let mut rows = sqlx::query(
@@ -157,7 +164,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+            sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
         }
         drop(rows);
         let mut rows = sqlx::query(
@@ -166,7 +173,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+            sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
         }
         drop(rows);
         transaction.commit().await?;
@@ -193,7 +200,8 @@ impl Database {
         let mut noted = Vec::with_capacity(rows.len());
         for row in &rows {
             // A row without a kind says that there were no changes.
-            if let Some(kind) = row.try_get::<Option<String>, _>("kind")? {
+            let kind: Text = row.try_get("kind")?;
+            if kind != Text::Absent {
                 noted.push((kind, row.try_get("subject")?));
             }
         }
@@ -238,7 +246,7 @@ impl Database {
             .bind(&groups)
             .fetch(&mut *transaction);
             while let Some(row) = rows.try_next().await? {
-                sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+                sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
             }
         }
         Ok(transaction.commit().await?)
@@ -319,7 +327,7 @@ async fn rows_of_users(
     .bind(emails)
     .fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+        sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
     }
     drop(rows);
     let mut rows = sqlx::query(
@@ -329,7 +337,7 @@ async fn rows_of_users(
     .bind(emails)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+        sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
     }
     Ok(())
 }
@@ -398,7 +406,7 @@ mod tests {
     async fn place(database: &Database) -> Place {
         match database.load_grants(&mut |_| ()).await.unwrap().0 {
             changes::Place::Postgres(place) => place,
-            changes::Place::Sqlite(_) => unreachable!(),
+            changes::Place::Sqlite { .. } => unreachable!(),
         }
     }
 
@@ -426,8 +434,8 @@ mod tests {
             check(of(Place { read_at: now.read_at - 31.0 * 60.0, ..now.clone() }).await, true);
             check(of(Place { server_started: now.server_started - 1.0, ..now.clone() }).await, true);
             check(of(Place { snapshot: "900000000:900000000:".into(), ..now.clone() }).await, true);
-            let elsewhere = database.changes_since(&mut Cursor(changes::Place::Sqlite(1))).await.unwrap();
-            check(elsewhere, true);
+            let elsewhere = changes::Place::Sqlite { opening: 0, last: 1 };
+            check(database.changes_since(&mut Cursor(elsewhere)).await.unwrap(), true);
         })
         .await;
     }

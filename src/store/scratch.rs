@@ -63,8 +63,17 @@ pub(super) async fn on_sqlite(test: impl AsyncFnOnce(Scratch)) {
 }
 
 /// Runs a test on Postgres. A test that fails leaves its database behind to be looked at.
-#[expect(clippy::disallowed_methods, reason = "scripts/test tells the tests where its Postgres is")]
 pub(super) async fn on_postgres(test: impl AsyncFnOnce(Scratch)) {
+    on_postgres_with("", test).await;
+}
+
+/// Runs a test on a Postgres database that takes any bytes as text, as one made under `LANG=C` does.
+pub(super) async fn on_ascii_postgres(test: impl AsyncFnOnce(Scratch)) {
+    on_postgres_with("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", test).await;
+}
+
+#[expect(clippy::disallowed_methods, reason = "scripts/test tells the tests where its Postgres is")]
+async fn on_postgres_with(options: &str, test: impl AsyncFnOnce(Scratch)) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let server = std::env::var("PORTCULLIS_TEST_POSTGRES")
         .expect("run scripts/test, which starts a private Postgres (PORTCULLIS_TEST_POSTGRES is not set)");
@@ -72,7 +81,7 @@ pub(super) async fn on_postgres(test: impl AsyncFnOnce(Scratch)) {
     let name = format!("portcullis_store_{}_{count}", std::process::id());
     let mut admin = PgConnection::connect(&server).await.unwrap();
     admin.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))).await.unwrap();
-    admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+    admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name} {options}"))).await.unwrap();
     let url = PgConnectOptions::from_str(&server).unwrap().database(&name).to_url_lossy();
     test(Scratch::new(DatabaseUrl::Postgres(Secret::new(url.to_string())))).await;
     admin.execute(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).await.unwrap();

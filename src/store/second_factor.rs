@@ -6,6 +6,8 @@ use std::collections::HashSet;
 
 use sqlx::{PgConnection, SqliteConnection};
 
+use super::text::Text;
+
 /// Whether Open WebUI demands a second factor of a user, and whether they have set one up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SecondFactor {
@@ -32,10 +34,15 @@ impl Factors {
         SecondFactor { is_set_up: self.set_up.contains(id), ..self.settings }
     }
 
-    fn new(settings: Vec<(String, String)>) -> Self {
-        let is_on = |wanted: &str| settings.iter().any(|(key, value)| key == wanted && value == "true");
+    fn new(settings: Vec<(Text, Text)>) -> Self {
+        let has = |wanted: &str, expected: Text| {
+            let wanted = Text::Is(wanted.to_owned());
+            settings.iter().any(|(key, value)| *key == wanted && *value == expected)
+        };
+        let is_on = |wanted| has(wanted, Text::Is("true".to_owned()));
         let settings = SecondFactor {
-            is_demanded: is_on("auth.mfa.enable"),
+            // What can't be read may have been a demand.
+            is_demanded: is_on("auth.mfa.enable") || has("auth.mfa.enable", Text::Malformed),
             is_oauth_exempt: is_on("auth.mfa.allow_oauth_bypass"),
             is_trusted_header_exempt: is_on("auth.mfa.allow_trusted_header_bypass"),
             is_set_up: false,
@@ -51,8 +58,8 @@ pub(super) async fn postgres(connection: &mut PgConnection, ids: &[String]) -> s
     if factors.settings.is_demanded {
         let set_up = "SELECT id::text FROM auth WHERE id = ANY($1) AND mfa ->> 'secret' <> '' \
                       AND coalesce(mfa ->> 'reset_required', 'false') = 'false'";
-        let ids: Vec<String> = sqlx::query_scalar(set_up).bind(ids).fetch_all(connection).await?;
-        factors.set_up = ids.into_iter().collect();
+        let ids: Vec<Text> = sqlx::query_scalar(set_up).bind(ids).fetch_all(connection).await?;
+        factors.set_up = ids.into_iter().filter_map(Text::readable).collect();
     }
     Ok(factors)
 }
@@ -63,9 +70,10 @@ pub(super) async fn sqlite(connection: &mut SqliteConnection, ids: &str) -> sqlx
     let mut factors = Factors::new(sqlx::query_as(settings).fetch_all(&mut *connection).await?);
     if factors.settings.is_demanded {
         let set_up = "SELECT id FROM auth WHERE id IN (SELECT value FROM json_each(?1)) \
-                      AND mfa ->> '$.secret' <> '' AND coalesce(mfa ->> '$.reset_required', 0) = 0";
-        let ids: Vec<String> = sqlx::query_scalar(set_up).bind(ids).fetch_all(connection).await?;
-        factors.set_up = ids.into_iter().collect();
+                      AND CASE WHEN json_valid(mfa) THEN mfa ->> '$.secret' <> '' \
+                          AND coalesce(mfa ->> '$.reset_required', 0) = 0 END";
+        let ids: Vec<Text> = sqlx::query_scalar(set_up).bind(ids).fetch_all(connection).await?;
+        factors.set_up = ids.into_iter().filter_map(Text::readable).collect();
     }
     Ok(factors)
 }

@@ -12,8 +12,8 @@ use std::{
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    ConnectOptions, Row, SqliteConnection,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
+    SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous},
 };
 use tracing::warn;
 
@@ -21,6 +21,8 @@ use super::{
     GrantRow, Sink, Write,
     changes::{self, Changes, Cursor, MOST_ROWS, Subject},
     migrations,
+    sqlite_file::{Owner, SqliteFile},
+    text::of_sqlite as text_of,
 };
 
 const KEPT: Duration = Duration::from_secs(60 * 60);
@@ -29,34 +31,22 @@ const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Connections to the gateway's SQLite file.
 #[derive(Clone)]
 pub(super) struct Database {
-    pool: SqlitePool,
+    file: SqliteFile,
     pruned: Arc<Mutex<Option<Instant>>>,
-}
-
-/// Prepares a few connections to a SQLite file.
-pub(super) fn pool(options: SqliteConnectOptions) -> SqlitePool {
-    // Without limits on age the pool needs no task of its own, so it can be made outside any runtime.
-    SqlitePoolOptions::new()
-        .max_connections(4)
-        .acquire_timeout(Duration::from_secs(3))
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_lazy_with(options.busy_timeout(Duration::from_secs(5)).disable_statement_logging())
 }
 
 impl Database {
     pub(super) fn open(path: &Path) -> Self {
         let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal);
-        Self { pool: pool(options), pruned: Arc::default() }
+        Self { file: SqliteFile::new(path, options, Owner::Gateway), pruned: Arc::default() }
     }
 
     pub(super) async fn migrate(&self) -> anyhow::Result<()> {
         // Immediate: takes the write lock at once, so that a second gateway waits here.
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let (pool, _) = self.file.pool().await?;
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
         // Not `run`: its future cannot move between threads (rust-lang/rust#100013).
         migrations::sqlite().run_direct(None, &mut *transaction, false).await?;
         Ok(transaction.commit().await?)
@@ -64,7 +54,8 @@ impl Database {
 
     pub(super) async fn pending_migrations(&self) -> anyhow::Result<usize> {
         let migrator = migrations::sqlite();
-        let mut connection = self.pool.acquire().await?;
+        let (pool, _) = self.file.pool().await?;
+        let mut connection = pool.acquire().await?;
         let is_begun: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'portcullis_migrations')",
         )
@@ -77,8 +68,9 @@ impl Database {
     }
 
     pub(super) async fn load_grants(&self, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
+        let (pool, opening) = self.file.pool().await?;
         // A deferred transaction sees the database as of its first read, which is the cursor.
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = pool.begin().await?;
         let (last, _) = ends_of_feed(&mut transaction).await?;
         let mut rows = sqlx::query(
             "SELECT CAST(user_email AS text), CAST(tenant_id AS text) FROM user_tenant_access \
@@ -86,7 +78,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+            sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
         }
         drop(rows);
         let mut rows = sqlx::query(
@@ -95,7 +87,7 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+            sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
         }
         drop(rows);
         let mut rows = sqlx::query(
@@ -104,18 +96,21 @@ impl Database {
         )
         .fetch(&mut *transaction);
         while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+            sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
         }
         drop(rows);
         transaction.commit().await?;
-        Ok(Cursor(changes::Place::Sqlite(last)))
+        Ok(Cursor(changes::Place::Sqlite { opening, last }))
     }
 
     pub(super) async fn changes_since(&self, cursor: &mut Cursor) -> anyhow::Result<Changes> {
-        let changes::Place::Sqlite(before) = cursor.0 else {
-            return Ok(Changes::Everything);
+        let (pool, opening) = self.file.pool().await?;
+        let before = match cursor.0 {
+            changes::Place::Sqlite { opening: known, last } if known == opening => last,
+            // Ids of another file say nothing of this one.
+            changes::Place::Sqlite { .. } | changes::Place::Postgres(_) => return Ok(Changes::Everything),
         };
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = pool.begin().await?;
         let (last, first_unread) = ends_of_feed_after(&mut transaction, before).await?;
         if last == before {
             return Ok(Changes::Nothing);
@@ -125,7 +120,7 @@ impl Database {
             return Ok(Changes::Everything);
         }
         let noted = sqlx::query_as(
-            "SELECT DISTINCT kind, CAST(subject AS text) FROM portcullis_changes WHERE id > ?1 LIMIT ?2",
+            "SELECT DISTINCT CAST(kind AS text), CAST(subject AS text) FROM portcullis_changes WHERE id > ?1 LIMIT ?2",
         )
         .bind(before)
         .bind(MOST_ROWS)
@@ -134,20 +129,19 @@ impl Database {
         transaction.commit().await?;
         let changes = changes::gather(noted);
         if changes != Changes::Everything {
-            self.prune_now_and_then();
-            cursor.0 = changes::Place::Sqlite(last);
+            self.prune_now_and_then(pool);
+            cursor.0 = changes::Place::Sqlite { opening, last };
         }
         Ok(changes)
     }
 
     /// Deletes changes over an hour old; failing costs nothing but room.
-    fn prune_now_and_then(&self) {
+    fn prune_now_and_then(&self, pool: SqlitePool) {
         let mut pruned = self.pruned.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if pruned.is_some_and(|at| at.elapsed() < PRUNE_EVERY) {
             return;
         }
         *pruned = Some(Instant::now());
-        let pool = self.pool.clone();
         tokio::spawn(async move {
             let pruned = sqlx::query("DELETE FROM portcullis_changes WHERE at < unixepoch() - ?1")
                 .bind(KEPT.as_secs() as i64)
@@ -167,7 +161,8 @@ impl Database {
                 Subject::Group(group) => groups.push(group.as_str()),
             }
         }
-        let mut transaction = self.pool.begin().await?;
+        let (pool, _) = self.file.pool().await?;
+        let mut transaction = pool.begin().await?;
         if !emails.is_empty() {
             rows_of_users(&mut transaction, &emails, sink).await?;
         }
@@ -179,7 +174,7 @@ impl Database {
             .bind(serde_json::to_string(&groups)?)
             .fetch(&mut *transaction);
             while let Some(row) = rows.try_next().await? {
-                sink(GrantRow::Group { group: row.try_get(0)?, server: row.try_get(1)? });
+                sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
             }
         }
         Ok(transaction.commit().await?)
@@ -187,12 +182,13 @@ impl Database {
 
     pub(super) async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {
         let (first, second) = write.values();
-        let done = sqlx::query(statement(write)).bind(first).bind(second).execute(&self.pool).await?;
+        let (pool, _) = self.file.pool().await?;
+        let done = sqlx::query(statement(write)).bind(first).bind(second).execute(&pool).await?;
         Ok(done.rows_affected())
     }
 
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        self.file.close().await;
     }
 }
 
@@ -228,7 +224,7 @@ async fn rows_of_users(
     .bind(&emails)
     .fetch(&mut *connection);
     while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::User { email: row.try_get(0)?, server: row.try_get(1)? });
+        sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
     }
     drop(rows);
     let mut rows = sqlx::query(
@@ -238,7 +234,7 @@ async fn rows_of_users(
     .bind(&emails)
     .fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::Membership { email: row.try_get(0)?, group: row.try_get(1)? });
+        sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Facts about both databases, told through `Store` alone.
 
+mod malformed;
+mod replaced;
+
 use std::time::Instant;
 
 use sqlx::{Executor, PgConnection};

@@ -465,8 +465,9 @@ mod tests {
             let sole = value.as_object().filter(|map| map.len() == 1).and_then(|map| map.get("arguments"));
             match whole {
                 Whole::Wrapped(range) => {
-                    let inner: serde_json::Value = serde_json::from_slice(&body[range]).unwrap();
-                    prop_assert_eq!(Some(&inner), sole);
+                    // As bytes: a number that is read and compared may differ in its last digit.
+                    let inner = sole.map(|inner| serde_json::to_vec(inner).unwrap());
+                    prop_assert_eq!(Some(&body[range]), inner.as_deref());
                 }
                 Whole::Plain | Whole::Empty => prop_assert!(!sole.is_some_and(serde_json::Value::is_object)),
             }

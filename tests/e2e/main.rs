@@ -6,6 +6,26 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what it is built from too")]
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
+mod access;
+mod bodies;
+mod commands;
+mod cors;
+mod drain;
+mod faces;
+mod faults;
+mod framing;
+mod hardening;
 mod harness;
+mod identity;
+mod legacy;
+mod openapi;
+mod openwebui;
+mod operations;
+mod outage;
+mod passthrough;
+mod peers;
 mod readme;
+mod revocation;
+mod tool_lists;
 mod unmigrated;
+mod wire;

@@ -1,6 +1,12 @@
 //! A TCP proxy that fails on command: in front of Postgres, or of a peer.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,6 +32,8 @@ enum Weather {
 pub struct Chaos {
     address: SocketAddr,
     weather: Arc<watch::Sender<Weather>>,
+    /// How often connections were lost; those made before the last time carry nothing any more.
+    losses: Arc<AtomicUsize>,
     accepting: AbortHandle,
 }
 
@@ -42,14 +50,15 @@ impl Chaos {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let weather = Arc::new(watch::Sender::new(Weather::Fair));
-        let seen = weather.clone();
+        let losses = Arc::new(AtomicUsize::new(0));
+        let (seen, lost) = (weather.clone(), losses.clone());
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(join(client, upstream.clone(), seen.subscribe()));
+                connections.spawn(join(client, upstream.clone(), seen.subscribe(), lost.clone()));
             }
         });
-        Self { address, weather, accepting: accepting.abort_handle() }
+        Self { address, weather, losses, accepting: accepting.abort_handle() }
     }
 
     /// `127.0.0.1:PORT`: what to connect to instead of the upstream.
@@ -67,13 +76,25 @@ impl Chaos {
         self.weather.send_replace(Weather::Stalled);
     }
 
+    /// Holds every byte of the present connections back for ever, without closing them; new ones are fair.
+    pub fn lose(&self) {
+        self.losses.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Lets bytes pass again, those held back first.
     pub fn restore(&self) {
         self.weather.send_replace(Weather::Fair);
     }
 }
 
-async fn join(client: TcpStream, upstream: String, mut weather: watch::Receiver<Weather>) {
+async fn join(
+    client: TcpStream,
+    upstream: String,
+    mut weather: watch::Receiver<Weather>,
+    losses: Arc<AtomicUsize>,
+) {
+    let before = losses.load(Ordering::SeqCst);
+    let is_lost = || losses.load(Ordering::SeqCst) != before;
     if weather.wait_for(|weather| *weather != Weather::Stalled).await.is_err()
         || *weather.borrow() == Weather::Cut
     {
@@ -83,8 +104,8 @@ async fn join(client: TcpStream, upstream: String, mut weather: watch::Receiver<
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let there = pump(from_client, to_server, weather.clone());
-    let back = pump(from_server, to_client, weather.clone());
+    let there = pump(from_client, to_server, weather.clone(), is_lost);
+    let back = pump(from_server, to_client, weather.clone(), is_lost);
     let is_cut = async { drop(weather.wait_for(|weather| *weather == Weather::Cut).await) };
     tokio::select! {
         _ = async { tokio::join!(there, back) } => {}
@@ -93,11 +114,19 @@ async fn join(client: TcpStream, upstream: String, mut weather: watch::Receiver<
 }
 
 /// Carries bytes one way while the weather is fair, to the end of the stream.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut weather: watch::Receiver<Weather>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut weather: watch::Receiver<Weather>,
+    is_lost: impl Fn() -> bool,
+) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if weather.wait_for(|weather| *weather == Weather::Fair).await.is_err() {
             return;
+        }
+        if is_lost() {
+            std::future::pending::<()>().await;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
@@ -146,5 +175,19 @@ mod tests {
 
         chaos.restore();
         assert_eq!(within("the held-back answer", client.read_answer()).await.status, 200);
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_stays_open_and_dumb_beside_new_ones_that_work() {
+        let peer = FakePeer::start().await.with_json("echo", serde_json::json!("hello"));
+        let chaos = Chaos::in_front_of(peer.address()).await;
+        let mut before = RawClient::connect(&chaos.address()).await;
+        assert_eq!(before.exchange(REQUEST).await.status, 200);
+        chaos.lose();
+        before.send(REQUEST).await;
+        let mut after = RawClient::connect(&chaos.address()).await;
+        assert_eq!(after.exchange(REQUEST).await.status, 200);
+        assert!(before.is_open().await);
+        assert_eq!(peer.requests().len(), 2, "bytes passed on a lost connection");
     }
 }

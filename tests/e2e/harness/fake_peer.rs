@@ -310,7 +310,8 @@ fn behaviour(state: &State, path: &str) -> Behaviour {
     Behaviour::Answer(answer("404 Not Found", "application/json", br#"{"detail":"Not Found"}"#))
 }
 
-fn openapi(tools: &BTreeMap<String, Value>) -> Value {
+/// The document that lists these tools, each with the schema of its arguments.
+pub fn openapi(tools: &BTreeMap<String, Value>) -> Value {
     let paths: serde_json::Map<_, _> = tools
         .iter()
         .map(|(name, schema)| {

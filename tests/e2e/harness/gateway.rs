@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::{Child, Command},
+    sync::watch,
 };
 use toml::Table;
 
@@ -27,6 +28,7 @@ pub struct Setup {
     servers: Table,
     environment: BTreeMap<String, String>,
     ports: (Port, Port),
+    open_files: Option<u32>,
 }
 
 impl Setup {
@@ -34,7 +36,8 @@ impl Setup {
     pub fn new(database_url: &str) -> Self {
         let ports = (Port::take(), Port::take());
         let (http, ops) = (ports.0.address(), ports.1.address());
-        Self { gateway: Table::new(), servers: Table::new(), environment: BTreeMap::new(), ports }
+        let (gateway, servers, environment) = (Table::new(), Table::new(), BTreeMap::new());
+        Self { gateway, servers, environment, ports, open_files: None }
             .set("listen.http", http)
             .set("listen.ops", ops)
             .set("database.url", database_url)
@@ -78,6 +81,20 @@ impl Setup {
         self
     }
 
+    /// Lets the gateway have this many files open, and no more.
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
+    }
+
+    /// Writes the configuration folder and starts nothing.
+    pub fn write(&self) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("gateway.toml"), toml::to_string(&self.gateway).unwrap()).unwrap();
+        std::fs::write(folder.path().join("servers.toml"), toml::to_string(&self.servers).unwrap()).unwrap();
+        folder
+    }
+
     /// Starts the gateway and returns once it is ready.
     pub async fn start(self) -> Gateway {
         let mut gateway = self.spawn();
@@ -87,10 +104,8 @@ impl Setup {
 
     /// Starts the gateway and returns at once.
     pub fn spawn(self) -> Gateway {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("gateway.toml"), toml::to_string(&self.gateway).unwrap()).unwrap();
-        std::fs::write(folder.path().join("servers.toml"), toml::to_string(&self.servers).unwrap()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let folder = self.write();
+        let mut command = self.command();
         command.arg("run").arg("--config").arg(folder.path()).current_dir(folder.path()).env_clear();
         command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.env("RUST_BACKTRACE", "1").envs(&self.environment);
@@ -99,6 +114,14 @@ impl Setup {
         let stdout = Lines::of(process.stdout.take().unwrap());
         let stderr = Lines::of(process.stderr.take().unwrap());
         Gateway { process, folder, ports: self.ports, stdout, stderr, client: client() }
+    }
+
+    fn command(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_portcullis");
+        let Some(most) = self.open_files else { return Command::new(binary) };
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &most.to_string(), binary]);
+        command
     }
 }
 
@@ -109,25 +132,55 @@ pub fn client() -> reqwest::Client {
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
 }
 
-/// What a process has written, line by line.
+/// What a process has written, line by line, and the end of the pipe that reads it.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines {
+    kept: Arc<Mutex<Vec<String>>>,
+    reader: Arc<watch::Sender<Reader>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Reader {
+    #[default]
+    Reads,
+    Stuck,
+    Gone,
+}
 
 impl Lines {
     fn of(output: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let lines = Self::default();
-        let kept = lines.clone();
+        let (kept, mut reader) = (lines.kept.clone(), lines.reader.subscribe());
         tokio::spawn(async move {
             let mut output = BufReader::new(output).lines();
-            while let Ok(Some(line)) = output.next_line().await {
-                kept.0.lock().unwrap().push(line);
+            let reading = async {
+                while let Ok(Some(line)) = output.next_line().await {
+                    kept.lock().unwrap().push(line);
+                }
+            };
+            let is_told = async { drop(reader.wait_for(|reader| *reader != Reader::Reads).await) };
+            tokio::select! {
+                () = reading => {}
+                () = is_told => {}
             }
+            // The pipe is closed once `output` is dropped, and stays full until then.
+            let _ = reader.wait_for(|reader| *reader == Reader::Gone).await;
         });
         lines
     }
 
+    /// Reads no more and keeps the pipe open, so that it runs full.
+    pub fn stop_reading(&self) {
+        self.reader.send_replace(Reader::Stuck);
+    }
+
+    /// Closes the pipe: who writes to it is told that nobody reads.
+    pub fn close(&self) {
+        self.reader.send_replace(Reader::Gone);
+    }
+
     pub fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.kept.lock().unwrap().clone()
     }
 
     pub fn text(&self) -> String {

@@ -5,12 +5,18 @@
 
 #![allow(dead_code, reason = "no test needs every part of the harness")]
 
+pub mod asking;
 pub mod chaos;
+pub mod commands;
 pub mod deadline;
 pub mod fake_peer;
 pub mod gateway;
+pub mod grants;
+pub mod openwebui;
 pub mod port;
 pub mod postgres;
 pub mod raw;
+pub mod raw_peer;
+pub mod request;
 pub mod tokens;
 pub mod wire;

@@ -1,0 +1,96 @@
+use std::time::Duration;
+
+use http::request::Parts;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::{
+    access, catalog::Catalog, identity, names::GroupName, record::access_log::AccessLog,
+    record::metrics::Metrics,
+};
+
+/// The header that makes `decide` panic in these tests: nothing from outside can.
+const PANIC: &str = "x-test-panic";
+
+/// What `decide` calls in test builds.
+pub(super) fn panic_when_asked(request: &Parts) {
+    assert!(!request.headers.contains_key(PANIC), "a test asked for a panic");
+}
+
+fn gateway() -> Gateway {
+    let max_stale = Duration::from_secs(3600);
+    let address = "127.0.0.1:1".parse().unwrap();
+    let settings = Settings {
+        http: address,
+        ops: address,
+        threads: 1,
+        max_connections: 1,
+        header_timeout: Duration::from_secs(1),
+        keepalive_timeout: Duration::from_secs(1),
+        body_timeout: Duration::from_secs(1),
+        write_timeout: Duration::from_secs(1),
+        max_header_bytes: 4096,
+        max_wrapped_body_bytes: 4096,
+        shutdown_delay: Duration::ZERO,
+        shutdown_grace: Duration::from_secs(1),
+        cors_origins: Vec::new(),
+    };
+    let admin_group = GroupName::parse("MCP-Admin").unwrap();
+    Gateway {
+        settings,
+        identity: Arc::new(Identity::new(&identity::Settings::default(), None)),
+        access: Arc::new(Access::new(access::Settings { admin_group, max_stale, is_concealing: false })),
+        current: Current::new(Catalog::default(), max_stale),
+        refresher: Refresher::new().0,
+        documents: Documents::new(1024),
+        live: Arc::default(),
+        recorder: Recorder {
+            metrics: Arc::new(Metrics::new().unwrap()),
+            access_log: AccessLog::new(false).0,
+        },
+    }
+}
+
+/// The answer to a request with these header lines, as the framework would have it made.
+async fn answer(gateway: &Gateway, lines: &str) -> String {
+    let (mut client, server) = tokio::io::duplex(64 * 1024);
+    let request = format!("POST /health HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n{lines}\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut session = Session::new_h1(Box::new(server));
+    assert!(session.read_request().await.unwrap());
+    let mut journey = gateway.new_ctx();
+    gateway.early_request_filter(&mut session, &mut journey).await.unwrap();
+    assert!(gateway.request_filter(&mut session, &mut journey).await.unwrap(), "it was answered");
+    gateway.logging(&mut session, None, &mut journey).await;
+    drop((session, journey));
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_panic_while_deciding_is_answered_with_500_and_recorded() {
+    let gateway = gateway();
+    let usual = answer(&gateway, "").await;
+    assert!(usual.starts_with("HTTP/1.1 401 "), "{usual}");
+
+    let answer = answer(&gateway, "x-test-panic: 1\r\nx-request-id: mine\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    assert!(answer.to_lowercase().contains("x-request-id: mine\r\n"), "{answer}");
+    assert!(!answer.to_lowercase().contains("connection: close"), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&body["code"], &body["request_id"]), (&"internal".into(), &"mine".into()));
+    assert!(!answer.contains("test asked"), "internals: {answer}");
+
+    let metrics = &gateway.recorder.metrics;
+    assert_eq!(metrics.refusals.with_label_values(&["internal"]).get(), 1);
+    assert_eq!(metrics.requests_in_flight.get(), 0);
+}
+
+#[test]
+fn a_panic_in_a_later_phase_is_an_internal_refusal() {
+    let error = caught::<()>(|| panic!("a test asked for a panic")).unwrap_err();
+    assert_eq!(refusal_for(&error).unwrap().code(), Code::Internal);
+    assert!(caught(|| Ok(())).is_ok());
+}

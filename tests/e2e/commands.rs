@@ -1,0 +1,195 @@
+//! The command line on the real binary: stdout is data alone, and the exit code says 0 fine, 1 failed, 2 asked wrong.
+
+use serde_json::json;
+
+use crate::harness::{
+    commands::{Said, portcullis},
+    fake_peer::FakePeer,
+    gateway::Setup,
+    openwebui::{self, JANE_EMAIL},
+    postgres::Database,
+    tokens::SESSION_SECRET,
+};
+
+#[track_caller]
+fn check(said: &Said, code: i32, stdout: &str, stderr: &[&str]) {
+    assert_eq!((said.code, said.stdout.as_str()), (code, stdout), "{said:?}");
+    for words in stderr {
+        assert!(said.stderr.contains(words), "{words:?} is missing: {said:?}");
+    }
+    assert_eq!(said.stderr.is_empty(), stderr.is_empty(), "{said:?}");
+    assert!(!said.stderr.contains(SESSION_SECRET) && !said.stderr.contains("panic"), "{said:?}");
+}
+
+/// A configuration whose server is called `github` and lives at this address.
+fn setup(database_url: &str, url: &str) -> Setup {
+    let mut off = toml::Table::new();
+    off.insert("enabled".to_owned(), false.into());
+    Setup::new(database_url).server("github", url).server_with("notes", "http://127.0.0.1:1", off)
+}
+
+#[tokio::test]
+async fn commands_that_need_no_database_print_data_and_exit_0() {
+    let folder = setup("postgres://u:p4ssword@127.0.0.1:1/none", "http://127.0.0.1:1").write();
+    let run = async |words: &[&str]| portcullis(folder.path(), words).await;
+    check(&run(&["version"]).await, 0, concat!("portcullis ", env!("CARGO_PKG_VERSION"), "\n"), &[]);
+    check(&run(&["check"]).await, 0, "ok: 2 servers, 1 of them on\n", &[]);
+    let servers = "github  on   local  openapi  http://127.0.0.1:1  a server of this test\n\
+                   notes   off  local  openapi  http://127.0.0.1:1  a server of this test\n";
+    check(&run(&["servers"]).await, 0, servers, &[]);
+    let token = run(&["token", "--email", "user@company.com"]).await;
+    assert_eq!((token.code, token.stderr.as_str()), (0, ""));
+    let token = token.stdout.strip_suffix('\n').unwrap();
+    assert!(token.split('.').count() == 3 && !token.contains('\n'), "{token}");
+    let help = run(&["--help"]).await;
+    assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+    assert!(help.stdout.contains("explain"), "{help:?}");
+}
+
+#[tokio::test]
+async fn a_command_asked_wrong_exits_2_and_says_nothing_on_stdout() {
+    let folder = setup("postgres://127.0.0.1:1/none", "http://127.0.0.1:1").write();
+    for words in [
+        &["dance"][..],
+        &["run", "--fast"],
+        &["explain", "github"],
+        &["explain", "--as", "nobody", "github"],
+        &["explain", "--as", "user@company.com", "no such server"],
+        &["grant", "github"],
+        &["grant", "--user", "user@company.com"],
+        &["grant", "--user", "user@company.com", "--group", "g", "github"],
+        &["revoke", "--group", "g", "--member-of", "h"],
+        &["token", "--email", "user@company.com", "--hours", "0"],
+    ] {
+        let said = portcullis(folder.path(), words).await;
+        assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{words:?}: {said:?}");
+        assert!(!said.stderr.is_empty(), "{words:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_fails_a_command_with_a_sentence() {
+    let folder = setup("postgres://u:p4ssword@127.0.0.1:1/none", "http://127.0.0.1:1").write();
+    let commands = [
+        &["migrate"][..],
+        &["grant", "--user", "user@company.com", "github"],
+        &["revoke", "--user", "user@company.com", "github"],
+        &["explain", "--as", "user@company.com", "github"],
+        &["check", "--connect"],
+    ];
+    // Side by side: each waits some seconds for the database.
+    let saying = commands.map(|words| portcullis(folder.path(), words));
+    for (words, said) in commands.iter().zip(futures_util::future::join_all(saying).await) {
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{words:?}: {said:?}");
+        assert!(
+            !said.stderr.contains("p4ssword") && !said.stderr.contains("panicked"),
+            "{words:?}: {said:?}"
+        );
+        assert!(said.stderr.contains("the database cannot be reached"), "{words:?}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn check_reports_every_problem_with_its_line_and_exits_1() {
+    let folder = setup("sqlite:grants.db", "http://127.0.0.1:1").write();
+    std::fs::write(
+        folder.path().join("gateway.toml"),
+        "[listen]\nhtp = 'x'\n\n[access]\nmax_stale_secs = 0\n",
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("servers.toml"), "[servers.a]\nname = 'A'\ntier = 'loca'\nurl = 'x'\n")
+        .unwrap();
+    let said = portcullis(folder.path(), &["check"]).await;
+    check(&said, 1, "", &["gateway.toml:2: ", "gateway.toml:5: ", "servers.toml:3: ", "hint: ", "problems"]);
+    let run = portcullis(folder.path(), &["run"]).await;
+    check(&run, 1, "", &["gateway.toml:2: ", "servers.toml:3: "]);
+    let missing = portcullis(tempfile::tempdir().unwrap().path(), &["servers"]).await;
+    assert_eq!((missing.code, missing.stdout.as_str()), (1, ""), "{missing:?}");
+}
+
+#[tokio::test]
+async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
+    let database = openwebui::database().await;
+    let peer = FakePeer::start().await.with_json("search", json!([]));
+    let good = setup(&database.url(), &peer.url()).set("auth.openwebui.database_url", database.url()).write();
+    let said = portcullis(good.path(), &["check", "--connect"]).await;
+    check(&said, 0, "ok: 2 servers, 1 of them on\n", &["2 migrations are pending"]);
+    let dead = setup(&database.url(), "http://127.0.0.1:1").write();
+    let said = portcullis(dead.path(), &["check", "--connect"]).await;
+    check(&said, 1, "", &["server `github`"]);
+}
+
+#[tokio::test]
+async fn migrate_makes_the_tables_and_can_be_repeated() {
+    let database = Database::create().await;
+    let folder = setup(&database.url(), "http://127.0.0.1:1").set("database.schema", "gate").write();
+    check(&portcullis(folder.path(), &["migrate"]).await, 0, "", &["applied 2 migrations"]);
+    check(&portcullis(folder.path(), &["migrate"]).await, 0, "", &["applied 0 migrations"]);
+    database.execute("INSERT INTO gate.user_tenant_access VALUES ('user@company.com', 'github')").await;
+}
+
+#[tokio::test]
+async fn explain_says_which_grant_lets_somebody_in_or_what_is_missing() {
+    let database = Database::create().await;
+    let folder = setup(&database.url(), "http://127.0.0.1:1").write();
+    let run = async |words: &[&str]| portcullis(folder.path(), words).await;
+    let explain = async |target: &str| run(&["explain", "--as", "User@Company.com", target]).await;
+    assert_eq!(run(&["migrate"]).await.code, 0);
+    check(
+        &explain("github").await,
+        1,
+        "`user@company.com` may not use `github`: no row of `user_tenant_access` gives it to them, and they are in no \
+         group known here\n",
+        &[],
+    );
+    for words in [
+        &["grant", "--user", "user@company.com", "github"][..],
+        &["grant", "--user", "user@company.com", "notes"],
+        &["grant", "--user", "user@company.com", "elsewhere"],
+        &["grant", "--user", "user@company.com", "--member-of", "MCP-GitHub"],
+        &["grant", "--group", "MCP-GitHub", "github"],
+    ] {
+        assert_eq!(run(words).await.code, 0, "{words:?}");
+    }
+    let reasons = "`user@company.com` may use `github`: they are in group `MCP-GitHub` (from `user_group_membership`), \
+                   which `group_tenant_mapping` gives `github`; and `user_tenant_access` gives them `github`\n";
+    check(&explain("github").await, 0, reasons, &[]);
+    let tool = explain("github/search").await;
+    assert_eq!((tool.code, tool.stdout.lines().count()), (0, 2), "{tool:?}");
+    for (target, trouble) in [("notes", "switched off"), ("elsewhere", "not in servers.toml")] {
+        let said = explain(target).await;
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stdout.contains(trouble) && said.stderr.is_empty(), "{said:?}");
+    }
+    let as_member = run(&["explain", "--as", "new@company.com", "--group", "MCP-GitHub", "github"]).await;
+    assert_eq!(as_member.code, 0, "{as_member:?}");
+}
+
+#[tokio::test]
+async fn explain_and_token_ask_open_webuis_tables() {
+    let database = openwebui::database().await;
+    let peer = FakePeer::start().await.with_json("search", json!([]));
+    openwebui::add_group(&database, "MCP-GitHub", None).await;
+    openwebui::add_group(&database, "Backend", Some("MCP-GitHub")).await;
+    openwebui::join(&database, openwebui::JANE, "Backend").await;
+    let setup = setup(&database.url(), &peer.url()).set("auth.openwebui.database_url", database.url());
+    let gateway = setup.start().await;
+    let run = async |words: &[&str]| portcullis(gateway.folder.path(), words).await;
+    assert_eq!(run(&["grant", "--group", "MCP-GitHub", "github"]).await.code, 0);
+    gateway.await_grants(1).await;
+
+    let explained = run(&["explain", "--as", JANE_EMAIL, "github"]).await;
+    assert_eq!(explained.code, 0, "{explained:?}");
+    let token = run(&["token", "--email", JANE_EMAIL]).await;
+    assert_eq!((token.code, token.stderr.as_str()), (0, ""));
+    let answer = gateway.call("/github/search", token.stdout.trim_end(), &json!({})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+
+    assert_eq!(run(&["token", "--email", "nobody@example.com"]).await.code, 1);
+    database.execute("UPDATE auth SET active = false").await;
+    let inactive = run(&["token", "--email", JANE_EMAIL]).await;
+    assert_eq!((inactive.code, inactive.stdout.as_str()), (1, ""), "{inactive:?}");
+    let explained = run(&["explain", "--as", JANE_EMAIL, "github"]).await;
+    assert!(explained.stdout.contains("not active in Open WebUI"), "{explained:?}");
+    assert_eq!(explained.code, 1, "a user whose tokens are refused can reach nothing: {explained:?}");
+}

@@ -1,0 +1,142 @@
+//! Ending: what runs is finished, what is new is refused, and the process is gone when the last of it is done.
+
+use std::time::{Duration, Instant};
+
+use reqwest::StatusCode;
+use serde_json::json;
+
+use crate::harness::{
+    deadline::until,
+    fake_peer::{Behaviour, FakePeer},
+    gateway::{self, Gateway},
+    grants::{CALLER, Grants},
+    raw::RawClient,
+    raw_peer::RawPeer,
+    request::{get, post},
+    tokens::email_token,
+    wire::answer,
+};
+
+async fn start(url: &str, grace_secs: i64) -> (Gateway, Grants) {
+    let grants = Grants::of(&["alpha"]).await;
+    let gateway = grants.setup().server("alpha", url).set("shutdown.grace_secs", grace_secs).start().await;
+    gateway.knows_tools("alpha", 1).await;
+    (gateway, grants)
+}
+
+#[tokio::test]
+async fn a_running_call_is_finished_and_then_the_process_is_gone() {
+    let peer = RawPeer::with_tools(&["slow"]).await;
+    let (mut gateway, _grants) = start(&peer.url(), 60).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    client.send(post("/alpha/slow", &email_token(CALLER), "{}")).await;
+    let mut call = peer.call().await;
+    assert_eq!(call.read_body().await, b"{}");
+
+    gateway.signal("TERM");
+    gateway.await_port_closed().await;
+    gateway.stderr.find("word of the drain", |line| line.contains("draining: 1 requests are running")).await;
+    call.send(answer("200 OK", "application/json", b"\"done\"")).await;
+    let done = Instant::now();
+    let got = client.read_answer().await;
+    assert_eq!((got.status, got.text().as_str()), (200, "\"done\""));
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(done.elapsed() < Duration::from_secs(5), "took {:?} of a grace of 60 s", done.elapsed());
+    let line = gateway.stdout.find("the record of the call", |line| line.contains("\"tool\":\"slow\"")).await;
+    assert!(line.contains("\"outcome\":\"tool_answered\"") && line.contains("\"status\":200"), "{line}");
+}
+
+#[tokio::test]
+async fn a_draining_gateway_says_that_it_is_not_ready() {
+    let peer = RawPeer::with_tools(&["slow"]).await;
+    let (mut gateway, _grants) = start(&peer.url(), 60).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    client.send(post("/alpha/slow", &email_token(CALLER), "{}")).await;
+    let mut call = peer.call().await;
+    call.read_body().await;
+
+    gateway.signal("TERM");
+    let unready = until("readiness that says no", || async {
+        // A connection of its own each time, as load balancers make them.
+        let asked = gateway::client().get(gateway.ops_url("/health/ready")).send().await.ok()?;
+        (asked.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(asked)
+    });
+    let said: serde_json::Value = serde_json::from_str(&unready.await.text().await.unwrap()).unwrap();
+    assert_eq!(said["detail"], "draining");
+    assert_eq!(gateway.metrics().await.sum("portcullis_draining", &[]), 1.0);
+    call.send(answer("200 OK", "application/json", b"1")).await;
+    assert_eq!(client.read_answer().await.status, 200);
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_stream_past_the_grace_is_cut_and_the_process_ends() {
+    let peer = FakePeer::start().await.with_tool("watch", Behaviour::Hold);
+    let (mut gateway, _grants) = start(&peer.url(), 2).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    client.send(post("/alpha/watch", &email_token(CALLER), "{}")).await;
+    let held = peer.held().await;
+    held.send("data: 1\n\n");
+    assert_eq!(client.read_head().await.0, 200);
+    assert_eq!(client.read_chunk().await.unwrap(), b"data: 1\n\n");
+
+    let told = Instant::now();
+    gateway.signal("TERM");
+    gateway.await_port_closed().await;
+    held.send("data: 2\n\n");
+    assert_eq!(client.read_chunk().await.unwrap(), b"data: 2\n\n", "the stream goes on during the grace");
+    assert!(client.is_closed_within(Duration::from_secs(20)).await);
+    let cut = told.elapsed();
+    assert!(cut > Duration::from_millis(1800) && cut < Duration::from_secs(4), "cut after {cut:?}");
+    held.closed().await;
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(6), "ended after {:?}", told.elapsed());
+    gateway.stdout.find("the record of the stream", |line| line.contains("\"tool\":\"watch\"")).await;
+}
+
+#[tokio::test]
+async fn an_idle_gateway_ends_at_once() {
+    let peer = FakePeer::start().await.with_json("search", json!(1));
+    let (mut gateway, _grants) = start(&peer.url(), 60).await;
+    // A client that keeps its connection does not hold it up.
+    let mut idle = RawClient::connect(&gateway.address()).await;
+    assert_eq!(idle.exchange(post("/alpha/search", &email_token(CALLER), "{}")).await.status, 200);
+    let told = Instant::now();
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(1), "took {:?}", told.elapsed());
+    assert!(idle.is_closed_within(Duration::from_secs(5)).await);
+    gateway.stdout.find("the record of the call", |line| line.contains("\"tool\":\"search\"")).await;
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_the_process_quickly_whatever_is_running() {
+    let peer = FakePeer::start().await.with_tool("watch", Behaviour::Hold);
+    let (mut gateway, _grants) = start(&peer.url(), 60).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    client.send(post("/alpha/watch", &email_token(CALLER), "{}")).await;
+    let held = peer.held().await;
+    let told = Instant::now();
+    gateway.signal("INT");
+    gateway.ended().await;
+    assert!(told.elapsed() < Duration::from_secs(3), "took {:?}", told.elapsed());
+    held.closed().await;
+}
+
+#[tokio::test]
+async fn the_last_answer_before_the_end_says_that_the_connection_closes() {
+    let peer = RawPeer::with_tools(&["slow"]).await;
+    let (mut gateway, _grants) = start(&peer.url(), 60).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    client.send(post("/alpha/slow", &email_token(CALLER), "{}")).await;
+    let mut call = peer.call().await;
+    call.read_body().await;
+    let mut idle = RawClient::connect(&gateway.address()).await;
+    assert_eq!(idle.exchange(get("/health", "")).await.status, 200);
+    gateway.signal("TERM");
+    assert!(idle.is_closed_within(Duration::from_secs(10)).await, "idle connections are closed first");
+    call.send(answer("200 OK", "application/json", b"1")).await;
+    let got = client.read_answer().await;
+    assert_eq!((got.status, got.head.header("connection")), (200, Some("close")));
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
