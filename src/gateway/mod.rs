@@ -4,6 +4,7 @@
 //! tells Pingora. A panic in a phase is caught, counted and answered with 500.
 
 mod body;
+mod client;
 mod cors;
 mod decide;
 mod framing;
