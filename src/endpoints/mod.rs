@@ -6,6 +6,7 @@
 
 mod listings;
 pub mod openapi;
+pub mod protected_resource;
 mod specification;
 
 use bytes::Bytes;

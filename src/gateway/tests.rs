@@ -34,6 +34,9 @@ fn gateway() -> Gateway {
         shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
         cors_origins: Vec::new(),
+        hosts: Vec::new(),
+        public_url: None,
+        oauth: None,
     };
     let admin_group = GroupName::parse("MCP-Admin").unwrap();
     Gateway {
