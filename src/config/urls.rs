@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::problems::Complaint;
-use crate::{catalog::server::PeerUrl, names::Secret, store::DatabaseUrl};
+use crate::{
+    catalog::server::PeerUrl,
+    names::{Authority, BadAuthority, Secret},
+    store::DatabaseUrl,
+};
 
 /// Parses `IP:PORT` of a listener.
 pub(super) fn listener(text: &str) -> Result<SocketAddr, Complaint> {
@@ -121,47 +125,12 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Complaint> {
         return Err(Complaint::new("has a user name or password in it")
             .with_hint("what the server should believe belongs into `credential`"));
     }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(bracketed) => {
-            let (address, port) = bracketed.split_once(']').unwrap_or_default();
-            let address = address.parse::<Ipv6Addr>().map_err(|_| bad_host())?;
-            (address.to_string(), port)
-        }
-        None => {
-            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-            (host_name(host)?, port)
-        }
-    };
-    if port.is_empty() {
-        return Ok((host, None));
+    match Authority::parse(authority) {
+        Ok(Authority { host, port }) => Ok((host.to_string(), port)),
+        Err(BadAuthority::Host) => Err(Complaint::new("has no valid host name or IP address")
+            .with_hint("an IPv6 address stands in brackets, a name outside ASCII in its `xn--` form")),
+        Err(BadAuthority::Port) => Err(Complaint::new("has a port that is not a number from 1 to 65535")),
     }
-    let digits = port.strip_prefix(':').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-    let number = digits.and_then(|digits| digits.parse().ok()).filter(|number| *number != 0);
-    number
-        .map(|number| (host, Some(number)))
-        .ok_or_else(|| Complaint::new("has a port that is not a number from 1 to 65535"))
-}
-
-fn host_name(host: &str) -> Result<String, Complaint> {
-    // Underscores are no host name, but container networks hand them out.
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    let last = host.rsplit('.').next().unwrap_or_default();
-    let looks_numeric = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
-    if host.len() > 253
-        || !host.split('.').all(is_label)
-        || looks_numeric && host.parse::<Ipv4Addr>().is_err()
-    {
-        return Err(bad_host());
-    }
-    Ok(host.to_ascii_lowercase())
-}
-
-fn bad_host() -> Complaint {
-    Complaint::new("has no valid host name or IP address")
-        .with_hint("an IPv6 address stands in brackets, a name outside ASCII in its `xn--` form")
 }
 
 /// Parses an origin exactly as browsers send it: `scheme://host[:port]`.
