@@ -54,6 +54,10 @@ codes! {
     RevokedCredential = 401, "revoked_credential";
     /// Two identities were claimed and they differ.
     IdentityMismatch = 403, "identity_mismatch";
+    /// The gateway is called by a name that somebody else's DNS may answer for.
+    ForeignHost = 403, "foreign_host";
+    /// A browser page of an origin that may not call.
+    ForeignOrigin = 403, "foreign_origin";
     /// The caller has no grant for this server.
     NotGranted = 403, "not_granted";
     /// Only admins may do this.

@@ -13,7 +13,9 @@ mod hygiene;
 mod journey;
 pub mod live;
 pub mod ops;
+mod origin;
 mod reply;
+mod resource;
 #[cfg(test)]
 mod tests;
 

@@ -93,7 +93,8 @@ impl<'a> Message<'a> {
     /// The id as it stands in the body, where it is one that may be echoed: a string or a number.
     pub fn id(&self) -> Option<&'a str> {
         let id = self.id?.get();
-        let is_echoable = id.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit());
+        let is_echoable =
+            id.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit());
         (is_echoable && id.len() <= LONGEST_ID).then_some(id)
     }
 
@@ -381,7 +382,10 @@ mod tests {
         assert!(!notification.is_request());
         assert_eq!(one(r#"{"id":1,"method":"tools/call"}"#).tool(), Some(""));
         assert_eq!(one(r#"{"id":null,"method":"x"}"#).id(), None);
-        assert_eq!(one(r#"{"id":1,"method":"tools\/call","params":{"n\u0061me":"\u0065cho"}}"#).tool(), Some("echo"));
+        assert_eq!(
+            one(r#"{"id":1,"method":"tools\/call","params":{"n\u0061me":"\u0065cho"}}"#).tool(),
+            Some("echo")
+        );
     }
 
     #[test]
@@ -486,12 +490,14 @@ mod tests {
     /// Whatever is accepted, serde_json reads the same way.
     fn agrees(body: &[u8]) -> Result<(), TestCaseError> {
         let Ok(Body::One(message)) = peek(body) else { return Ok(()) };
-        let value: Value = serde_json::from_slice(body).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let value: Value =
+            serde_json::from_slice(body).map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(message.method(), value.get("method").and_then(Value::as_str));
         let name = value.pointer("/params/name").and_then(Value::as_str);
         prop_assert_eq!(message.params.name.as_deref(), name);
         if let Some(id) = message.id() {
-            let id: Value = serde_json::from_str(id).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            let id: Value =
+                serde_json::from_str(id).map_err(|error| TestCaseError::fail(error.to_string()))?;
             prop_assert_eq!(Some(&id), value.get("id"));
         }
         let version = value
