@@ -126,7 +126,15 @@ mod tests {
         check(&[(&METHOD, "tools/list")], CALL, mismatch);
         check(&[(&METHOD, "TOOLS/CALL")], CALL, mismatch);
         check(&[(&METHOD, "")], CALL, mismatch);
-        for name in ["other", "Echo", "=?base64?ZWNobw=?=", "=?base64?ZWNobw?=", "=?base64?!!!!?=", "=?base64?/w==?=", "\u{e9}"] {
+        for name in [
+            "other",
+            "Echo",
+            "=?base64?ZWNobw=?=",
+            "=?base64?ZWNobw?=",
+            "=?base64?!!!!?=",
+            "=?base64?/w==?=",
+            "\u{e9}",
+        ] {
             check(&[(&NAME, name)], CALL, mismatch);
         }
         check(&[(&NAME, "a"), (&NAME, "echo")], CALL, Some(Code::RepeatedHeader));
