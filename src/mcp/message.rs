@@ -11,6 +11,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
+use super::object::{Text, object, reads_object};
 use crate::refusal::{Code, Refusal};
 
 /// Longest id that is echoed; a longer one is the client's own trouble.
@@ -129,105 +130,13 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Where a member of the protocol stands.
-enum Key {
-    At(usize),
-    Other,
-}
-
-/// Reads a key of an object whose members with meaning are `known`.
-///
-/// A key that is one of them in another spelling is refused: some parsers match names without regard
-/// to case (Go's encoding/json does, by Unicode's simple folding).
-struct KeyOf(&'static [&'static str]);
-
-impl<'de> de::DeserializeSeed<'de> for KeyOf {
-    type Value = Key;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeyOf {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E: de::Error>(self, key: &str) -> Result<Key, E> {
-        if let Some(at) = self.0.iter().position(|known| *known == key) {
-            return Ok(Key::At(at));
-        }
-        if self.0.iter().any(|known| folds_to(key, known)) {
-            return Err(E::custom("a member in another spelling"));
-        }
-        Ok(Key::Other)
-    }
-}
-
-/// Whether two keys are equal for parsers that do not look at case.
-fn folds_to(key: &str, known: &str) -> bool {
-    // U+017F and U+212A are the two characters outside ASCII that fold into it.
-    let fold = |c: char| match c {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        c => c.to_ascii_lowercase(),
-    };
-    key.chars().map(fold).eq(known.chars().map(fold))
-}
-
-/// Reads an object whose `known` members are handed to `member`, each at most once; all others are only checked.
-fn object<'de, A: MapAccess<'de>>(
-    mut map: A,
-    known: &'static [&'static str],
-    mut member: impl FnMut(&mut A, usize) -> Result<(), A::Error>,
-) -> Result<(), A::Error> {
-    let mut seen = 0_u32;
-    while let Some(key) = map.next_key_seed(KeyOf(known))? {
-        match key {
-            Key::At(at) if seen & (1 << at) != 0 => return Err(de::Error::duplicate_field(known[at])),
-            Key::At(at) => {
-                seen |= 1 << at;
-                member(&mut map, at)?;
-            }
-            Key::Other => {
-                map.next_value::<Checked>()?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Makes a type readable from an object by a function of its map.
-macro_rules! reads_object {
-    ($type:ident, $read:expr) => {
-        impl<'de: 'a, 'a> Deserialize<'de> for $type<'a> {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Members;
-                impl<'de> Visitor<'de> for Members {
-                    type Value = $type<'de>;
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str("an object")
-                    }
-                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$type<'de>, A::Error> {
-                        $read(map)
-                    }
-                }
-                deserializer.deserialize_map(Members)
-            }
-        }
-    };
-}
-
 reads_object!(Message, read_message);
 reads_object!(Params, read_params);
 reads_object!(Meta, read_meta);
 
 fn read_message<'de, A: MapAccess<'de>>(map: A) -> Result<Message<'de>, A::Error> {
     let mut message = Message::default();
-    object(map, &["jsonrpc", "id", "method", "params", "result", "error"], |map, at| {
+    object::<Checked, _>(map, &["jsonrpc", "id", "method", "params", "result", "error"], |map, at| {
         match at {
             1 => message.id = Some(read_id(map)?),
             2 => message.method = Some(map.next_value::<Text<'de>>()?.0),
@@ -241,7 +150,7 @@ fn read_message<'de, A: MapAccess<'de>>(map: A) -> Result<Message<'de>, A::Error
 
 fn read_params<'de, A: MapAccess<'de>>(map: A) -> Result<Params<'de>, A::Error> {
     let mut params = Params::default();
-    object(map, &["name", "uri", "taskId", "_meta", "arguments"], |map, at| {
+    object::<Checked, _>(map, &["name", "uri", "taskId", "_meta", "arguments"], |map, at| {
         match at {
             0 => params.name = Some(map.next_value::<Text<'de>>()?.0),
             1 => params.uri = Some(map.next_value::<Text<'de>>()?.0),
@@ -261,7 +170,7 @@ struct Meta<'a> {
 
 fn read_meta<'de, A: MapAccess<'de>>(map: A) -> Result<Meta<'de>, A::Error> {
     let mut meta = Meta::default();
-    object(map, &["io.modelcontextprotocol/protocolVersion"], |map, _| {
+    object::<Checked, _>(map, &["io.modelcontextprotocol/protocolVersion"], |map, _| {
         meta.version = Some(map.next_value::<Text<'de>>()?.0);
         Ok(())
     })?;
@@ -276,10 +185,6 @@ fn read_id<'de, A: MapAccess<'de>>(map: &mut A) -> Result<&'de RawValue, A::Erro
     }
     Ok(id)
 }
-
-/// A string, borrowed where the body has it without escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A value that is looked at to its depths and then forgotten.
 ///

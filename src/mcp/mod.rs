@@ -4,9 +4,14 @@
 //! JSON-RPC. Bytes in, bytes out: never reads a socket, a clock or the configuration, and never
 //! decides who may do what.
 
+pub mod answer;
 pub mod error;
 pub mod headers;
 pub mod message;
+mod object;
+pub mod session;
+pub mod sse;
+pub mod tool_list;
 
 /// The first revision without a handshake and sessions: each request tells everything about itself.
 pub const FIRST_MODERN: &str = "2026-07-28";
