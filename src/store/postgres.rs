@@ -225,9 +225,15 @@ impl Database {
     }
 
     pub(super) async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {
-        let (first, second) = write.values();
-        let done = sqlx::query(rows::change(write)).bind(first).bind(second).execute(&self.pool).await?;
-        Ok(done.rows_affected())
+        let mut transaction = self.pool.begin().await?;
+        let mut rows = 0;
+        for statement in rows::change(write) {
+            let bound =
+                write.values().into_iter().fold(sqlx::query(*statement), |query, value| query.bind(value));
+            rows += bound.execute(&mut *transaction).await?.rows_affected();
+        }
+        transaction.commit().await?;
+        Ok(rows)
     }
 
     pub(super) async fn listen(&self) -> anyhow::Result<Listener> {
