@@ -1,6 +1,7 @@
 //! The words of the gateway as types: a value that exists here has been parsed and is well-formed.
 //!
-//! Decides what a server id, tool name, group name, email address and request id may look like.
+//! Decides what a server id, tool name, tool pattern, group name, email address and request id may look like, and
+//! which names a pattern matches.
 //! Never decides whether the thing exists or who may use it: that is `catalog` and `access`.
 //! Everything arriving from outside (paths, tokens, rows, files) passes through here first.
 
@@ -72,6 +73,10 @@ name! {
     ToolName
 }
 name! {
+    /// Tools of a server by name, where `*` stands for any characters, none included: `delete_*`.
+    ToolPattern
+}
+name! {
     /// Name of a group of callers: `MCP-GitHub`. Compared exactly, case included.
     GroupName
 }
@@ -116,6 +121,33 @@ impl ToolName {
             return Err(BadName("a tool name is 1 to 128 of `A-Z`, `a-z`, `0-9`, `_`, `.`, `-`"));
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl ToolPattern {
+    /// Parses `[A-Za-z0-9_.*-]{1,128}`.
+    pub fn parse(text: &str) -> Result<Self, BadName> {
+        let fits = (1..=128).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'*'));
+        if !fits {
+            return Err(BadName(
+                "a tool pattern is 1 to 128 of `A-Z`, `a-z`, `0-9`, `_`, `.`, `-` and `*`, which stands for anything",
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// Whether a tool's whole name is as the pattern says, case included.
+    ///
+    /// What stands between two stars is looked for once, from the left, so the time grows with the lengths and no faster.
+    pub fn matches(&self, tool: &str) -> bool {
+        let Some((start, rest)) = self.0.split_once('*') else { return *self.0 == *tool };
+        let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+        let inside = tool.strip_prefix(start).and_then(|tool| tool.strip_suffix(end));
+        let left = inside.and_then(|inside| {
+            middle.split('*').try_fold(inside, |left, part| Some(left.split_once(part)?.1))
+        });
+        left.is_some()
     }
 }
 
@@ -200,6 +232,8 @@ impl<T> fmt::Debug for Secret<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -224,6 +258,11 @@ mod tests {
             &["search", "get_current_time", "dot.name", "dash-name", "A", ".hidden"],
             &["", ".", "..", "...", "a/b", "a b", "a%2f", "\0", &"t".repeat(129)],
         );
+        check(
+            ToolPattern::parse,
+            &["search", "*", "delete_*", "*.*-", "a**b"],
+            &["", "a/b", "a b", "a?", "[a]", "caf\u{e9}*", "%", &"*".repeat(129)],
+        );
         check(GroupName::parse, &["MCP-GitHub", "Zespół, QA"], &["", " a", "a ", "a\nb", &"g".repeat(256)]);
         check(
             Email::parse,
@@ -231,6 +270,53 @@ mod tests {
             &["", "a", "@b", "a@", "a@b@c", "a b@c", "a@b,c@d", "a@b\n"],
         );
         check(RequestId::parse, &["abc", "0192-7"], &["", "a b", "a\r\nx: y"]);
+    }
+
+    #[test]
+    fn a_star_stands_for_any_characters_and_everything_else_for_itself() {
+        for (pattern, matched, others) in [
+            ("search", &["search"][..], &["Search", "search_", "_search", ""][..]),
+            ("*", &["", "a", "a.b-c"], &[]),
+            ("delete_*", &["delete_", "delete_repo"], &["delete", "undelete_x", "Delete_x"]),
+            ("*_repo", &["_repo", "get_repo"], &["repo", "get_repos"]),
+            ("a*a", &["aa", "aba", "aXa"], &["a", "ab", "ba"]),
+            ("*a*b*", &["ab", "xaxbx"], &["ba", "a", "b"]),
+            ("a*b*c", &["abc", "axbbxc"], &["acb", "ab", "abcd"]),
+            ("a.c", &["a.c"], &["abc"]),
+            ("a**", &["a", "ab"], &["ba"]),
+        ] {
+            let pattern = ToolPattern::parse(pattern).unwrap();
+            assert!(matched.iter().all(|tool| pattern.matches(tool)), "{pattern} and {matched:?}");
+            assert!(!others.iter().any(|tool| pattern.matches(tool)), "{pattern} and {others:?}");
+        }
+    }
+
+    /// What a pattern means, with no thought for the time it takes.
+    fn is_match(pattern: &[u8], tool: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => tool.is_empty(),
+            Some((b'*', rest)) => (0..=tool.len()).any(|skipped| is_match(rest, &tool[skipped..])),
+            Some((byte, rest)) => tool.first() == Some(byte) && is_match(rest, &tool[1..]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_matches_what_it_means(pattern in "[ab*]{1,8}", tool in "[ab]{0,10}") {
+            let meant = is_match(pattern.as_bytes(), tool.as_bytes());
+            prop_assert_eq!(ToolPattern::parse(&pattern).unwrap().matches(&tool), meant);
+        }
+
+        #[test]
+        fn a_pattern_made_from_a_name_by_leaving_parts_out_matches_it(
+            parts in proptest::collection::vec(("[A-Za-z0-9_.-]{0,5}", any::<bool>()), 1..8)
+        ) {
+            let tool: String = parts.iter().map(|(part, _)| part.as_str()).collect();
+            let kept = parts.iter().map(|(part, is_kept)| if *is_kept { part.as_str() } else { "*" });
+            if let Ok(pattern) = ToolPattern::parse(&kept.collect::<String>()) {
+                prop_assert!(pattern.matches(&tool), "{} and {}", pattern, tool);
+            }
+        }
     }
 
     #[test]

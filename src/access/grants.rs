@@ -4,80 +4,39 @@
 //! patch costs the size of one shard and readers never wait. Decides nothing: `access::authorize`
 //! asks. Rows come from `store`; what is malformed there grants nothing and is counted.
 
+mod builder;
+mod numbers;
+mod patch;
+mod rows;
+
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
     sync::Arc,
 };
 
-use crate::{
-    names::{Email, GroupName, ServerId},
-    store::{GrantRow, Subject},
-};
+use super::tools::ToolRule;
+use crate::names::{Email, GroupName, ServerId};
+pub use builder::GrantsBuilder;
+use numbers::{Held, Numbers};
 
 /// Users are spread over this many shards; a patch copies one of them.
 const SHARDS: usize = 4096;
 
-/// Names as small numbers, so that three million rows fit in memory.
+/// Some users, by email.
 #[derive(Debug, Clone)]
-struct Numbers<N> {
-    by_name: HashMap<N, u32>,
-    names: Vec<N>,
+struct Shard {
+    held: HashMap<Box<str>, Box<[Held]>, RandomState>,
+    /// Apart, because hardly anybody has a rule of their own.
+    rules: HashMap<Box<str>, Box<[Ruled]>, RandomState>,
 }
 
-impl<N> Default for Numbers<N> {
-    fn default() -> Self {
-        Self { by_name: HashMap::new(), names: Vec::new() }
-    }
+/// A rule about the tools of a server.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Ruled {
+    server: u32,
+    rule: ToolRule,
 }
-
-impl<N: Clone + Eq + std::hash::Hash + std::borrow::Borrow<str>> Numbers<N> {
-    fn get(&self, name: &str) -> Option<u32> {
-        self.by_name.get(name).copied()
-    }
-
-    fn get_or_add(&mut self, name: &N) -> u32 {
-        self.get(name.borrow()).unwrap_or_else(|| {
-            let number = self.names.len() as u32;
-            self.names.push(name.clone());
-            self.by_name.insert(name.clone(), number);
-            number
-        })
-    }
-
-    /// The same for numbers that are shared: they are copied only for a name that is new.
-    fn get_or_add_shared(shared: &mut Arc<Self>, name: &N) -> u32 {
-        shared.get(name.borrow()).unwrap_or_else(|| Arc::make_mut(shared).get_or_add(name))
-    }
-
-    fn name(&self, number: u32) -> &N {
-        &self.names[number as usize]
-    }
-}
-
-/// One thing a user holds: a server granted to them, or a group they are in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Held(u32);
-
-impl Held {
-    fn server(number: u32) -> Self {
-        Self(number << 1)
-    }
-
-    fn group(number: u32) -> Self {
-        Self(number << 1 | 1)
-    }
-
-    fn is_group(self) -> bool {
-        self.0 & 1 == 1
-    }
-
-    fn number(self) -> u32 {
-        self.0 >> 1
-    }
-}
-
-type Shard = HashMap<Box<str>, Box<[Held]>, RandomState>;
 
 /// Every grant the gateway knows.
 #[derive(Debug, Clone)]
@@ -85,10 +44,12 @@ pub struct Grants {
     shards: Box<[Arc<Shard>]>,
     spread: RandomState,
     groups: Arc<HashMap<u32, Box<[u32]>>>,
+    group_rules: Arc<HashMap<u32, Box<[Ruled]>>>,
     server_numbers: Arc<Numbers<ServerId>>,
     group_numbers: Arc<Numbers<GroupName>>,
     rows: usize,
-    malformed: usize,
+    malformed_names: usize,
+    malformed_rules: usize,
 }
 
 impl Default for Grants {
@@ -136,85 +97,38 @@ impl Grants {
         self.servers_of_group(group).any(|granted| granted == server)
     }
 
+    /// The rules about tools for this user alone.
+    pub fn rules_of_user(&self, email: &Email) -> impl Iterator<Item = (&ServerId, &ToolRule)> {
+        let rules = self.shard(email.as_str()).rules.get(email.as_str());
+        self.named(rules.map_or(&[], |rules| rules))
+    }
+
+    /// The rules about tools for members of this group.
+    pub fn rules_of_group(&self, group: &str) -> impl Iterator<Item = (&ServerId, &ToolRule)> {
+        let rules = self.group_numbers.get(group).and_then(|number| self.group_rules.get(&number));
+        self.named(rules.map_or(&[], |rules| rules))
+    }
+
     /// How many rows are believed.
     pub fn row_count(&self) -> usize {
         self.rows
     }
 
-    /// How many rows were malformed and grant nothing.
+    /// How many rows were malformed: their names, so that they are about nobody, or what a rule says.
     pub fn malformed_count(&self) -> usize {
-        self.malformed
-    }
-
-    /// These grants with everything about `subjects` replaced by `rows`.
-    pub fn patched<'a>(&self, subjects: &[Subject], rows: impl IntoIterator<Item = GrantRow<'a>>) -> Self {
-        let mut users: HashMap<Email, BTreeSet<Held>> = HashMap::new();
-        let mut groups: HashMap<GroupName, BTreeSet<u32>> = HashMap::new();
-        for subject in subjects {
-            match subject {
-                Subject::User(email) => {
-                    drop(Email::parse(email).map(|email| users.entry(email).or_default()))
-                }
-                Subject::Group(group) => {
-                    drop(GroupName::parse(group).map(|group| groups.entry(group).or_default()))
-                }
-            }
-        }
-        let mut patched = self.clone();
-        for row in rows {
-            // A row about somebody else is left out: it was not asked for, so its siblings are not here.
-            // Malformed ones are counted when everything is read.
-            let Some(row) = ParsedRow::parse(row) else { continue };
-            match row {
-                ParsedRow::User(email, server) => {
-                    if let Some(held) = users.get_mut(&email) {
-                        let number = Numbers::get_or_add_shared(&mut patched.server_numbers, &server);
-                        held.insert(Held::server(number));
-                    }
-                }
-                ParsedRow::Membership(email, group) => {
-                    if let Some(held) = users.get_mut(&email) {
-                        let number = Numbers::get_or_add_shared(&mut patched.group_numbers, &group);
-                        held.insert(Held::group(number));
-                    }
-                }
-                ParsedRow::Group(group, server) => {
-                    if let Some(servers) = groups.get_mut(&group) {
-                        servers.insert(Numbers::get_or_add_shared(&mut patched.server_numbers, &server));
-                    }
-                }
-            }
-        }
-        for (email, held) in users {
-            patched.replace_user(email.as_str(), held);
-        }
-        for (group, servers) in groups {
-            patched.replace_group(&group, servers);
-        }
-        patched
-    }
-
-    fn replace_user(&mut self, email: &str, held: BTreeSet<Held>) {
-        let shard = Arc::make_mut(&mut self.shards[shard_of(&self.spread, email)]);
-        self.rows += held.len();
-        let before = if held.is_empty() {
-            shard.remove(email)
-        } else {
-            shard.insert(email.into(), held.into_iter().collect())
-        };
-        self.rows -= before.map_or(0, |held| held.len());
-    }
-
-    fn replace_group(&mut self, group: &GroupName, servers: BTreeSet<u32>) {
-        let number = Numbers::get_or_add_shared(&mut self.group_numbers, group);
-        let groups = Arc::make_mut(&mut self.groups);
-        self.rows += servers.len();
-        let before = groups.insert(number, servers.into_iter().collect());
-        self.rows -= before.map_or(0, |servers| servers.len());
+        self.malformed_names + self.malformed_rules
     }
 
     fn held_by(&self, email: &str) -> &[Held] {
-        self.shards[shard_of(&self.spread, email)].get(email).map_or(&[], |held| held)
+        self.shard(email).held.get(email).map_or(&[], |held| held)
+    }
+
+    fn shard(&self, email: &str) -> &Shard {
+        &self.shards[shard_of(&self.spread, email)]
+    }
+
+    fn named<'g>(&'g self, rules: &'g [Ruled]) -> impl Iterator<Item = (&'g ServerId, &'g ToolRule)> {
+        rules.iter().map(|ruled| (self.server_numbers.name(ruled.server), &ruled.rule))
     }
 }
 
@@ -222,124 +136,14 @@ fn shard_of(spread: &RandomState, email: &str) -> usize {
     spread.hash_one(email) as usize % SHARDS
 }
 
-/// A row whose names are well-formed.
-enum ParsedRow {
-    User(Email, ServerId),
-    Group(GroupName, ServerId),
-    Membership(Email, GroupName),
-}
-
-impl ParsedRow {
-    fn parse(row: GrantRow<'_>) -> Option<Self> {
-        Some(match row {
-            GrantRow::User { email, server } => {
-                Self::User(Email::parse(email).ok()?, ServerId::parse(server).ok()?)
-            }
-            GrantRow::Group { group, server } => {
-                Self::Group(GroupName::parse(group).ok()?, ServerId::parse(server).ok()?)
-            }
-            GrantRow::Membership { email, group } => {
-                Self::Membership(Email::parse(email).ok()?, GroupName::parse(group).ok()?)
-            }
-        })
-    }
-}
-
-/// Collects rows in any order; `finish` makes them fast to read.
-pub struct GrantsBuilder {
-    shards: Vec<HashMap<Box<str>, Vec<Held>>>,
-    spread: RandomState,
-    groups: HashMap<u32, BTreeSet<u32>>,
-    server_numbers: Numbers<ServerId>,
-    group_numbers: Numbers<GroupName>,
-    malformed: usize,
-}
-
-impl Default for GrantsBuilder {
-    fn default() -> Self {
-        Self {
-            shards: std::iter::repeat_with(HashMap::new).take(SHARDS).collect(),
-            spread: RandomState::new(),
-            groups: HashMap::new(),
-            server_numbers: Numbers::default(),
-            group_numbers: Numbers::default(),
-            malformed: 0,
-        }
-    }
-}
-
-impl GrantsBuilder {
-    /// Takes one row.
-    pub fn add(&mut self, row: GrantRow<'_>) {
-        match ParsedRow::parse(row) {
-            Some(ParsedRow::User(email, server)) => {
-                let held = Held::server(self.server_numbers.get_or_add(&server));
-                self.hold(email, held);
-            }
-            Some(ParsedRow::Membership(email, group)) => {
-                let held = Held::group(self.group_numbers.get_or_add(&group));
-                self.hold(email, held);
-            }
-            Some(ParsedRow::Group(group, server)) => {
-                let server = self.server_numbers.get_or_add(&server);
-                let group = self.group_numbers.get_or_add(&group);
-                self.groups.entry(group).or_default().insert(server);
-            }
-            None => self.malformed += 1,
-        }
-    }
-
-    fn hold(&mut self, email: Email, held: Held) {
-        let shard = &mut self.shards[shard_of(&self.spread, email.as_str())];
-        match shard.get_mut(email.as_str()) {
-            Some(all) => all.push(held),
-            None => drop(shard.insert(email.as_str().into(), vec![held])),
-        }
-    }
-
-    /// The grants of all rows taken.
-    pub fn finish(self) -> Grants {
-        let mut rows = 0;
-        let shards = self
-            .shards
-            .into_iter()
-            .map(|shard| {
-                let mut frozen = Shard::with_capacity_and_hasher(shard.len(), self.spread.clone());
-                for (email, mut held) in shard {
-                    held.sort_unstable();
-                    held.dedup();
-                    rows += held.len();
-                    frozen.insert(email, held.into_boxed_slice());
-                }
-                Arc::new(frozen)
-            })
-            .collect();
-        let groups: HashMap<u32, Box<[u32]>> =
-            self.groups.into_iter().map(|(group, servers)| (group, servers.into_iter().collect())).collect();
-        rows += groups.values().map(|servers| servers.len()).sum::<usize>();
-        Grants {
-            shards,
-            spread: self.spread,
-            groups: Arc::new(groups),
-            server_numbers: Arc::new(self.server_numbers),
-            group_numbers: Arc::new(self.group_numbers),
-            rows,
-            malformed: self.malformed,
-        }
-    }
-}
-
-impl<'a> FromIterator<GrantRow<'a>> for Grants {
-    fn from_iter<I: IntoIterator<Item = GrantRow<'a>>>(rows: I) -> Self {
-        let mut builder = GrantsBuilder::default();
-        rows.into_iter().for_each(|row| builder.add(row));
-        builder.finish()
-    }
+fn count_malformed(rules: &[Ruled]) -> usize {
+    rules.iter().filter(|ruled| ruled.rule == ToolRule::Malformed).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{GrantRow, Subject};
 
     const ROWS: [GrantRow<'static>; 5] = [
         GrantRow::User { email: "Ann@x.org", server: "github" },
@@ -387,5 +191,51 @@ mod tests {
         let stray = GrantRow::User { email: "bob@x.org", server: "github" };
         let after = before.patched(&[Subject::User("ann@x.org".into())], [stray]);
         assert_eq!(after.servers_of_user(&Email::parse("bob@x.org").unwrap()).count(), 0);
+    }
+
+    const fn rule(
+        kind: &'static str,
+        subject: &'static str,
+        pattern: &'static str,
+        effect: &'static str,
+    ) -> GrantRow<'static> {
+        GrantRow::Rule { kind, subject, server: "github", pattern, effect }
+    }
+
+    const RULES: [GrantRow<'static>; 5] = [
+        rule("user", "Ann@x.org", "a", "deny"),
+        rule("user", "ann@x.org", "a", "deny"),
+        rule("group", "Dev", "a b", "deny"),
+        rule("role", "Dev", "a", "deny"),
+        GrantRow::Rule { kind: "group", subject: "Dev", server: "Git Hub", pattern: "a", effect: "deny" },
+    ];
+
+    #[track_caller]
+    fn check_rules(grants: &Grants, own: &[&str], of_dev: &[&str], figures: (usize, usize)) {
+        let told = |(server, rule): (&ServerId, &ToolRule)| format!("{server} {rule:?}");
+        assert_eq!(grants.rules_of_user(&ann()).map(told).collect::<Vec<_>>(), own);
+        assert_eq!(grants.rules_of_group("Dev").map(told).collect::<Vec<_>>(), of_dev);
+        assert_eq!((grants.row_count(), grants.malformed_count()), figures);
+    }
+
+    #[test]
+    fn a_rule_about_somebody_is_kept_however_malformed_and_one_about_nobody_is_counted() {
+        let grants: Grants = RULES.into_iter().collect();
+        check_rules(&grants, &["github Deny(\"a\")"], &["github Malformed"], (2, 3));
+    }
+
+    #[test]
+    fn a_patch_replaces_rules_too_and_the_figures_follow() {
+        let before: Grants = ROWS.into_iter().chain(RULES).collect();
+        let deny_and_malformed = (&["github Deny(\"a\")"][..], &["github Malformed"][..]);
+        check_rules(&before, deny_and_malformed.0, deny_and_malformed.1, (5, 4));
+        let (user, dev) = ([Subject::User("ann@X.org".into())], [Subject::Group("Dev".into())]);
+        let after = before.patched(&user, [rule("user", "ANN@x.org", "b", "permit"), RULES[2]]);
+        check_rules(&after, &["github Malformed"], &["github Malformed"], (3, 5));
+        let after = after.patched(&dev, [rule("group", "Dev", "c*", "allow"), ROWS[3], RULES[0]]);
+        check_rules(&after, &["github Malformed"], &["github Allow(\"c*\")"], (3, 4));
+        let after = after.patched(&[&user[..], &dev[..]].concat(), []);
+        check_rules(&after, &[], &[], (0, 3));
+        check_rules(&before, deny_and_malformed.0, deny_and_malformed.1, (5, 4));
     }
 }

@@ -1,4 +1,5 @@
-//! May they: the one place that decides who may use which server, and the only maker of a `Permit`.
+//! May they: the one place that decides who may use which server and which of its tools, and the only maker of a
+//! `Permit`.
 //!
 //! Decides from the snapshot's grants and the caller alone; never waits, never reads a header and
 //! never asks the database. Comes after `identity` and before `upstream`, which will not plan a
@@ -6,8 +7,13 @@
 
 mod explain;
 pub mod grants;
+pub mod tools;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     catalog::server::Server,
@@ -18,6 +24,8 @@ use crate::{
 
 pub use explain::{Explanation, explain};
 use grants::Grants;
+use tools::ToolRule;
+pub use tools::ToolScope;
 
 /// Rules that hold for every decision.
 #[derive(Debug, Clone)]
@@ -35,6 +43,7 @@ pub struct Settings {
 pub struct Permit {
     caller: Arc<Caller>,
     server: Arc<Server>,
+    tools: ToolScope,
 }
 
 impl Permit {
@@ -46,6 +55,11 @@ impl Permit {
     /// What they may use.
     pub fn server(&self) -> &Arc<Server> {
         &self.server
+    }
+
+    /// Which of its tools they may use.
+    pub fn tools(&self) -> &ToolScope {
+        &self.tools
     }
 }
 
@@ -63,6 +77,8 @@ pub struct KnownGrants {
 pub struct Reach {
     is_admin: bool,
     servers: HashSet<ServerId>,
+    /// Of servers that rules about this caller name, granted or not.
+    tools: HashMap<ServerId, ToolScope>,
 }
 
 impl Reach {
@@ -71,9 +87,17 @@ impl Reach {
         let groups: HashSet<&GroupName> = caller.groups().iter().chain(memberships).collect();
         let own = caller.email().into_iter().flat_map(|email| grants.servers_of_user(email));
         let through_groups = groups.iter().flat_map(|group| grants.servers_of_group(group.as_str()));
+        let own_rules = caller.email().into_iter().flat_map(|email| grants.rules_of_user(email));
+        let group_rules = groups.iter().flat_map(|group| grants.rules_of_group(group.as_str()));
+        let mut rules: HashMap<&ServerId, Vec<ToolRule>> = HashMap::new();
+        for (server, rule) in own_rules.chain(group_rules) {
+            rules.entry(server).or_default().push(rule.clone());
+        }
+        let scope = |(server, rules): (&ServerId, _)| (server.clone(), ToolScope::of(rules));
         Self {
             is_admin: groups.contains(&settings.admin_group),
             servers: own.chain(through_groups).cloned().collect(),
+            tools: rules.into_iter().map(scope).collect(),
         }
     }
 
@@ -85,6 +109,11 @@ impl Reach {
     /// Whether the caller may use this server.
     pub fn includes(&self, server: &ServerId) -> bool {
         self.is_admin || self.servers.contains(server)
+    }
+
+    /// Which tools of a server are left to the caller by the rules about them; no grant follows from it.
+    pub fn tools(&self, server: &ServerId) -> &ToolScope {
+        self.tools.get(server).unwrap_or(&tools::EVERYTHING)
     }
 }
 
@@ -120,15 +149,17 @@ impl Access {
         reach
     }
 
-    /// Decides whether this caller may use this server, enabled or not.
+    /// Decides whether this caller may use this server, enabled or not, and which of its tools.
     pub fn authorize(
         &self,
         caller: &Arc<Caller>,
         server: &Arc<Server>,
         known: &KnownGrants,
     ) -> Result<Permit, Refusal> {
-        if self.reach(caller, known).includes(&server.id) {
-            return Ok(Permit { caller: caller.clone(), server: server.clone() });
+        let reach = self.reach(caller, known);
+        if reach.includes(&server.id) {
+            let tools = reach.tools(&server.id).clone();
+            return Ok(Permit { caller: caller.clone(), server: server.clone(), tools });
         }
         if self.settings.is_concealing {
             return Err(unknown_server());
@@ -140,6 +171,11 @@ impl Access {
 /// The answer about a server that does not exist, or that this caller may not know of.
 pub fn unknown_server() -> Refusal {
     Refusal::new(Code::UnknownServer, "no such server; `GET /servers` lists yours")
+}
+
+/// The answer about a tool that does not exist, or that rules keep from this caller.
+pub fn unknown_tool() -> Refusal {
+    Refusal::new(Code::UnknownTool, "the server has no such tool; `GET /{server}` lists its tools")
 }
 
 #[cfg(test)]

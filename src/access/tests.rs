@@ -1,5 +1,5 @@
 use super::*;
-use crate::{catalog::server::tests_support::server, store::GrantRow};
+use crate::{catalog::server::tests_support::server, names::ToolName, store::GrantRow};
 
 fn access(is_concealing: bool) -> Access {
     Access::new(Settings {
@@ -74,4 +74,107 @@ fn concealment_makes_a_missing_grant_look_like_a_missing_server() {
     assert_eq!(refusal(false).code(), Code::NotGranted);
     assert_eq!(refusal(true).code(), Code::UnknownServer);
     assert_eq!(refusal(true).sentence(), unknown_server().sentence());
+}
+
+const fn rule(
+    kind: &'static str,
+    subject: &'static str,
+    pattern: &'static str,
+    effect: &'static str,
+) -> GrantRow<'static> {
+    GrantRow::Rule { kind, subject, server: "github", pattern, effect }
+}
+
+const RULES: [GrantRow<'static>; 6] = [
+    rule("user", "Ann@x.org", "delete_*", "deny"),
+    rule("user", "bob@x.org", "search", "deny"),
+    rule("group", "Dev", "search*", "allow"),
+    rule("group", "Dev", "*_repo", "allow"),
+    rule("group", "Night", "get_repo", "deny"),
+    rule("group", "MCP-Admin", "delete_repo", "deny"),
+];
+
+/// Checks which of `delete_repo`, `get_repo` and `search` of `github` are left to a caller.
+#[track_caller]
+fn check_tools(email: &str, groups: &[&str], left: &[&str]) {
+    let (access, caller, server) = (access(false), Caller::for_test(email, groups), server("github"));
+    let rows: Vec<_> = ROWS.into_iter().chain(RULES).collect();
+    let known = known(1, &rows);
+    let permit = access.authorize(&caller, &server, &known).unwrap();
+    let tools = ["delete_repo", "get_repo", "search"];
+    let allowed: Vec<_> = tools.into_iter().filter(|tool| permit.tools().allows(tool)).collect();
+    assert_eq!(allowed, left, "{email} {groups:?}");
+    assert_eq!(access.reach(&caller, &known).tools(&server.id), permit.tools());
+    let explanation = explain(access.settings(), &caller, &server.id, &known.grants);
+    for tool in tools.map(|tool| ToolName::parse(tool).unwrap()) {
+        assert_eq!(explanation.allows(&tool), permit.tools().allows(tool.as_str()), "explain must agree");
+        let is_a_no = explanation.ruling(&tool).starts_with("but ");
+        assert_eq!(is_a_no, !explanation.allows(&tool), "{}", explanation.ruling(&tool));
+    }
+    assert_eq!(permit.tools().is_everything(), explanation.rules().count() == 0);
+}
+
+#[test]
+fn rules_about_the_caller_and_all_their_groups_narrow_what_a_grant_gives() {
+    check_tools("ann@x.org", &[], &["get_repo", "search"]);
+    check_tools("ANN@x.org", &["Dev"], &["get_repo", "search"]);
+    check_tools("bob@x.org", &[], &["delete_repo", "get_repo"]);
+    check_tools("eve@x.org", &["Dev"], &["delete_repo", "get_repo", "search"]);
+    check_tools("eve@x.org", &["Dev", "Night"], &["delete_repo", "search"]);
+    check_tools("bob@x.org", &["Night"], &["delete_repo"]);
+    check_tools("root@x.org", &[], &["get_repo", "search"]);
+    check_tools("eve@x.org", &["MCP-Admin", "Night"], &["search"]);
+}
+
+#[test]
+fn a_rule_gives_no_server_and_counts_for_its_own_alone() {
+    let access = access(false);
+    let rules = [rule("user", "eve@x.org", "*", "allow"), rule("group", "dev", "*", "deny")];
+    let known = known(1, &[&ROWS[..], &rules].concat());
+    assert!(access.authorize(&Caller::for_test("eve@x.org", &[]), &server("github"), &known).is_err());
+    let of_other_server =
+        access.authorize(&Caller::for_test("eve@x.org", &["dev"]), &server("jenkins"), &known);
+    assert!(of_other_server.unwrap().tools().is_everything());
+}
+
+#[test]
+fn the_deciding_rule_is_named_with_whom_it_is_about() {
+    let caller = Caller::for_test("bob@x.org", &["MCP-Admin"]);
+    let access = access(false);
+    let rows: Vec<_> =
+        ROWS.into_iter().chain(RULES).chain([rule("user", "bob@x.org", "x y", "deny")]).collect();
+    let explain = |rows: &[GrantRow<'static>], tool: &str| {
+        let explanation = explain(access.settings(), &caller, &server("github").id, &known(1, rows).grants);
+        explanation.ruling(&ToolName::parse(tool).unwrap())
+    };
+    let without = &rows[..rows.len() - 1];
+    for (rows, tool, sentence) in [
+        (without, "search", "but `search` is denied: `tool_rules` denies `search` to `bob@x.org`"),
+        (
+            without,
+            "searching",
+            "`searching` is allowed: `tool_rules` allows `search*` to group `Dev` (from `user_group_membership`)",
+        ),
+        (
+            without,
+            "list",
+            "but `list` is denied, for rules allow only others: `tool_rules` allows `*_repo` to group `Dev` (from \
+             `user_group_membership`); and `tool_rules` allows `search*` to group `Dev` (from `user_group_membership`)",
+        ),
+        (
+            without,
+            "delete_repo",
+            "but `delete_repo` is denied: `tool_rules` denies `delete_repo` to group `MCP-Admin` (from their \
+             credential or Open WebUI)",
+        ),
+        (
+            &rows,
+            "get_repo",
+            "but `get_repo` is denied: a malformed row of `tool_rules` denies every tool to `bob@x.org`",
+        ),
+        (&rows[..7], "list", "no rule denies `list`, and a grant for the server covers its other tools"),
+        (&ROWS, "list", "a grant for the server covers all its tools, `list` too if the server has it"),
+    ] {
+        assert_eq!(explain(rows, tool), sentence);
+    }
 }

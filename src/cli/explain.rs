@@ -67,8 +67,12 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
         }
         Some(_) => {}
     }
-    if let Some(tool) = &target.tool {
-        data(&format!("a grant for the server covers all its tools, `{tool}` too if the server has it"))?;
+    match &target.tool {
+        Some(tool) => {
+            is_reachable &= explanation.allows(tool);
+            data(&explanation.ruling(tool))?;
+        }
+        None => explanation.rules().try_for_each(|rule| data(&rule))?,
     }
     Ok(if is_reachable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

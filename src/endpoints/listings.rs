@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Answer, Asked};
+use super::{Answer, Asked, Visible};
 use crate::{
     catalog::server::{Server, Tier},
     names::{ServerId, ToolName},
@@ -12,9 +12,10 @@ use crate::{
 };
 
 /// The servers this caller may use, ordered by id.
-pub(super) fn visible_servers(asked: &Asked<'_>) -> Vec<Arc<Server>> {
+pub(super) fn visible_servers(asked: &Asked<'_>) -> Vec<Visible> {
     let reach = asked.access.reach(asked.caller, asked.known);
-    asked.snapshot.catalog.iter().filter(|server| reach.includes(&server.id)).cloned().collect()
+    let servers = asked.snapshot.catalog.iter().filter(|server| reach.includes(&server.id));
+    servers.map(|server| Visible { server: server.clone(), tools: reach.tools(&server.id).clone() }).collect()
 }
 
 #[derive(Serialize)]
@@ -59,12 +60,12 @@ pub(super) fn servers(asked: &Asked<'_>) -> Result<Answer, Refusal> {
     }
     let visible = visible_servers(asked);
     let mut by_tier: BTreeMap<Tier, Vec<&ServerId>> = BTreeMap::new();
-    for server in &visible {
+    for Visible { server, .. } in &visible {
         by_tier.entry(server.tier).or_default().push(&server.id);
     }
     Answer::json(&Servers {
         total_servers: visible.len(),
-        servers: visible.iter().map(ServerLine::from).collect(),
+        servers: visible.iter().map(|visible| ServerLine::from(&visible.server)).collect(),
         by_tier,
         usage: Usage {
             list_tools: "GET /{server}",
@@ -93,11 +94,11 @@ pub(super) fn server(asked: &Asked<'_>) -> Result<Answer, Refusal> {
         tools: Vec<Tool<'a>>,
         usage: String,
     }
-    let server = permitted(asked)?;
-    let list = asked.snapshot.tools.get(server.id.as_str()).filter(|_| server.is_enabled);
-    let tools: Vec<Tool<'_>> = list
-        .into_iter()
-        .flat_map(|list| list.iter())
+    let permitted = permitted(asked)?;
+    let server = &permitted.server;
+    let tools: Vec<Tool<'_>> = permitted
+        .tools_in(&asked.snapshot.tools)
+        .filter(|_| server.is_enabled)
         .map(|tool| Tool {
             name: &tool.name,
             description: &tool.description,
@@ -133,9 +134,9 @@ pub(super) fn tools(asked: &Asked<'_>) -> Result<Answer, Refusal> {
     }
     let visible = visible_servers(asked);
     let mut tools = Vec::new();
-    for server in visible.iter().filter(|server| server.is_enabled) {
-        let Some(list) = asked.snapshot.tools.get(server.id.as_str()) else { continue };
-        tools.extend(list.iter().map(|tool| Tool {
+    for visible in visible.iter().filter(|visible| visible.server.is_enabled) {
+        let server = &visible.server;
+        tools.extend(visible.tools_in(&asked.snapshot.tools).map(|tool| Tool {
             name: format!("{}_{}", server.id, tool.name),
             server: &server.id,
             tool: &tool.name,
@@ -165,7 +166,7 @@ pub(super) fn tenants(asked: &Asked<'_>) -> Result<Answer, Refusal> {
         total_tenants: visible.len(),
         tenants: visible
             .iter()
-            .map(|server| Tenant {
+            .map(|Visible { server, .. }| Tenant {
                 id: &server.id,
                 tenant_id: &server.id,
                 name: &server.name,
@@ -175,8 +176,8 @@ pub(super) fn tenants(asked: &Asked<'_>) -> Result<Answer, Refusal> {
     })
 }
 
-/// The server in the path, proven to be the caller's.
-pub(super) fn permitted<'a>(asked: &Asked<'a>) -> Result<&'a Arc<Server>, Refusal> {
+/// The server in the path, proven to be the caller's, and the tools of it that are.
+pub(super) fn permitted(asked: &Asked<'_>) -> Result<Visible, Refusal> {
     let permit = asked.permit.ok_or_else(|| Refusal::internal("a server's page without a permit"))?;
-    Ok(permit.server())
+    Ok(Visible { server: permit.server().clone(), tools: permit.tools().clone() })
 }

@@ -1,7 +1,7 @@
 //! What the gateway answers itself: one table of endpoints, each with its audience.
 //!
 //! Decides the content of pages from the snapshot and the caller's reach, never who the caller is.
-//! Every page shows only servers `access` lets this caller use. Writes no bytes: an `Answer` becomes
+//! Every page shows only servers and tools `access` lets this caller use. Writes no bytes: an `Answer` becomes
 //! bytes in `gateway/reply.rs`.
 
 mod listings;
@@ -9,12 +9,18 @@ pub mod openapi;
 pub mod protected_resource;
 mod specification;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::request::Parts;
 use serde::Serialize;
 
 use crate::{
-    access::{Access, KnownGrants, Permit},
+    access::{Access, KnownGrants, Permit, ToolScope},
+    catalog::{
+        server::Server,
+        tools::{Tool, ToolIndex},
+    },
     identity::Caller,
     refusal::{Code, Refusal},
     route::Page,
@@ -95,6 +101,23 @@ pub struct Asked<'a> {
     pub documents: &'a Documents,
     /// Has tool lists read again.
     pub refresher: &'a Refresher,
+}
+
+/// A server that a caller may use, and which of its tools.
+#[derive(Debug, Clone)]
+pub struct Visible {
+    /// The server.
+    pub server: Arc<Server>,
+    /// Its tools that may be shown.
+    pub tools: ToolScope,
+}
+
+impl Visible {
+    /// The tools of this server that may be shown, ordered by name.
+    fn tools_in<'a>(&'a self, index: &'a ToolIndex) -> impl Iterator<Item = &'a Arc<Tool>> {
+        let list = index.get(self.server.id.as_str()).into_iter();
+        list.flat_map(|list| list.iter()).filter(|tool| self.tools.allows(tool.name.as_str()))
+    }
 }
 
 /// An answer that is not yet bytes on a wire.

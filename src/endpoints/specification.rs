@@ -5,37 +5,34 @@ use std::sync::Arc;
 use http::header;
 
 use super::{
-    Answer, Asked, listings,
+    Answer, Asked, Visible, listings,
     openapi::{Encoding, Rendered, Scope, choose, is_unchanged},
 };
-use crate::{
-    catalog::server::Server,
-    refusal::{Code, Refusal},
-};
+use crate::refusal::{Code, Refusal};
 
 /// The tools of all the caller's servers.
 pub(super) fn all(asked: &Asked<'_>) -> Result<Answer, Refusal> {
-    let servers: Vec<Arc<Server>> =
-        listings::visible_servers(asked).into_iter().filter(|server| server.is_enabled).collect();
-    Ok(answer(asked, Scope::All, &servers))
+    let visible = listings::visible_servers(asked).into_iter();
+    let enabled: Vec<Visible> = visible.filter(|visible| visible.server.is_enabled).collect();
+    Ok(answer(asked, Scope::All, &enabled))
 }
 
 /// The tools of one server.
 pub(super) fn one(asked: &Asked<'_>) -> Result<Answer, Refusal> {
-    let server = listings::permitted(asked)?;
-    if !server.is_enabled {
+    let permitted = listings::permitted(asked)?;
+    if !permitted.server.is_enabled {
         return Err(Refusal::new(Code::ServerDisabled, "this server is switched off"));
     }
-    Ok(answer(asked, Scope::One(&server.id), std::slice::from_ref(server)))
+    Ok(answer(asked, Scope::One(&permitted.server.id), std::slice::from_ref(&permitted)))
 }
 
-fn answer(asked: &Asked<'_>, scope: Scope<'_>, servers: &[Arc<Server>]) -> Answer {
+fn answer(asked: &Asked<'_>, scope: Scope<'_>, visible: &[Visible]) -> Answer {
     let text =
         |name| asked.request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let encoding = choose(text(header::ACCEPT_ENCODING));
     let version = asked.snapshot.tools_version;
     let rendered: Arc<Rendered> =
-        asked.documents.get(scope, version, servers, &asked.snapshot.tools, encoding);
+        asked.documents.get(scope, version, visible, &asked.snapshot.tools, encoding);
     let is_unchanged = is_unchanged(text(header::IF_NONE_MATCH), &rendered.etag);
     let mut answer = if is_unchanged {
         Answer::new(304, "", Default::default())

@@ -8,9 +8,16 @@ use std::{sync::Arc, time::Duration};
 use http::request::Parts;
 use pingora::{http::RequestHeader, proxy::Session};
 
-use super::{Gateway, body::Outbound, cors, framing, journey::Journey, live::LiveTrip, resource};
+use super::{
+    Gateway,
+    body::Outbound,
+    cors, framing,
+    journey::Journey,
+    live::{LiveTrip, Use},
+    resource,
+};
 use crate::{
-    access::{self, Permit},
+    access::{self, Permit, Reach},
     catalog::{
         server::{Dialect, Server},
         tools::Tool,
@@ -82,7 +89,9 @@ impl Gateway {
             Route::ServerPage(asked, server) => return page(asked, Some(&permit(server)?)),
             Route::Call { server, tool } => (permit(server)?, tool),
             Route::LegacyCall(name) => {
-                let (server, tool) = legacy_reading(&snapshot, name).ok_or_else(access::unknown_server)?;
+                let reach = self.access.reach(&caller, known);
+                let reading = legacy_reading(&snapshot, &reach, name);
+                let (server, tool) = reading.ok_or_else(access::unknown_server)?;
                 let permit = permit(server)?;
                 journey.preferred_url = Some(format!("/{server}/{tool}"));
                 (permit, tool)
@@ -91,12 +100,12 @@ impl Gateway {
             Route::Nothing => return Err(Refusal::new(Code::NotFound, "nothing is here")),
         };
         refuse_disabled(permit.server())?;
-        let tool = self.tool(permit.server(), tool).await?;
+        let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
         let body =
             Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
-        let live = self.begin_live(trip.permit(), change_count)?;
+        let live = self.begin_live(&trip, change_count)?;
         Ok(Step::Depart(trip, body, live))
     }
 
@@ -130,14 +139,20 @@ impl Gateway {
     }
 
     /// The tool of this name; a miss has the server's list read once more.
-    async fn tool(&self, server: &Arc<Server>, name: &str) -> Result<Arc<Tool>, Refusal> {
-        let find = || self.current.load().tools.find(server.id.as_str(), name).cloned();
-        if let Some(tool) = find() {
-            return Ok(tool);
-        }
+    ///
+    /// What rules deny is refused by its name alone, so the time it takes does not say whether the server has it.
+    async fn tool(&self, permit: &Permit, name: &str) -> Result<Arc<Tool>, Refusal> {
+        let server = permit.server();
         if server.dialect != Dialect::OpenApi {
             let sentence = "this server speaks native MCP, which this version does not call yet";
             return Err(Refusal::new(Code::UnknownTool, sentence));
+        }
+        if !permit.tools().allows(name) {
+            return Err(access::unknown_tool());
+        }
+        let find = || self.current.load().tools.find(server.id.as_str(), name).cloned();
+        if let Some(tool) = find() {
+            return Ok(tool);
         }
         self.refresher.read_now(&server.id, MISS_PATIENCE).await;
         if let Some(tool) = find() {
@@ -146,19 +161,23 @@ impl Gateway {
         if self.current.load().tools.get(server.id.as_str()).is_none() {
             return Err(upstream::unreachable("the server's tools have never been read"));
         }
-        Err(Refusal::new(Code::UnknownTool, "the server has no such tool; `GET /{server}` lists its tools"))
+        Err(access::unknown_tool())
     }
 
     /// Notes the trip as underway, unless its permit was withdrawn since the decision.
-    fn begin_live(&self, permit: &Permit, change_count: u64) -> Result<LiveTrip, Refusal> {
-        let live = self.live.begin(permit, self.identity.pin(permit.caller()));
+    fn begin_live(&self, trip: &Trip, change_count: u64) -> Result<LiveTrip, Refusal> {
+        let (permit, what) = (trip.permit(), Use::Tool(trip.tool().name.clone()));
+        let live = self.live.begin(permit, what.clone(), self.identity.pin(permit.caller()));
         if self.current.change_count() != change_count {
             let snapshot = self.current.load();
             let known = self.current.grants(&snapshot)?;
             let caller = self.identity.current(permit.caller()).ok_or_else(|| {
                 Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again")
             })?;
-            self.access.authorize(&caller, permit.server(), known)?;
+            let now = self.access.authorize(&caller, permit.server(), known)?;
+            if !what.may_go_on(permit, &now) {
+                return Err(access::unknown_tool());
+            }
         }
         Ok(live)
     }
@@ -186,9 +205,14 @@ fn is_path_or_url(request: &RequestHeader) -> bool {
 }
 
 /// The reading of `{server}_{tool}` whose tool is known, or else the one with the longest known server.
-fn legacy_reading<'n>(snapshot: &Snapshot, name: &'n str) -> Option<(&'n str, &'n str)> {
+///
+/// A tool that rules deny counts as unknown, or what became of its name would show that the server has it.
+fn legacy_reading<'n>(snapshot: &Snapshot, reach: &Reach, name: &'n str) -> Option<(&'n str, &'n str)> {
     let known_server = |(server, _): &(&str, &str)| snapshot.catalog.get(server).is_some();
-    let known_tool = |(server, tool): &(&str, &str)| snapshot.tools.find(server, tool).is_some();
+    let known_tool = |(server, tool): &(&str, &str)| {
+        let is_allowed = |server: &Arc<Server>| reach.tools(&server.id).allows(tool);
+        snapshot.catalog.get(server).is_some_and(is_allowed) && snapshot.tools.find(server, tool).is_some()
+    };
     route::legacy_readings(name)
         .filter(known_server)
         .find(known_tool)

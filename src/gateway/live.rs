@@ -1,7 +1,7 @@
 //! Trips underway, so that a permit withdrawn ends what was started under it.
 //!
 //! Decides nothing itself: at every new version of the grants it asks `identity` who the caller is
-//! now and `access` whether they still may, and cuts the connection where the answer is no.
+//! now and `access` what they still may, and cuts the connection where what is underway is not part of it.
 
 use std::{
     collections::HashMap,
@@ -17,11 +17,32 @@ use super::guard::Line;
 use crate::{
     access::{Access, Permit},
     identity::{Identity, Pin},
+    names::ToolName,
     snapshot::Current,
 };
 
+/// What of its server a trip uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Use {
+    /// This tool: the trip goes on while the tool is allowed.
+    Tool(ToolName),
+    /// Whatever the server says, filtered by the permit's tools: it goes on while they stay the same.
+    Stream,
+}
+
+impl Use {
+    /// Whether what began under one permit may go on under another one for the same server.
+    pub fn may_go_on(&self, before: &Permit, now: &Permit) -> bool {
+        match self {
+            Self::Tool(tool) => now.tools().allows(tool.as_str()),
+            Self::Stream => now.tools() == before.tools(),
+        }
+    }
+}
+
 struct Entry {
     permit: Permit,
+    what: Use,
     line: Option<Arc<Line>>,
     is_withdrawn: Arc<AtomicBool>,
     _pin: Option<Pin>,
@@ -56,11 +77,12 @@ impl Drop for LiveTrip {
 
 impl LiveTrips {
     /// Notes a trip that begins on the running task's connection.
-    pub fn begin(self: &Arc<Self>, permit: &Permit, pin: Option<Pin>) -> LiveTrip {
+    pub fn begin(self: &Arc<Self>, permit: &Permit, what: Use, pin: Option<Pin>) -> LiveTrip {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let is_withdrawn = Arc::new(AtomicBool::new(false));
         let entry = Entry {
             permit: permit.clone(),
+            what,
             line: Line::current(),
             is_withdrawn: is_withdrawn.clone(),
             _pin: pin,
@@ -88,13 +110,16 @@ impl LiveTrips {
         let underway: Vec<_> = self
             .lock()
             .values()
-            .map(|entry| (entry.permit.clone(), entry.line.clone(), entry.is_withdrawn.clone()))
+            .map(|entry| {
+                (entry.permit.clone(), entry.what.clone(), entry.line.clone(), entry.is_withdrawn.clone())
+            })
             .collect();
         let mut ended = 0;
-        for (permit, line, is_withdrawn) in underway {
-            let is_permitted = identity
+        for (permit, what, line, is_withdrawn) in underway {
+            let now = identity
                 .current(permit.caller())
-                .is_some_and(|caller| access.authorize(&caller, permit.server(), known).is_ok());
+                .and_then(|caller| access.authorize(&caller, permit.server(), known).ok());
+            let is_permitted = now.is_some_and(|now| what.may_go_on(&permit, &now));
             if !is_permitted && !is_withdrawn.swap(true, Ordering::Relaxed) {
                 ended += 1;
                 if let Some(line) = line {
@@ -108,5 +133,54 @@ impl LiveTrips {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
         // Nothing under this lock can panic half-way.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        access::{KnownGrants, Settings},
+        catalog::server::tests_support::server,
+        identity::Caller,
+        names::GroupName,
+        store::GrantRow,
+    };
+
+    fn permit(rules: &[(&str, &str)]) -> Permit {
+        let grant = GrantRow::User { email: "ann@x.org", server: "github" };
+        let rules = rules.iter().map(|(effect, pattern)| GrantRow::Rule {
+            kind: "user",
+            subject: "ann@x.org",
+            server: "github",
+            pattern,
+            effect,
+        });
+        let known = KnownGrants { version: 1, grants: Arc::new(rules.chain([grant]).collect()) };
+        let admin_group = GroupName::parse("MCP-Admin").unwrap();
+        let settings = Settings { admin_group, max_stale: Duration::from_secs(1), is_concealing: false };
+        let caller = Caller::for_test("ann@x.org", &[]);
+        Access::new(settings).authorize(&caller, &server("github"), &known).unwrap()
+    }
+
+    /// Checks what goes on after the rules have become others.
+    #[track_caller]
+    fn check(before: &[(&str, &str)], now: &[(&str, &str)], tool_goes_on: bool, stream_goes_on: bool) {
+        let (before, now) = (permit(before), permit(now));
+        let tool = Use::Tool(ToolName::parse("search").unwrap());
+        assert_eq!(tool.may_go_on(&before, &now), tool_goes_on);
+        assert_eq!(Use::Stream.may_go_on(&before, &now), stream_goes_on);
+    }
+
+    #[test]
+    fn a_call_goes_on_while_its_tool_is_allowed_and_a_stream_while_nothing_changed() {
+        check(&[], &[], true, true);
+        check(&[], &[("deny", "search")], false, false);
+        check(&[], &[("deny", "delete_*")], true, false);
+        check(&[("deny", "delete_*")], &[], true, false);
+        check(&[("deny", "a"), ("allow", "s*")], &[("allow", "s*"), ("deny", "a")], true, true);
+        check(&[("allow", "search")], &[("allow", "get_*")], false, false);
     }
 }

@@ -62,7 +62,7 @@ metrics! {
         "portcullis_snapshot_age_seconds", "Seconds since the grants were last known to be true; -1 before they ever were.");
     grant_rows: IntGauge = IntGauge::new("portcullis_grant_rows", "Grant rows believed.");
     malformed_grant_rows: IntGauge = IntGauge::new(
-        "portcullis_malformed_grant_rows", "Grant rows whose names are malformed; they grant nothing.");
+        "portcullis_malformed_grant_rows", "Rows of grants and rules that are malformed: a grant gives nothing, a rule denies every tool.");
     database_up: IntGauge = IntGauge::new(
         "portcullis_database_up", "1 while the grants database answers, else 0.");
     tools: IntGaugeVec = IntGaugeVec::new(

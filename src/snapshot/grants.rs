@@ -205,6 +205,7 @@ enum OwnedRow {
     User(String, String),
     Group(String, String),
     Membership(String, String),
+    Rule([String; 5]),
 }
 
 impl From<GrantRow<'_>> for OwnedRow {
@@ -213,6 +214,9 @@ impl From<GrantRow<'_>> for OwnedRow {
             GrantRow::User { email, server } => Self::User(email.into(), server.into()),
             GrantRow::Group { group, server } => Self::Group(group.into(), server.into()),
             GrantRow::Membership { email, group } => Self::Membership(email.into(), group.into()),
+            GrantRow::Rule { kind, subject, server, pattern, effect } => {
+                Self::Rule([kind, subject, server, pattern, effect].map(String::from))
+            }
         }
     }
 }
@@ -223,6 +227,9 @@ impl OwnedRow {
             Self::User(email, server) => GrantRow::User { email, server },
             Self::Group(group, server) => GrantRow::Group { group, server },
             Self::Membership(email, group) => GrantRow::Membership { email, group },
+            Self::Rule([kind, subject, server, pattern, effect]) => {
+                GrantRow::Rule { kind, subject, server, pattern, effect }
+            }
         }
     }
 }

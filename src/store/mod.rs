@@ -24,7 +24,7 @@ pub use self::{
     openwebui::{OpenWebUi, Role, User},
     postgres::Listener,
 };
-use crate::names::{Email, GroupName, Secret, ServerId};
+use crate::names::{Email, GroupName, Secret, ServerId, ToolPattern};
 
 /// Which database, and how it is used.
 #[derive(Debug, Clone)]
@@ -71,6 +71,52 @@ pub enum GrantRow<'a> {
         /// The group's name.
         group: &'a str,
     },
+    /// Tools of a server are allowed or denied to this user or group.
+    Rule {
+        /// `user` or `group`.
+        kind: &'a str,
+        /// The user's email or the group's name.
+        subject: &'a str,
+        /// The server's id.
+        server: &'a str,
+        /// Which tools, by name.
+        pattern: &'a str,
+        /// `allow` or `deny`.
+        effect: &'a str,
+    },
+}
+
+/// What a rule does with the tools it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// These may be used, and others only where another rule allows them.
+    Allow,
+    /// These may not be used, whatever another rule says.
+    Deny,
+}
+
+impl Effect {
+    /// The word in the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+
+    /// Reads the word in the table.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Allow, Self::Deny].into_iter().find(|effect| effect.as_str() == text)
+    }
+}
+
+/// Whom an operator means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom<'a> {
+    /// This user.
+    User(&'a Email),
+    /// The members of this group.
+    Group(&'a GroupName),
 }
 
 /// Takes rows one by one as they arrive.
@@ -155,7 +201,7 @@ impl Store {
 
     /// Streams the rows about these users and groups into `sink`, all as of one instant.
     ///
-    /// For a user, their grants and memberships; for a group, the servers its members may use.
+    /// For a user, their grants, memberships and rules; for a group, the servers its members may use, and its rules.
     pub async fn rows_about(&self, subjects: &[Subject], sink: &mut Sink<'_>) -> anyhow::Result<()> {
         within(ANSWER, async { ask!(self, database => database.rows_about(subjects, sink)) })
             .await
@@ -203,6 +249,27 @@ impl Store {
         self.write(Write::LeaveGroup(email, group)).await
     }
 
+    /// Makes a rule about tools, or changes what it does; false when it did so already.
+    pub async fn set_rule(
+        &self,
+        whom: Whom<'_>,
+        server: &ServerId,
+        pattern: &ToolPattern,
+        effect: Effect,
+    ) -> anyhow::Result<bool> {
+        self.write(Write::SetRule(whom, server, pattern, effect)).await.map(|rows| rows > 0)
+    }
+
+    /// Removes a rule about tools, whatever it did; gives back how many rows that were.
+    pub async fn remove_rule(
+        &self,
+        whom: Whom<'_>,
+        server: &ServerId,
+        pattern: &ToolPattern,
+    ) -> anyhow::Result<u64> {
+        self.write(Write::RemoveRule(whom, server, pattern)).await
+    }
+
     /// Closes all connections; every clone of the store refuses afterwards.
     pub async fn close(&self) {
         ask!(self, database => database.close());
@@ -224,20 +291,32 @@ enum Write<'a> {
     RevokeGroup(&'a GroupName, &'a ServerId),
     JoinGroup(&'a Email, &'a GroupName),
     LeaveGroup(&'a Email, &'a GroupName),
+    SetRule(Whom<'a>, &'a ServerId, &'a ToolPattern, Effect),
+    RemoveRule(Whom<'a>, &'a ServerId, &'a ToolPattern),
 }
 
 impl<'a> Write<'a> {
-    /// The two values of the row, in the order of its columns.
-    fn values(self) -> (&'a str, &'a str) {
+    /// The values of the row, in the order of its columns.
+    fn values(self) -> Vec<&'a str> {
+        let whom = |whom| match whom {
+            Whom::User(email) => ["user", email.as_str()],
+            Whom::Group(group) => ["group", group.as_str()],
+        };
         match self {
             Self::GrantUser(email, server) | Self::RevokeUser(email, server) => {
-                (email.as_str(), server.as_str())
+                vec![email.as_str(), server.as_str()]
             }
             Self::GrantGroup(group, server) | Self::RevokeGroup(group, server) => {
-                (group.as_str(), server.as_str())
+                vec![group.as_str(), server.as_str()]
             }
             Self::JoinGroup(email, group) | Self::LeaveGroup(email, group) => {
-                (email.as_str(), group.as_str())
+                vec![email.as_str(), group.as_str()]
+            }
+            Self::SetRule(subject, server, pattern, effect) => {
+                [&whom(subject)[..], &[server.as_str(), pattern.as_str(), effect.as_str()]].concat()
+            }
+            Self::RemoveRule(subject, server, pattern) => {
+                [&whom(subject)[..], &[server.as_str(), pattern.as_str()]].concat()
             }
         }
     }

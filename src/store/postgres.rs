@@ -4,6 +4,8 @@
 //! old changes may go. Never parses an email or id: rows go out as they were written.
 //! Why the feed is read by transaction snapshots: `migrations/README.md`.
 
+mod rows;
+
 use std::{
     str::FromStr,
     sync::{Arc, Mutex},
@@ -11,18 +13,18 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use futures_util::{TryFutureExt, TryStreamExt};
+use futures_util::TryFutureExt;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Executor, PgConnection, Row,
+    AssertSqlSafe, ConnectOptions, Executor, Row,
     postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow},
 };
 use tracing::warn;
 
 use super::{
-    GrantRow, Sink, Write,
+    Sink, Write,
     changes::{self, Changes, Cursor, MOST_ROWS, Subject},
     migrations,
-    text::{Text, of_postgres as text_of},
+    text::Text,
 };
 use crate::names::Secret;
 
@@ -149,33 +151,9 @@ impl Database {
         .fetch_one(&mut *transaction)
         .await?;
         let place = Place::from_row(&place)?;
-        let mut rows = sqlx::query(
-            "SELECT user_email::text, tenant_id::text FROM user_tenant_access \
-             WHERE user_email IS NOT NULL AND tenant_id IS NOT NULL",
-        )
-        .fetch(&mut *transaction);
-        while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
+        for &(statement, row) in rows::EVERY {
+            rows::send(sqlx::query(statement).fetch(&mut *transaction), row, sink).await?;
         }
-        drop(rows);
-        let mut rows = sqlx::query(
-            "SELECT group_name::text, tenant_id::text FROM group_tenant_mapping \
-             WHERE group_name IS NOT NULL AND tenant_id IS NOT NULL",
-        )
-        .fetch(&mut *transaction);
-        while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
-        }
-        drop(rows);
-        let mut rows = sqlx::query(
-            "SELECT user_email::text, group_name::text FROM user_group_membership \
-             WHERE user_email IS NOT NULL AND group_name IS NOT NULL",
-        )
-        .fetch(&mut *transaction);
-        while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
-        }
-        drop(rows);
         transaction.commit().await?;
         Ok(Cursor(changes::Place::Postgres(place)))
     }
@@ -231,31 +209,31 @@ impl Database {
         for subject in subjects {
             match subject {
                 Subject::User(email) => emails.push(email.to_ascii_lowercase()),
-                Subject::Group(group) => groups.push(group.as_str()),
+                Subject::Group(group) => groups.push(group.clone()),
             }
         }
         let mut transaction = self.pool.begin_with(ONE_SNAPSHOT).await?;
-        if !emails.is_empty() {
-            rows_of_users(&mut transaction, &emails, sink).await?;
-        }
-        if !groups.is_empty() {
-            let mut rows = sqlx::query(
-                "SELECT group_name::text, tenant_id::text FROM group_tenant_mapping \
-                 WHERE group_name::text = ANY($1) AND tenant_id IS NOT NULL",
-            )
-            .bind(&groups)
-            .fetch(&mut *transaction);
-            while let Some(row) = rows.try_next().await? {
-                sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
+        for (statements, names) in [(rows::OF_USERS, &emails), (rows::OF_GROUPS, &groups)] {
+            if names.is_empty() {
+                continue;
+            }
+            for &(statement, row) in statements {
+                rows::send(sqlx::query(statement).bind(names).fetch(&mut *transaction), row, sink).await?;
             }
         }
         Ok(transaction.commit().await?)
     }
 
     pub(super) async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {
-        let (first, second) = write.values();
-        let done = sqlx::query(statement(write)).bind(first).bind(second).execute(&self.pool).await?;
-        Ok(done.rows_affected())
+        let mut transaction = self.pool.begin().await?;
+        let mut rows = 0;
+        for statement in rows::change(write) {
+            let bound =
+                write.values().into_iter().fold(sqlx::query(*statement), |query, value| query.bind(value));
+            rows += bound.execute(&mut *transaction).await?.rows_affected();
+        }
+        transaction.commit().await?;
+        Ok(rows)
     }
 
     pub(super) async fn listen(&self) -> anyhow::Result<Listener> {
@@ -313,67 +291,6 @@ fn due_for_pruning(places: &Mutex<Vec<Place>>, now: &Place) -> Option<Place> {
     places.push(now.clone());
     let old = places.iter().take_while(|place| place.seconds_before(now) >= KEPT.as_secs_f64()).count();
     places.drain(..old).next_back()
-}
-
-async fn rows_of_users(
-    connection: &mut PgConnection,
-    emails: &[String],
-    sink: &mut Sink<'_>,
-) -> anyhow::Result<()> {
-    let mut rows = sqlx::query(
-        "SELECT user_email::text, tenant_id::text FROM user_tenant_access \
-         WHERE lower(user_email::text COLLATE \"C\") = ANY($1) AND tenant_id IS NOT NULL",
-    )
-    .bind(emails)
-    .fetch(&mut *connection);
-    while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
-    }
-    drop(rows);
-    let mut rows = sqlx::query(
-        "SELECT user_email::text, group_name::text FROM user_group_membership \
-         WHERE lower(user_email::text COLLATE \"C\") = ANY($1) AND group_name IS NOT NULL",
-    )
-    .bind(emails)
-    .fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
-    }
-    Ok(())
-}
-
-/// The statement that makes a change. Emails come in lowercased; `NOT EXISTS` as well as `ON CONFLICT`, because a
-/// row may differ in case, and an earlier gateway's table may have no key.
-fn statement(write: Write<'_>) -> &'static str {
-    match write {
-        Write::GrantUser(..) => {
-            "INSERT INTO user_tenant_access (user_email, tenant_id, access_level) \
-             SELECT $1::text, $2::text, 'read' WHERE NOT EXISTS (SELECT FROM user_tenant_access \
-                 WHERE lower(user_email::text COLLATE \"C\") = $1 AND tenant_id = $2) \
-             ON CONFLICT DO NOTHING"
-        }
-        Write::RevokeUser(..) => {
-            "DELETE FROM user_tenant_access \
-             WHERE lower(user_email::text COLLATE \"C\") = $1 AND tenant_id = $2"
-        }
-        Write::GrantGroup(..) => {
-            "INSERT INTO group_tenant_mapping (group_name, tenant_id) \
-             SELECT $1::text, $2::text WHERE NOT EXISTS (SELECT FROM group_tenant_mapping \
-                 WHERE group_name = $1 AND tenant_id = $2) \
-             ON CONFLICT DO NOTHING"
-        }
-        Write::RevokeGroup(..) => "DELETE FROM group_tenant_mapping WHERE group_name = $1 AND tenant_id = $2",
-        Write::JoinGroup(..) => {
-            "INSERT INTO user_group_membership (user_email, group_name) \
-             SELECT $1::text, $2::text WHERE NOT EXISTS (SELECT FROM user_group_membership \
-                 WHERE lower(user_email::text COLLATE \"C\") = $1 AND group_name = $2) \
-             ON CONFLICT DO NOTHING"
-        }
-        Write::LeaveGroup(..) => {
-            "DELETE FROM user_group_membership \
-             WHERE lower(user_email::text COLLATE \"C\") = $1 AND group_name = $2"
-        }
-    }
 }
 
 /// Hears when grants change.

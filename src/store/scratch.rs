@@ -31,12 +31,16 @@ impl Scratch {
 
     /// Runs statements as an operator would, on a connection of their own.
     pub async fn execute(&self, sql: &str) {
+        self.try_execute(sql).await.unwrap();
+    }
+
+    /// The same, for what the database may refuse.
+    pub async fn try_execute(&self, sql: &str) -> sqlx::Result<()> {
         let sql = AssertSqlSafe(sql);
         match &self.settings.url {
             DatabaseUrl::Postgres(_) => self.psql().await.execute(sqlx::raw_sql(sql)).await.map(drop),
             DatabaseUrl::Sqlite(path) => self.sqlite(path).await.execute(sqlx::raw_sql(sql)).await.map(drop),
         }
-        .unwrap();
     }
 
     /// A connection to the Postgres database, with whatever `search_path` the server gives.

@@ -4,13 +4,14 @@
 //! commit in order and the last id read is all a reader needs to remember.
 //! Never parses an email or id: rows go out as they were written.
 
+mod rows;
+
 use std::{
     path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use futures_util::TryStreamExt;
 use sqlx::{
     SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous},
@@ -18,11 +19,10 @@ use sqlx::{
 use tracing::warn;
 
 use super::{
-    GrantRow, Sink, Write,
+    Sink, Write,
     changes::{self, Changes, Cursor, MOST_ROWS, Subject},
     migrations,
     sqlite_file::{Owner, SqliteFile},
-    text::of_sqlite as text_of,
 };
 
 const KEPT: Duration = Duration::from_secs(60 * 60);
@@ -72,33 +72,9 @@ impl Database {
         // A deferred transaction sees the database as of its first read, which is the cursor.
         let mut transaction = pool.begin().await?;
         let (last, _) = ends_of_feed(&mut transaction).await?;
-        let mut rows = sqlx::query(
-            "SELECT CAST(user_email AS text), CAST(tenant_id AS text) FROM user_tenant_access \
-             WHERE user_email IS NOT NULL AND tenant_id IS NOT NULL",
-        )
-        .fetch(&mut *transaction);
-        while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
+        for &(statement, row) in rows::EVERY {
+            rows::send(sqlx::query(statement).fetch(&mut *transaction), row, sink).await?;
         }
-        drop(rows);
-        let mut rows = sqlx::query(
-            "SELECT CAST(group_name AS text), CAST(tenant_id AS text) FROM group_tenant_mapping \
-             WHERE group_name IS NOT NULL AND tenant_id IS NOT NULL",
-        )
-        .fetch(&mut *transaction);
-        while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
-        }
-        drop(rows);
-        let mut rows = sqlx::query(
-            "SELECT CAST(user_email AS text), CAST(group_name AS text) FROM user_group_membership \
-             WHERE user_email IS NOT NULL AND group_name IS NOT NULL",
-        )
-        .fetch(&mut *transaction);
-        while let Some(row) = rows.try_next().await? {
-            sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
-        }
-        drop(rows);
         transaction.commit().await?;
         Ok(Cursor(changes::Place::Sqlite { opening, last }))
     }
@@ -158,33 +134,34 @@ impl Database {
         for subject in subjects {
             match subject {
                 Subject::User(email) => emails.push(email.to_ascii_lowercase()),
-                Subject::Group(group) => groups.push(group.as_str()),
+                Subject::Group(group) => groups.push(group.clone()),
             }
         }
         let (pool, _) = self.file.pool().await?;
         let mut transaction = pool.begin().await?;
-        if !emails.is_empty() {
-            rows_of_users(&mut transaction, &emails, sink).await?;
-        }
-        if !groups.is_empty() {
-            let mut rows = sqlx::query(
-                "SELECT CAST(group_name AS text), CAST(tenant_id AS text) FROM group_tenant_mapping \
-                 WHERE group_name IN (SELECT value FROM json_each(?1)) AND tenant_id IS NOT NULL",
-            )
-            .bind(serde_json::to_string(&groups)?)
-            .fetch(&mut *transaction);
-            while let Some(row) = rows.try_next().await? {
-                sink(GrantRow::Group { group: text_of(&row, 0)?, server: text_of(&row, 1)? });
+        for (statements, names) in [(rows::OF_USERS, &emails), (rows::OF_GROUPS, &groups)] {
+            if names.is_empty() {
+                continue;
+            }
+            let names = serde_json::to_string(names)?;
+            for &(statement, row) in statements {
+                rows::send(sqlx::query(statement).bind(&names).fetch(&mut *transaction), row, sink).await?;
             }
         }
         Ok(transaction.commit().await?)
     }
 
     pub(super) async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {
-        let (first, second) = write.values();
         let (pool, _) = self.file.pool().await?;
-        let done = sqlx::query(statement(write)).bind(first).bind(second).execute(&pool).await?;
-        Ok(done.rows_affected())
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut rows = 0;
+        for statement in rows::change(write) {
+            let bound =
+                write.values().into_iter().fold(sqlx::query(*statement), |query, value| query.bind(value));
+            rows += bound.execute(&mut *transaction).await?.rows_affected();
+        }
+        transaction.commit().await?;
+        Ok(rows)
     }
 
     pub(super) async fn close(&self) {
@@ -209,60 +186,4 @@ async fn ends_of_feed_after(
     .bind(before)
     .fetch_one(connection)
     .await
-}
-
-async fn rows_of_users(
-    connection: &mut SqliteConnection,
-    emails: &[String],
-    sink: &mut Sink<'_>,
-) -> anyhow::Result<()> {
-    let emails = serde_json::to_string(emails)?;
-    let mut rows = sqlx::query(
-        "SELECT CAST(user_email AS text), CAST(tenant_id AS text) FROM user_tenant_access \
-         WHERE lower(user_email) IN (SELECT value FROM json_each(?1)) AND tenant_id IS NOT NULL",
-    )
-    .bind(&emails)
-    .fetch(&mut *connection);
-    while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::User { email: text_of(&row, 0)?, server: text_of(&row, 1)? });
-    }
-    drop(rows);
-    let mut rows = sqlx::query(
-        "SELECT CAST(user_email AS text), CAST(group_name AS text) FROM user_group_membership \
-         WHERE lower(user_email) IN (SELECT value FROM json_each(?1)) AND group_name IS NOT NULL",
-    )
-    .bind(&emails)
-    .fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        sink(GrantRow::Membership { email: text_of(&row, 0)?, group: text_of(&row, 1)? });
-    }
-    Ok(())
-}
-
-/// The statement that makes a change; emails come in lowercased, and the stored row may differ in case.
-fn statement(write: Write<'_>) -> &'static str {
-    match write {
-        Write::GrantUser(..) => {
-            "INSERT INTO user_tenant_access (user_email, tenant_id, access_level) \
-             SELECT ?1, ?2, 'read' WHERE NOT EXISTS (SELECT 1 FROM user_tenant_access \
-                 WHERE lower(user_email) = ?1 AND tenant_id = ?2)"
-        }
-        Write::RevokeUser(..) => {
-            "DELETE FROM user_tenant_access WHERE lower(user_email) = ?1 AND tenant_id = ?2"
-        }
-        Write::GrantGroup(..) => {
-            "INSERT INTO group_tenant_mapping (group_name, tenant_id) \
-             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM group_tenant_mapping \
-                 WHERE group_name = ?1 AND tenant_id = ?2)"
-        }
-        Write::RevokeGroup(..) => "DELETE FROM group_tenant_mapping WHERE group_name = ?1 AND tenant_id = ?2",
-        Write::JoinGroup(..) => {
-            "INSERT INTO user_group_membership (user_email, group_name) \
-             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM user_group_membership \
-                 WHERE lower(user_email) = ?1 AND group_name = ?2)"
-        }
-        Write::LeaveGroup(..) => {
-            "DELETE FROM user_group_membership WHERE lower(user_email) = ?1 AND group_name = ?2"
-        }
-    }
 }

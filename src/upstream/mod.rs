@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    access::Permit,
+    access::{self, Permit},
     catalog::{
         server::{PeerUrl, Server},
         tools::Tool,
@@ -66,8 +66,11 @@ pub struct Trip {
 /// Turns round-robin over the addresses of all servers.
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
-/// Plans the call of a tool of the permitted server.
+/// Plans the call of a tool of the permitted server; one that the permit does not allow is like one that is not there.
 pub fn plan(permit: Permit, tool: Arc<Tool>, addresses: &Addresses) -> Result<Trip, Refusal> {
+    if !permit.tools().allows(tool.name.as_str()) {
+        return Err(access::unknown_tool());
+    }
     let destinations = addresses.of(&permit.server().id);
     if destinations.is_empty() {
         return Err(unreachable("no address of the server resolves"));

@@ -93,6 +93,29 @@ impl ToolIndex {
         entry.flat_map(|entry| entry.components.iter().map(|(name, schema)| (&**name, schema)))
     }
 
+    /// Those of [`Self::components`] that these tools of the server refer to, directly or through others.
+    pub fn components_of<'i>(
+        &'i self,
+        server: &str,
+        tools: &[Listed<'i>],
+    ) -> impl Iterator<Item = (&'i str, &'i Fragment)> {
+        let mut named = Named::default();
+        for listed in tools {
+            listed.shape.with_references(&mut named);
+        }
+        let components = self.servers.get(server).map(|entry| &entry.components);
+        let mut followed = BTreeMap::new();
+        while let Some(name) = named.0.pop() {
+            let component = components.and_then(|components| components.get_key_value(&name));
+            if let Some((name, schema)) = component
+                && followed.insert(&**name, schema).is_none()
+            {
+                schema.with_references(&mut named);
+            }
+        }
+        followed.into_iter()
+    }
+
     fn new(servers: BTreeMap<ServerId, Arc<Entry>>) -> Self {
         let tools: Vec<_> = servers
             .iter()
@@ -119,6 +142,21 @@ impl References for Prefix<'_> {
     fn replace(&mut self, reference: &str) -> Option<String> {
         let component = reference.strip_prefix(COMPONENTS)?;
         Some(format!("{COMPONENTS}{}", prefixed(self.0, component)))
+    }
+
+    fn charge(&mut self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Collects the names of the components that are referred to.
+#[derive(Default)]
+struct Named(Vec<String>);
+
+impl References for Named {
+    fn replace(&mut self, reference: &str) -> Option<String> {
+        self.0.extend(reference.strip_prefix(COMPONENTS).map(str::to_owned));
+        None
     }
 
     fn charge(&mut self, _bytes: usize) -> Result<()> {

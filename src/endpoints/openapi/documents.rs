@@ -1,7 +1,7 @@
-//! Documents kept in memory: written once per set of servers, not once per request.
+//! Documents kept in memory: written once per set of servers and tools, not once per request.
 //!
 //! Decides when a document can be used again. Never decides for whom: the key is exactly what the document
-//! was written from, so callers with the same servers share one and nobody else can be given it.
+//! was written from, so callers with the same servers and tools share one and nobody else can be given it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Encoding, Scope, document};
-use crate::{
-    catalog::{server::Server, tools::ToolIndex},
-    names::ServerId,
-};
+use crate::{access::ToolScope, catalog::tools::ToolIndex, endpoints::Visible, names::ServerId};
 
 /// After this long without a request a document is forgotten; versions never come back.
 const IDLE: Duration = Duration::from_secs(600);
@@ -57,13 +54,14 @@ pub fn is_unchanged(if_none_match: &str, etag: &str) -> bool {
 struct Key {
     only: Option<ServerId>,
     version: u64,
-    servers: Box<[ServerId]>,
+    shown: Box<[(ServerId, ToolScope)]>,
     encoding: Encoding,
 }
 
 impl Key {
     fn size(&self) -> usize {
-        size_of::<Self>() + self.servers.len() * size_of::<ServerId>()
+        let shown = self.shown.iter().map(|(_, tools)| size_of::<ServerId>() + tools.size());
+        size_of::<Self>() + shown.sum::<usize>()
     }
 }
 
@@ -86,16 +84,16 @@ impl Documents {
         Self { cache: builder.eviction_policy(policy).time_to_idle(IDLE).build() }
     }
 
-    /// The document of this scope for a caller who may use exactly these servers.
+    /// The document of this scope for a caller who may use exactly these servers and tools.
     ///
-    /// `version` stands for all that `servers` and `tools` say: it must be another one whenever a
+    /// `version` stands for all that the servers and `tools` say: it must be another one whenever a
     /// server's name or description or any tool list is another one. Equal questions asked at the same
     /// time wait for one answer.
     pub fn get(
         &self,
         scope: Scope<'_>,
         version: u64,
-        servers: &[Arc<Server>],
+        visible: &[Visible],
         tools: &ToolIndex,
         encoding: Encoding,
     ) -> Arc<Rendered> {
@@ -103,16 +101,16 @@ impl Documents {
             Scope::All => None,
             Scope::One(server) => Some(server.clone()),
         };
-        let shown = servers.iter().filter(|server| scope.includes(&server.id));
-        let servers_shown = shown.map(|server| server.id.clone()).collect();
-        let key = Key { only, version, servers: servers_shown, encoding };
+        let shown = visible.iter().filter(|visible| scope.includes(&visible.server.id));
+        let shown = shown.map(|visible| (visible.server.id.clone(), visible.tools.clone())).collect();
+        let key = Key { only, version, shown, encoding };
         if let Some(rendered) = self.cache.get(&key) {
             return rendered;
         }
         aside(|| {
             let plain_key = Key { encoding: Encoding::Identity, ..key.clone() };
             let plain = self.cache.get_with(plain_key, || {
-                Arc::new(Rendered::new(&document(scope, servers, tools).into(), Encoding::Identity))
+                Arc::new(Rendered::new(&document(scope, visible, tools).into(), Encoding::Identity))
             });
             match encoding {
                 Encoding::Identity => plain,
@@ -138,7 +136,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::endpoints::openapi::tests::{index, server};
+    use crate::{
+        access::tools::ToolRule,
+        endpoints::openapi::tests::{index, visible},
+    };
 
     fn tools() -> ToolIndex {
         let given = json!({"openapi": "3.1.0", "paths": {"/a": {"post": {}}}});
@@ -150,7 +151,7 @@ mod tests {
     fn check(first: (Scope<'_>, u64, &[&str]), second: (Scope<'_>, u64, &[&str]), is_shared: bool) {
         let documents = Documents::new(1 << 20);
         let ask = |(scope, version, servers): (Scope<'_>, u64, &[&str])| {
-            let servers: Vec<_> = servers.iter().map(|id| server(id)).collect();
+            let servers: Vec<_> = servers.iter().map(|id| visible(id)).collect();
             documents.get(scope, version, &servers, &tools(), Encoding::Gzip)
         };
         assert_eq!(Arc::ptr_eq(&ask(first), &ask(second)), is_shared, "{first:?} and {second:?}");
@@ -170,17 +171,36 @@ mod tests {
     }
 
     #[test]
+    fn a_document_is_shared_by_callers_with_the_same_tools_only() {
+        let documents = Documents::new(1 << 20);
+        let ask = |rules: &[(&str, &str)]| {
+            let rules = rules.iter().map(|(effect, pattern)| ToolRule::parse(pattern, effect)).collect();
+            let narrowed = Visible { tools: ToolScope::of(rules), ..visible("one") };
+            documents.get(Scope::All, 1, &[narrowed], &tools(), Encoding::Gzip)
+        };
+        let (deny, allow) = (("deny", "a"), ("allow", "a"));
+        let everything = ask(&[]);
+        assert!(Arc::ptr_eq(&everything, &ask(&[])));
+        assert!(Arc::ptr_eq(&ask(&[deny]), &ask(&[deny, deny])));
+        // Alike in what they show today, and kept apart all the same: the key is what was written from.
+        assert!(!Arc::ptr_eq(&everything, &ask(&[allow])));
+        assert_eq!(everything.etag, ask(&[allow]).etag);
+        assert_ne!(everything.etag, ask(&[deny]).etag);
+        assert_ne!(ask(&[allow]).etag, ask(&[deny, allow]).etag);
+    }
+
+    #[test]
     fn tags_differ_from_coding_to_coding_and_follow_the_bytes() {
         let documents = Documents::new(1 << 20);
-        let tag = |servers: &[Arc<Server>], encoding| {
+        let tag = |servers: &[Visible], encoding| {
             documents.get(Scope::All, 1, servers, &tools(), encoding).etag.clone()
         };
-        let plain = tag(&[server("one")], Encoding::Identity);
+        let plain = tag(&[visible("one")], Encoding::Identity);
         let bare = plain.trim_matches('"');
         assert_eq!((plain.len(), bare.len()), (34, 32));
-        assert_eq!(tag(&[server("one")], Encoding::Gzip), format!("\"{bare}-gzip\""));
-        assert_eq!(tag(&[server("one")], Encoding::Brotli), format!("\"{bare}-br\""));
-        assert_ne!(tag(&[server("two")], Encoding::Identity), plain);
+        assert_eq!(tag(&[visible("one")], Encoding::Gzip), format!("\"{bare}-gzip\""));
+        assert_eq!(tag(&[visible("one")], Encoding::Brotli), format!("\"{bare}-br\""));
+        assert_ne!(tag(&[visible("two")], Encoding::Identity), plain);
     }
 
     #[test]
@@ -202,7 +222,7 @@ mod tests {
     fn documents_stay_within_their_bytes() {
         let documents = Documents::new(8 * 1024);
         for version in 0..100 {
-            documents.get(Scope::All, version, &[server("one")], &tools(), Encoding::Identity);
+            documents.get(Scope::All, version, &[visible("one")], &tools(), Encoding::Identity);
         }
         documents.cache.run_pending_tasks();
         assert!(documents.cache.weighted_size() <= 8 * 1024 && documents.cache.entry_count() > 0);

@@ -1,19 +1,20 @@
 //! The OpenAPI 3.1 document of exactly the tools one caller may run.
 //!
 //! Decides how tools of many servers stand in one document. Every operation in it becomes a tool at a
-//! client, so it has the callers' tools and nothing else. Never decides which servers those are:
-//! `access` does, and hands them in.
+//! client, so it has the callers' tools and nothing else. Never decides which servers and tools those are:
+//! `access` does, and they are handed in.
 
 mod documents;
 mod encoding;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 pub use documents::{Documents, Rendered, is_unchanged};
 pub use encoding::{Encoding, choose};
 
+use super::Visible;
 use crate::{
     catalog::{
         server::Server,
@@ -40,28 +41,32 @@ impl Scope<'_> {
     }
 }
 
-/// Writes the document for a caller who may use exactly these servers.
-pub fn document(scope: Scope<'_>, servers: &[Arc<Server>], tools: &ToolIndex) -> Vec<u8> {
-    let servers: BTreeMap<&ServerId, &Server> = servers
-        .iter()
-        .filter(|server| scope.includes(&server.id))
-        .map(|server| (&server.id, &**server))
-        .collect();
+/// Writes the document for a caller who may use exactly these servers and tools.
+pub fn document(scope: Scope<'_>, visible: &[Visible], tools: &ToolIndex) -> Vec<u8> {
+    let shown = visible.iter().filter(|visible| scope.includes(&visible.server.id));
+    let shown: BTreeMap<&ServerId, &Visible> = shown.map(|visible| (&visible.server.id, visible)).collect();
     let info = match scope {
-        Scope::One(id) if servers.contains_key(id) => Info::of(servers[id]),
+        Scope::One(id) if shown.contains_key(id) => Info::of(&shown[id].server),
         Scope::All | Scope::One(_) => Info::GATEWAY,
     };
     let mut paths = BTreeMap::new();
     let mut schemas = BTreeMap::new();
-    for server in servers.values() {
-        for listed in tools.listed(server.id.as_str()) {
+    for (id, visible) in shown {
+        let is_shown = |listed: &Listed<'_>| visible.tools.allows(listed.tool.name.as_str());
+        let listed: Vec<Listed<'_>> = tools.listed(id.as_str()).filter(is_shown).collect();
+        if visible.tools.is_everything() {
+            schemas.extend(tools.components(id.as_str()));
+        } else {
+            // A schema says what a tool is about: one that only hidden tools use is hidden with them.
+            schemas.extend(tools.components_of(id.as_str(), &listed));
+        }
+        for listed in listed {
             let path = match scope {
-                Scope::All => format!("/{}/{}", server.id, listed.tool.name),
+                Scope::All => format!("/{id}/{}", listed.tool.name),
                 Scope::One(_) => format!("/{}", listed.tool.name),
             };
-            paths.insert(path, PathItem { post: Operation::new(&server.id, listed) });
+            paths.insert(path, PathItem { post: Operation::new(id, listed) });
         }
-        schemas.extend(tools.components(server.id.as_str()));
     }
     let address = match scope {
         Scope::All => None,

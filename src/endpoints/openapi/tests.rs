@@ -1,17 +1,24 @@
 //! Facts about the documents that callers get, for real, awkward and hostile tool lists.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::catalog::{
-    server::{Deadlines, PeerUrl, Tier},
-    tools::ToolList,
+use crate::{
+    access::{ToolScope, tools::ToolRule},
+    catalog::{
+        server::{Deadlines, PeerUrl, Tier},
+        tools::ToolList,
+    },
 };
 
-pub(super) fn server(id: &str) -> Arc<Server> {
+pub(super) fn visible(id: &str) -> Visible {
+    Visible { server: server(id), tools: ToolScope::default() }
+}
+
+fn server(id: &str) -> Arc<Server> {
     let peer = PeerUrl { is_tls: false, host: "127.0.0.1".into(), port: 1, base_path: String::new() };
     Arc::new(Server {
         id: ServerId::parse(id).unwrap(),
@@ -35,7 +42,7 @@ pub(super) fn index<'t>(lists: impl IntoIterator<Item = (&'t str, Value)>) -> To
 }
 
 fn written(scope: Scope<'_>, servers: &[&str], tools: &ToolIndex) -> Value {
-    let servers: Vec<_> = servers.iter().map(|id| server(id)).collect();
+    let servers: Vec<_> = servers.iter().map(|id| visible(id)).collect();
     serde_json::from_slice(&document(scope, &servers, tools)).unwrap()
 }
 
@@ -189,8 +196,8 @@ fn a_tool_has_the_same_operation_id_for_every_caller() {
 #[test]
 fn the_order_of_servers_does_not_change_the_document() {
     let tools = index([("one", with_tools(["a"])), ("two", with_tools(["b"]))]);
-    let forth = document(Scope::All, &[server("one"), server("two")], &tools);
-    assert_eq!(document(Scope::All, &[server("two"), server("one"), server("one")], &tools), forth);
+    let forth = document(Scope::All, &[visible("one"), visible("two")], &tools);
+    assert_eq!(document(Scope::All, &[visible("two"), visible("one"), visible("one")], &tools), forth);
 }
 
 #[test]
@@ -332,7 +339,7 @@ proptest! {
             "components": {"schemas": {name: {"title": name}}},
         });
         let tools = index(shown.union(&hidden).map(|name| (&**name, given(name))));
-        let callers: Vec<_> = shown.iter().map(|id| server(id)).collect();
+        let callers: Vec<_> = shown.iter().map(|id| visible(id)).collect();
         let text = String::from_utf8(document(Scope::All, &callers, &tools)).unwrap();
         for name in &shown {
             let component = format!("{name}.{name}");
@@ -344,6 +351,35 @@ proptest! {
         let shown: BTreeSet<_> = shown.iter().map(|name| ServerId::parse(name).unwrap()).collect();
         let alone = tools.retain(|id| shown.contains(id));
         prop_assert_eq!(document(Scope::All, &callers, &alone), text.into_bytes());
+    }
+
+    #[test]
+    fn a_denied_tool_leaves_no_trace(
+        shown in proptest::collection::btree_set("[abc]{4,6}", 0..4),
+        denied in proptest::collection::btree_set("[xyz]{4,6}", 1..4),
+    ) {
+        let path = |name: &String| (format!("/{name}"), json!({"post": {"summary": name, "requestBody": {"content": {
+            "application/json": {"schema": {"$ref": format!("#/components/schemas/{name}.in")}}}}}}));
+        let paths: serde_json::Map<_, _> = shown.iter().chain(&denied).map(path).collect();
+        let schemas = |name: &String| [
+            (format!("{name}.in"), json!({"properties": {"shared": {"$ref": "#/components/schemas/Shared"},
+                "deep": {"$ref": format!("#/components/schemas/{name}.deep")}}})),
+            (format!("{name}.deep"), json!({"title": name, "items": {"$ref": format!("#/components/schemas/{name}.in")}})),
+        ];
+        let mut schemas: serde_json::Map<_, _> = shown.iter().chain(&denied).flat_map(schemas).collect();
+        schemas.insert("Shared".into(), json!({"type": "string"}));
+        let tools = index([("one", json!({"openapi": "3.1.0", "paths": paths, "components": {"schemas": schemas}}))]);
+        for rules in [[("deny", "x*"), ("deny", "y*"), ("deny", "z*")], [("allow", "a*"), ("allow", "b*"), ("allow", "c*")]] {
+            let rules = rules.iter().map(|(effect, pattern)| ToolRule::parse(pattern, effect)).collect();
+            let narrowed = Visible { tools: ToolScope::of(rules), ..visible("one") };
+            let document: Value = serde_json::from_slice(&document(Scope::All, &[narrowed], &tools)).unwrap();
+            check_references(&document);
+            let text = document.to_string();
+            prop_assert!(!denied.iter().any(|name| text.contains(&**name)), "{}", text);
+            prop_assert_eq!(operation_ids(&document).len(), shown.len());
+            let components = document["components"]["schemas"].as_object().unwrap();
+            prop_assert_eq!(components.len(), if shown.is_empty() { 0 } else { 2 * shown.len() + 1 });
+        }
     }
 
     #[test]

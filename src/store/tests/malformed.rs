@@ -39,6 +39,29 @@ async fn a_row_that_is_not_text_is_no_name_and_hides_no_other_row() {
     .await;
 }
 
+/// A rule in letters that are none must reach whoever decides: it may have been a denial.
+#[tokio::test]
+async fn a_rule_that_is_not_text_is_read_with_what_can_be_read() {
+    with_bad_text(async |scratch, bad| {
+        let store = scratch.store().await;
+        let (_, mut cursor) = load(&store).await;
+        let lift = if store.is_postgres() {
+            "ALTER TABLE tool_rules DROP CONSTRAINT tool_pattern_is_letters_digits_and_stars; \
+             ALTER TABLE tool_rules DROP CONSTRAINT effect_is_allow_or_deny;"
+        } else {
+            "PRAGMA ignore_check_constraints = ON;"
+        };
+        let rows = format!(
+            "{lift} INSERT INTO tool_rules VALUES ('group', 'G', 'git', {bad}, 'deny'), ('user', 'a@x', 'git', 'a', {bad})"
+        );
+        check(&scratch, &store, &mut cursor, &rows, "a@x [G]").await;
+        let expected = ["rule group G git  deny", "rule user a@x git a "];
+        assert_eq!(load(&store).await.0, expected);
+        assert_eq!(about(&store, &[user("a@x"), Subject::Group("G".into())]).await, expected);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn changes_that_cannot_be_named_still_count_as_many() {
     on_sqlite(async |scratch| {

@@ -1,0 +1,44 @@
+//! Stored rows whose names are well-formed.
+//!
+//! Decides which rows are about nobody, because a name in them is none. A rule is about somebody as soon as its names
+//! are: what else is wrong with it makes it stricter, never void.
+
+use crate::{
+    access::tools::ToolRule,
+    names::{Email, GroupName, ServerId},
+    store::GrantRow,
+};
+
+/// A row whose names are well-formed.
+pub(super) enum ParsedRow {
+    User(Email, ServerId),
+    Group(GroupName, ServerId),
+    Membership(Email, GroupName),
+    UserRule(Email, ServerId, ToolRule),
+    GroupRule(GroupName, ServerId, ToolRule),
+}
+
+impl ParsedRow {
+    pub(super) fn parse(row: GrantRow<'_>) -> Option<Self> {
+        Some(match row {
+            GrantRow::User { email, server } => {
+                Self::User(Email::parse(email).ok()?, ServerId::parse(server).ok()?)
+            }
+            GrantRow::Group { group, server } => {
+                Self::Group(GroupName::parse(group).ok()?, ServerId::parse(server).ok()?)
+            }
+            GrantRow::Membership { email, group } => {
+                Self::Membership(Email::parse(email).ok()?, GroupName::parse(group).ok()?)
+            }
+            GrantRow::Rule { kind, subject, server, pattern, effect } => {
+                let server = ServerId::parse(server).ok()?;
+                let rule = ToolRule::parse(pattern, effect);
+                match kind {
+                    "user" => Self::UserRule(Email::parse(subject).ok()?, server, rule),
+                    "group" => Self::GroupRule(GroupName::parse(subject).ok()?, server, rule),
+                    _ => return None,
+                }
+            }
+        })
+    }
+}

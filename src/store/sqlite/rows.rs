@@ -1,0 +1,141 @@
+//! The statements that read and change rows of the grant tables in SQLite.
+//!
+//! Decides which rows are of use and which row of a table is meant by a name. Never opens a transaction, and never
+//! parses what it reads.
+
+use futures_util::{Stream, TryStreamExt};
+use sqlx::sqlite::SqliteRow;
+
+use super::super::{GrantRow, Sink, Write, text::of_sqlite as text_of};
+
+/// What a row of a statement's answer says.
+type Read = for<'r> fn(&'r SqliteRow) -> sqlx::Result<GrantRow<'r>>;
+
+/// All rows of all tables.
+pub(super) const EVERY: &[(&str, Read)] = &[
+    (
+        "SELECT CAST(user_email AS text), CAST(tenant_id AS text) FROM user_tenant_access \
+         WHERE user_email IS NOT NULL AND tenant_id IS NOT NULL",
+        user,
+    ),
+    (
+        "SELECT CAST(group_name AS text), CAST(tenant_id AS text) FROM group_tenant_mapping \
+         WHERE group_name IS NOT NULL AND tenant_id IS NOT NULL",
+        group,
+    ),
+    (
+        "SELECT CAST(user_email AS text), CAST(group_name AS text) FROM user_group_membership \
+         WHERE user_email IS NOT NULL AND group_name IS NOT NULL",
+        membership,
+    ),
+    (
+        "SELECT CAST(subject_kind AS text), CAST(subject AS text), CAST(tenant_id AS text), \
+                CAST(tool_pattern AS text), CAST(effect AS text) FROM tool_rules",
+        rule,
+    ),
+];
+
+/// The rows about the users whose lowercased emails are in the JSON array `?1`.
+pub(super) const OF_USERS: &[(&str, Read)] = &[
+    (
+        "SELECT CAST(user_email AS text), CAST(tenant_id AS text) FROM user_tenant_access \
+         WHERE lower(user_email) IN (SELECT value FROM json_each(?1)) AND tenant_id IS NOT NULL",
+        user,
+    ),
+    (
+        "SELECT CAST(user_email AS text), CAST(group_name AS text) FROM user_group_membership \
+         WHERE lower(user_email) IN (SELECT value FROM json_each(?1)) AND group_name IS NOT NULL",
+        membership,
+    ),
+    (
+        "SELECT CAST(subject_kind AS text), CAST(subject AS text), CAST(tenant_id AS text), \
+                CAST(tool_pattern AS text), CAST(effect AS text) FROM tool_rules \
+         WHERE subject_kind = 'user' AND lower(subject) IN (SELECT value FROM json_each(?1))",
+        rule,
+    ),
+];
+
+/// The rows about the groups whose names are in the JSON array `?1`.
+pub(super) const OF_GROUPS: &[(&str, Read)] = &[
+    (
+        "SELECT CAST(group_name AS text), CAST(tenant_id AS text) FROM group_tenant_mapping \
+         WHERE group_name IN (SELECT value FROM json_each(?1)) AND tenant_id IS NOT NULL",
+        group,
+    ),
+    (
+        "SELECT CAST(subject_kind AS text), CAST(subject AS text), CAST(tenant_id AS text), \
+                CAST(tool_pattern AS text), CAST(effect AS text) FROM tool_rules \
+         WHERE subject_kind = 'group' AND subject IN (SELECT value FROM json_each(?1))",
+        rule,
+    ),
+];
+
+fn user(row: &SqliteRow) -> sqlx::Result<GrantRow<'_>> {
+    Ok(GrantRow::User { email: text_of(row, 0)?, server: text_of(row, 1)? })
+}
+
+fn group(row: &SqliteRow) -> sqlx::Result<GrantRow<'_>> {
+    Ok(GrantRow::Group { group: text_of(row, 0)?, server: text_of(row, 1)? })
+}
+
+fn membership(row: &SqliteRow) -> sqlx::Result<GrantRow<'_>> {
+    Ok(GrantRow::Membership { email: text_of(row, 0)?, group: text_of(row, 1)? })
+}
+
+fn rule(row: &SqliteRow) -> sqlx::Result<GrantRow<'_>> {
+    Ok(GrantRow::Rule {
+        kind: text_of(row, 0)?,
+        subject: text_of(row, 1)?,
+        server: text_of(row, 2)?,
+        pattern: text_of(row, 3)?,
+        effect: text_of(row, 4)?,
+    })
+}
+
+/// Streams the rows of an answer into `sink`.
+pub(super) async fn send(
+    mut rows: impl Stream<Item = sqlx::Result<SqliteRow>> + Unpin,
+    row_of: Read,
+    sink: &mut Sink<'_>,
+) -> sqlx::Result<()> {
+    while let Some(row) = rows.try_next().await? {
+        sink(row_of(&row)?);
+    }
+    Ok(())
+}
+
+/// The statements that make a change; emails come in lowercased, and the stored row may differ in case.
+pub(super) fn change(write: Write<'_>) -> &'static [&'static str] {
+    match write {
+        Write::GrantUser(..) => &["INSERT INTO user_tenant_access (user_email, tenant_id, access_level) \
+             SELECT ?1, ?2, 'read' WHERE NOT EXISTS (SELECT 1 FROM user_tenant_access \
+                 WHERE lower(user_email) = ?1 AND tenant_id = ?2)"],
+        Write::RevokeUser(..) => {
+            &["DELETE FROM user_tenant_access WHERE lower(user_email) = ?1 AND tenant_id = ?2"]
+        }
+        Write::GrantGroup(..) => &["INSERT INTO group_tenant_mapping (group_name, tenant_id) \
+             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM group_tenant_mapping \
+                 WHERE group_name = ?1 AND tenant_id = ?2)"],
+        Write::RevokeGroup(..) => {
+            &["DELETE FROM group_tenant_mapping WHERE group_name = ?1 AND tenant_id = ?2"]
+        }
+        Write::JoinGroup(..) => &["INSERT INTO user_group_membership (user_email, group_name) \
+             SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM user_group_membership \
+                 WHERE lower(user_email) = ?1 AND group_name = ?2)"],
+        Write::LeaveGroup(..) => {
+            &["DELETE FROM user_group_membership WHERE lower(user_email) = ?1 AND group_name = ?2"]
+        }
+        Write::SetRule(..) => &[
+            "UPDATE tool_rules SET effect = ?5 \
+             WHERE effect <> ?5 AND subject_kind = ?1 AND (subject = ?2 OR ?1 = 'user' AND lower(subject) = ?2) \
+                 AND tenant_id = ?3 AND tool_pattern = ?4",
+            "INSERT INTO tool_rules (subject_kind, subject, tenant_id, tool_pattern, effect) \
+             SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM tool_rules \
+                 WHERE subject_kind = ?1 AND (subject = ?2 OR ?1 = 'user' AND lower(subject) = ?2) \
+                 AND tenant_id = ?3 AND tool_pattern = ?4)",
+        ],
+        Write::RemoveRule(..) => &["DELETE FROM tool_rules \
+             WHERE subject_kind = ?1 AND (subject = ?2 OR ?1 = 'user' AND lower(subject) = ?2) \
+                 AND tenant_id = ?3 AND tool_pattern = ?4"],
+    }
+}
