@@ -61,11 +61,7 @@ impl Gateway {
         if let Route::Page(page) = route
             && endpoints::audience(page) == Audience::Anyone
         {
-            let answer = match page {
-                Page::ProtectedResource => resource::metadata(request, &self.settings),
-                page => endpoints::public_answer(page),
-            };
-            return answer.map(Step::Answer);
+            return self.public_answer(page, request).map(Step::Answer);
         }
         // Read before the snapshot, so that a change in between is noticed at departure.
         let change_count = self.current.change_count();
@@ -107,6 +103,13 @@ impl Gateway {
             Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
         let live = self.begin_live(&trip, change_count)?;
         Ok(Step::Depart(trip, body, live))
+    }
+
+    fn public_answer(&self, page: Page, request: &Parts) -> Result<Answer, Refusal> {
+        match page {
+            Page::ProtectedResource => resource::metadata(request, &self.settings),
+            page => endpoints::public_answer(page),
+        }
     }
 
     fn note_arrival(&self, session: &Session, journey: &mut Journey) {
