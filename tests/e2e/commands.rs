@@ -110,6 +110,24 @@ async fn check_reports_every_problem_with_its_line_and_exits_1() {
 }
 
 #[tokio::test]
+async fn check_tells_of_sessions_that_end_with_the_process_where_there_are_any() {
+    let grants = Grants::of(&[]).await;
+    let check_with = async |dialect: &str, is_enabled: bool, key: &str, is_told: bool| {
+        let keys = [("dialect".to_owned(), dialect.into()), ("enabled".to_owned(), is_enabled.into())];
+        let setup = grants.setup().server_with("x", "http://127.0.0.1:1", toml::Table::from_iter(keys));
+        let folder = setup.set("mcp.session_keys", vec![key.to_owned()]).write();
+        let words = ["note: `mcp.session_keys` is empty, so MCP sessions end with this process"];
+        let said = format!("ok: 1 servers, {} of them on\n", u8::from(is_enabled));
+        check(&portcullis(folder.path(), &["check"]).await, 0, &said, if is_told { &words } else { &[] });
+    };
+    check_with("mcp", true, "", true).await;
+    check_with("mcp-sse", true, "", true).await;
+    check_with("mcp", true, &"5f".repeat(32), false).await;
+    check_with("mcp", false, "", false).await;
+    check_with("openapi", true, "", false).await;
+}
+
+#[tokio::test]
 async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
     let database = openwebui::database().await;
     let peer = FakePeer::start().await.with_json("search", json!([]));
@@ -129,7 +147,8 @@ async fn check_connect_asks_servers_of_mcp_whether_they_are_there() {
     let check_with = async |dialect: &str, path: &str, code: i32, words: &str| {
         let keys = toml::Table::from_iter([("dialect".to_owned(), dialect.into())]);
         let setup = grants.setup().server_with("x", &format!("{}{path}", peer.url()), keys);
-        let said = portcullis(setup.write().path(), &["check", "--connect"]).await;
+        let folder = setup.set("mcp.session_keys", vec!["5f".repeat(32)]).write();
+        let said = portcullis(folder.path(), &["check", "--connect"]).await;
         let words = [words].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>();
         check(&said, code, if code == 0 { "ok: 1 servers, 1 of them on\n" } else { "" }, &words);
     };
