@@ -11,7 +11,6 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, Method, Uri, request::Parts};
 use pingora::proxy::Session;
-use tracing::info;
 
 use super::{
     Gateway,
@@ -53,10 +52,6 @@ impl Settings {
         if !self.session_keys.is_empty() {
             return Ok(Arc::new(SessionKeys::new(&self.session_keys)));
         }
-        info!(
-            "`mcp.session_keys` is empty: MCP sessions end with this process, and other replicas do not know them; \
-             make a key with `openssl rand -hex 32`"
-        );
         Ok(Arc::new(SessionKeys::new(&[SessionKey::random()?])))
     }
 }
