@@ -80,6 +80,7 @@ fn server(id: usize) -> Arc<Server> {
         name: "Server".into(),
         tier: Tier::Local,
         dialect: Dialect::OpenApi,
+        mcp_versions: None,
         peers: [peer].into(),
         credential: None,
         is_enabled: true,

@@ -10,6 +10,7 @@ pub mod dial;
 pub mod endpoints;
 pub mod gateway;
 pub mod identity;
+pub mod mcp;
 pub mod names;
 pub mod record;
 pub mod refusal;

@@ -5,9 +5,13 @@
 //! Never decides whether the thing exists or who may use it: that is `catalog` and `access`.
 //! Everything arriving from outside (paths, tokens, rows, files) passes through here first.
 
+mod authority;
+
 use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
+
+pub use authority::{Authority, BadAuthority, Host};
 
 /// Why a text is not a name; the sentence is fit for operators and for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -38,6 +38,12 @@ codes! {
     RepeatedHeader = 400, "repeated_header";
     /// The body is not JSON.
     BodyNotJson = 400, "body_not_json";
+    /// The body is JSON, but no JSON-RPC message that all parsers read alike.
+    BadMessage = 400, "bad_message";
+    /// A header of MCP says something else than the body.
+    HeaderMismatch = 400, "header_mismatch";
+    /// The server does not speak the revision of MCP that was asked for.
+    UnsupportedVersion = 400, "unsupported_protocol_version";
     /// No credential was sent.
     NoCredential = 401, "no_credential";
     /// A credential was sent and is not believed.
@@ -48,6 +54,10 @@ codes! {
     RevokedCredential = 401, "revoked_credential";
     /// Two identities were claimed and they differ.
     IdentityMismatch = 403, "identity_mismatch";
+    /// The gateway is called by a name that somebody else's DNS may answer for.
+    ForeignHost = 403, "foreign_host";
+    /// A browser page of an origin that may not call.
+    ForeignOrigin = 403, "foreign_origin";
     /// The caller has no grant for this server.
     NotGranted = 403, "not_granted";
     /// Only admins may do this.
@@ -58,12 +68,16 @@ codes! {
     UnknownServer = 404, "unknown_server";
     /// The server has no such tool.
     UnknownTool = 404, "unknown_tool";
+    /// The MCP session does not exist: never opened, ended, expired, or somebody else's.
+    UnknownSession = 404, "unknown_session";
     /// The path exists for another method.
     MethodNotAllowed = 405, "method_not_allowed";
     /// The body is larger than this route allows.
     BodyTooLarge = 413, "body_too_large";
     /// The body is compressed or not UTF-8.
     BodyEncoded = 415, "body_encoded";
+    /// The body is not labelled as JSON.
+    UnsupportedMediaType = 415, "unsupported_media_type";
     /// The headers are larger than allowed.
     HeadersTooLarge = 431, "headers_too_large";
     /// A bug in the gateway; the log has the cause.
@@ -88,7 +102,17 @@ pub struct Refusal {
     cause: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
+    version_gap: Option<VersionGap>,
     is_closing: bool,
+}
+
+/// Which revisions of MCP would have been understood, and which was asked for.
+#[derive(Debug, Clone)]
+pub struct VersionGap {
+    /// Revisions the server speaks.
+    pub supported: Vec<&'static str>,
+    /// The one asked for.
+    pub requested: Option<String>,
 }
 
 impl Refusal {
@@ -100,6 +124,7 @@ impl Refusal {
             cause: None,
             retry_after: None,
             allow: None,
+            version_gap: None,
             is_closing: false,
         }
     }
@@ -134,6 +159,14 @@ impl Refusal {
         refusal
     }
 
+    /// A revision of MCP refused, with those that would do.
+    pub fn unsupported_version(supported: Vec<&'static str>, requested: Option<String>) -> Self {
+        let sentence = "this server does not speak this revision of MCP";
+        let mut refusal = Self::new(Code::UnsupportedVersion, sentence);
+        refusal.version_gap = Some(VersionGap { supported, requested });
+        refusal
+    }
+
     /// The stable code.
     pub fn code(&self) -> Code {
         self.code
@@ -157,6 +190,11 @@ impl Refusal {
     /// Whether the connection ends with this.
     pub fn is_closing(&self) -> bool {
         self.is_closing
+    }
+
+    /// Which revisions of MCP would do.
+    pub fn version_gap(&self) -> Option<&VersionGap> {
+        self.version_gap.as_ref()
     }
 
     /// Methods for the `Allow` header.

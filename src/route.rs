@@ -22,6 +22,8 @@ pub enum Page {
     OpenApi,
     /// `GET /health`.
     Health,
+    /// `GET /.well-known/oauth-protected-resource` and below it the path of an MCP endpoint.
+    ProtectedResource,
     /// `POST /refresh`.
     Refresh,
     /// `GET /{server}`.
@@ -73,6 +75,7 @@ impl Page {
             Page::Tenants => "tenants",
             Page::OpenApi => "openapi",
             Page::Health => "health",
+            Page::ProtectedResource => "protected_resource",
             Page::Refresh => "refresh",
             Page::Server => "server",
             Page::ServerOpenApi => "server_openapi",
@@ -80,11 +83,23 @@ impl Page {
     }
 }
 
+/// Where the metadata of `/{path}` is, with `/{path}` after it (RFC 9728 section 3.1).
+pub const PROTECTED_RESOURCE: &str = "/.well-known/oauth-protected-resource";
+
 /// Reads a method and a path (without its query).
 pub fn resolve<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, Refusal> {
     let segments = segments(path)?;
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     let page = |page| if is_read { Route::Page(page) } else { Route::OtherMethod("GET, HEAD") };
+    if path.strip_prefix(PROTECTED_RESOURCE).is_some_and(is_mcp_or_root) {
+        // Clients in browsers ask before they read, because they send a header of MCP.
+        let is_question = *method == Method::OPTIONS;
+        return Ok(if is_question {
+            Route::Page(Page::ProtectedResource)
+        } else {
+            page(Page::ProtectedResource)
+        });
+    }
     Ok(match segments {
         Segments::None => page(Page::Servers),
         Segments::One("servers") => page(Page::Servers),
@@ -111,6 +126,11 @@ pub fn legacy_readings(name: &str) -> impl Iterator<Item = (&str, &str)> {
     name.rmatch_indices('_')
         .map(|(at, _)| (&name[..at], &name[at + 1..]))
         .filter(|(server, tool)| !server.is_empty() && !tool.is_empty())
+}
+
+/// Whether this is the path of an MCP endpoint, or none.
+fn is_mcp_or_root(path: &str) -> bool {
+    matches!(path.split('/').collect::<Vec<_>>()[..], [""] | ["", "mcp"] | ["", _, "mcp"])
 }
 
 enum Segments<'p> {
@@ -183,6 +203,24 @@ mod tests {
         check(Method::POST, "/health", Ok(OtherMethod("GET, HEAD")));
         check(Method::POST, "/github/mcp", Ok(Nothing));
         check(Method::POST, "/a/b/c", Ok(Nothing));
+    }
+
+    #[test]
+    fn metadata_is_where_the_path_of_an_mcp_endpoint_follows() {
+        let metadata = Ok(Route::Page(Page::ProtectedResource));
+        for path in ["", "/mcp", "/github/mcp", "/no-such-server/mcp"] {
+            let path = &format!("{PROTECTED_RESOURCE}{path}");
+            check(Method::GET, path, metadata.clone());
+            check(Method::HEAD, path, metadata.clone());
+            check(Method::OPTIONS, path, metadata.clone());
+            check(Method::POST, path, Ok(Route::OtherMethod("GET, HEAD")));
+        }
+        check(Method::GET, &format!("{PROTECTED_RESOURCE}/github"), Ok(Route::Nothing));
+        check(Method::GET, &format!("{PROTECTED_RESOURCE}/a/b/mcp"), Ok(Route::Nothing));
+        check(Method::GET, &format!("{PROTECTED_RESOURCE}x/mcp"), Ok(Route::Nothing));
+        check(Method::GET, &format!("{PROTECTED_RESOURCE}/github/mcp/"), Err(Code::NotFound));
+        check(Method::GET, &format!("{PROTECTED_RESOURCE}/../mcp"), Err(Code::BadPath));
+        check(Method::GET, "/.well-known/openid-configuration", Ok(Route::OtherMethod("POST")));
     }
 
     #[test]

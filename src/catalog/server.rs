@@ -51,15 +51,71 @@ pub enum Dialect {
     OpenApi,
     /// MCP Streamable HTTP.
     Mcp,
+    /// MCP over HTTP with SSE, as it was before 2025-03-26: the address is that of the event stream.
+    McpSse,
 }
 
 impl Dialect {
+    /// All dialects.
+    pub const ALL: [Dialect; 3] = [Dialect::OpenApi, Dialect::Mcp, Dialect::McpSse];
+
     /// The word in configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Dialect::OpenApi => "openapi",
             Dialect::Mcp => "mcp",
+            Dialect::McpSse => "mcp-sse",
         }
+    }
+
+    /// Whether MCP is spoken there, so that the server's address is its endpoint and not what lies in front of tools.
+    pub const fn is_mcp(self) -> bool {
+        match self {
+            Dialect::OpenApi => false,
+            Dialect::Mcp | Dialect::McpSse => true,
+        }
+    }
+}
+
+/// A released revision of MCP; a later one is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProtocolVersion {
+    /// HTTP with SSE.
+    V2024_11_05,
+    /// Streamable HTTP with sessions, and batches.
+    V2025_03_26,
+    /// Without batches, with the version in a header.
+    V2025_06_18,
+    /// The last one with sessions.
+    V2025_11_25,
+    /// Without sessions: each request stands alone.
+    V2026_07_28,
+}
+
+impl ProtocolVersion {
+    /// All revisions, oldest first.
+    pub const ALL: [ProtocolVersion; 5] = [
+        ProtocolVersion::V2024_11_05,
+        ProtocolVersion::V2025_03_26,
+        ProtocolVersion::V2025_06_18,
+        ProtocolVersion::V2025_11_25,
+        ProtocolVersion::V2026_07_28,
+    ];
+
+    /// The word in configuration and on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ProtocolVersion::V2024_11_05 => "2024-11-05",
+            ProtocolVersion::V2025_03_26 => "2025-03-26",
+            ProtocolVersion::V2025_06_18 => "2025-06-18",
+            ProtocolVersion::V2025_11_25 => "2025-11-25",
+            ProtocolVersion::V2026_07_28 => "2026-07-28",
+        }
+    }
+
+    /// Whether requests stand alone, without a handshake and a session before them.
+    pub fn is_modern(self) -> bool {
+        self >= ProtocolVersion::V2026_07_28
     }
 }
 
@@ -77,7 +133,7 @@ macro_rules! prints_as_word {
         }
     )*};
 }
-prints_as_word!(Tier, Dialect);
+prints_as_word!(Tier, Dialect, ProtocolVersion);
 
 /// One address of a server: `https://host:port/base`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -88,7 +144,8 @@ pub struct PeerUrl {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Path in front of every tool, without a trailing slash; may be empty.
+    /// Path in front of every tool, without a trailing slash and maybe empty; of a server that speaks MCP the path of
+    /// its endpoint as the operator wrote it, a trailing slash included.
     pub base_path: String,
 }
 
@@ -137,6 +194,8 @@ pub struct Server {
     pub tier: Tier,
     /// What is spoken there.
     pub dialect: Dialect,
+    /// The revisions of MCP it speaks, oldest first and never empty, where the operator says so.
+    pub mcp_versions: Option<Box<[ProtocolVersion]>>,
     /// Its addresses; never empty.
     pub peers: Arc<[PeerUrl]>,
     /// The header that makes the server believe us, if it wants one.
@@ -161,6 +220,7 @@ pub mod tests_support {
             name: id.to_owned(),
             tier: Tier::Local,
             dialect: Dialect::OpenApi,
+            mcp_versions: None,
             peers: [PeerUrl { is_tls: false, host: "127.0.0.1".into(), port: 9, base_path: String::new() }]
                 .into(),
             credential: None,

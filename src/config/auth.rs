@@ -12,6 +12,7 @@ use super::{
     urls,
 };
 use crate::{
+    endpoints::protected_resource::OAuth,
     identity::{ServiceKey, SessionSettings, Settings, TablesSettings},
     names::Secret,
     store::DatabaseUrl,
@@ -20,8 +21,15 @@ use crate::{
 /// A shorter secret can be guessed from one token.
 const LEAST_SECRET_BYTES: usize = 16;
 
+/// All that `[auth]` says.
+pub(super) struct Auth {
+    pub(super) identity: Settings,
+    /// What clients are told about signing in, where there is an authorization server.
+    pub(super) oauth: Option<OAuth>,
+}
+
 /// Reads the table.
-pub(super) fn read(auth: &mut Reader<'_>) -> Read<Settings> {
+pub(super) fn read(auth: &mut Reader<'_>) -> Read<Auth> {
     let openwebui = auth.table("openwebui", openwebui);
     let can_vouch = !matches!(&openwebui, Ok(OpenWebUi { forwarded: None, .. }));
     let mut seen: Vec<(String, [u8; 32])> = Vec::new();
@@ -40,9 +48,12 @@ pub(super) fn read(auth: &mut Reader<'_>) -> Read<Settings> {
     });
     let gateway = auth.table("gateway", gateway_headers);
     let entra = auth.table("entra", entra);
+    let oauth = auth.table("oauth", oauth);
     let (OpenWebUi { sessions, tables, forwarded }, service_keys) = (openwebui?, service_keys?);
     gateway.and(entra)?;
-    Ok(Settings { sessions, openwebui_tables: tables, service_keys, forward_jwt_secret: forwarded })
+    let identity =
+        Settings { sessions, openwebui_tables: tables, service_keys, forward_jwt_secret: forwarded };
+    Ok(Auth { identity, oauth: oauth? })
 }
 
 type Forwarded = Option<Secret<String>>;
@@ -240,6 +251,32 @@ fn entra(table: &mut Reader<'_>) -> Read<()> {
     tenant
 }
 
+fn oauth(table: &mut Reader<'_>) -> Read<Option<OAuth>> {
+    let authorization_servers = table.list("authorization_servers", urls::issuer);
+    let scopes = table.list("scopes", scope);
+    let (authorization_servers, scopes) = (authorization_servers?, scopes?);
+    if !authorization_servers.is_empty() {
+        return Ok(Some(OAuth { authorization_servers, scopes }));
+    }
+    if !scopes.is_empty() {
+        table.warning(
+            "scopes",
+            "`auth.oauth.scopes` is not used, because no authorization server is named",
+            "name one in `auth.oauth.authorization_servers`",
+        );
+    }
+    Ok(None)
+}
+
+/// A scope (RFC 6749 section 3.3), which needs no escaping where it is quoted.
+fn scope(text: &str) -> Result<String, Complaint> {
+    let is_scope = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+    if !text.is_empty() && text.bytes().all(is_scope) {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new("must hold scopes, each one word without quotes or backslashes"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +395,40 @@ mod tests {
         let [service] = settings.service_keys.as_slice() else { panic!("one service") };
         assert!(service.may_vouch && service.name == "a" && service.groups[0].as_str() == "MCP-GitHub");
         assert_eq!(service.key_sha256.expose()[..], Sha256::digest("sixteen-letters-!")[..]);
+    }
+
+    #[test]
+    fn authorization_servers_and_scopes_go_together() {
+        let servers = "[auth.oauth]\nauthorization_servers = ['https://login.example.com/t/']\n";
+        let public = "[listen]\npublic_url = 'https://mcp.example.com'\n";
+        let oauth = |gateway: &str| read(gateway, "", &[]).unwrap().gateway.oauth;
+        assert!(oauth("").is_none());
+        let found = oauth(&format!("{public}{servers}scopes = ['mcp', 'api://x/y']")).unwrap();
+        assert_eq!(found.authorization_servers, ["https://login.example.com/t/"]);
+        assert_eq!(found.scopes, ["mcp", "api://x/y"]);
+        check(
+            &format!("{servers}scopes = ['a b', '', 'a\"', 'a\\']"),
+            "",
+            &[],
+            &"g:3: `auth.oauth.scopes` must hold scopes, each one word without quotes or backslashes\n"
+                .repeat(4)
+                .trim_end(),
+        );
+        check(
+            "[auth.oauth]\nscopes = ['mcp']",
+            "",
+            &[],
+            "g:2: `auth.oauth.scopes` is not used, because no authorization server is named\n  \
+             hint: name one in `auth.oauth.authorization_servers`",
+        );
+        check(
+            servers,
+            "",
+            &[],
+            "g: `auth.oauth` is set without `listen.public_url`, so clients are told `http://` and the `Host` they sent, \
+             and those that came through TLS refuse it\n  \
+             hint: say what clients call the gateway: `public_url = \"https://mcp.example.com\"`",
+        );
     }
 
     #[test]

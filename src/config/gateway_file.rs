@@ -14,7 +14,8 @@ use super::{
     urls,
 };
 use crate::{
-    access, catalog, catalog::server::Deadlines, gateway, identity, names::GroupName, record, store,
+    access, catalog, catalog::server::Deadlines, endpoints::protected_resource::OAuth, gateway, identity,
+    names::GroupName, record, store,
 };
 
 /// All that `gateway.toml` says.
@@ -35,9 +36,9 @@ const MAX_BYTES: u32 = 1 << 30;
 
 /// Reads the file; every table is looked at even when one before it is wrong.
 pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
-    let gateway = gateway(root);
+    let auth = root.table("auth", auth::read);
+    let gateway = gateway(root, auth.as_ref().ok().and_then(|auth| auth.oauth.clone()));
     let store = root.table("database", database);
-    let identity = root.table("auth", auth::read);
     let access = root.table("access", access);
     let catalog = root.table("tools", tools);
     let record = root.table("log", log);
@@ -46,7 +47,7 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     Ok(GatewayFile {
         gateway: gateway?,
         store: store?,
-        identity: identity?,
+        identity: auth?.identity,
         access: access?,
         catalog: catalog?,
         record: record?,
@@ -81,7 +82,7 @@ pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
     GroupName::parse(text).map_err(|bad| Complaint::new(format!("must hold group names: {bad}")))
 }
 
-fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
+fn gateway(root: &mut Reader<'_>, oauth: Option<OAuth>) -> Read<gateway::Settings> {
     let shutdown = root.table("shutdown", |table| {
         let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
         let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
@@ -99,7 +100,14 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
         let write_timeout = table.seconds("write_timeout_secs", 30, 1..=DAY_SECS);
         let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
         let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
+        let hosts = table.list("hosts", urls::host);
+        let public_url = table.parsed("public_url", "", urls::public_url);
         check_listeners(table, http, ops);
+        if oauth.is_some() && matches!(public_url, Ok(None)) {
+            warn_of_guessing(table);
+        }
+        let (mut hosts, public_url) = (hosts?, public_url?);
+        hosts.extend(public_url.as_ref().map(|url| url.host.clone()));
         let (shutdown_delay, shutdown_grace) = shutdown?;
         Ok(gateway::Settings {
             http: http?,
@@ -115,6 +123,9 @@ fn gateway(root: &mut Reader<'_>) -> Read<gateway::Settings> {
             shutdown_delay,
             shutdown_grace,
             cors_origins: origins?,
+            hosts,
+            public_url: public_url.map(|url| url.origin),
+            oauth,
         })
     })
 }
@@ -137,6 +148,15 @@ fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketA
             "write `127.0.0.1:PORT`, or let a firewall admit only those who read them",
         );
     }
+}
+
+fn warn_of_guessing(table: &Reader<'_>) {
+    table.warning(
+        "public_url",
+        "`auth.oauth` is set without `listen.public_url`, so clients are told `http://` and the `Host` they sent, and \
+         those that came through TLS refuse it",
+        "say what clients call the gateway: `public_url = \"https://mcp.example.com\"`",
+    );
 }
 
 fn database(table: &mut Reader<'_>) -> Read<store::Settings> {
@@ -219,6 +239,23 @@ mod tests {
              g:17: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
              g:19: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
              g:20: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
+        );
+    }
+
+    #[test]
+    fn a_public_url_is_a_name_of_the_gateway_too() {
+        let found = |text: &str| read(text, "", &[]).unwrap().gateway;
+        let named = found("[listen]\nhosts = ['A.example.com']\npublic_url = 'https://B.example.com:8443'");
+        assert_eq!(named.hosts, ["a.example.com", "b.example.com"]);
+        assert_eq!(named.public_url.unwrap(), "https://b.example.com:8443");
+        assert!(found("").hosts.is_empty() && found("").public_url.is_none());
+        check(
+            "[listen]\nhosts = ['h:80', '*.h']\npublic_url = 'https://h/mcp'",
+            "",
+            &[],
+            "g:2: `listen.hosts` holds a port\n  hint: leave it out: every port is meant\n\
+             g:2: `listen.hosts` must hold host names like `mcp.example.com`, without scheme, path or `*`\n\
+             g:3: `listen.public_url` must be like `https://mcp.example.com`, without path",
         );
     }
 

@@ -15,7 +15,7 @@ use super::{
     urls,
 };
 use crate::{
-    catalog::server::{CredentialHeader, Deadlines, Dialect, PeerUrl, Server, Tier},
+    catalog::server::{CredentialHeader, Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
     names::{Secret, ServerId},
 };
 
@@ -56,8 +56,10 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     });
     let name = table.optional("name", one_line);
     let tier = tier(id, table);
-    let dialect = dialect(id, table, tier);
-    let url = table.one_or_more("url", urls::peer);
+    let dialect = dialect(table, tier);
+    let mcp_versions = mcp_versions(id, table, dialect);
+    let is_endpoint = dialect.is_ok_and(Dialect::is_mcp);
+    let url = table.one_or_more("url", if is_endpoint { urls::endpoint } else { urls::peer });
     let enabled = table.flag_or_word("enabled", "true", Enabled::parse);
     let credential = credential(id, table, enabled.unwrap_or(Enabled::No));
     let description = table.parsed("description", "", any_line);
@@ -75,6 +77,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         id: server_id,
         tier,
         dialect,
+        mcp_versions: mcp_versions?,
         peers: peers?,
         credential,
         is_enabled,
@@ -100,26 +103,45 @@ fn tier(id: &str, table: &mut Reader<'_>) -> Read<Tier> {
     })
 }
 
-fn dialect(id: &str, table: &mut Reader<'_>, tier: Read<Tier>) -> Read<Dialect> {
-    let dialect = table.optional("dialect", |text| match text {
-        "openapi" => Ok(Dialect::OpenApi),
-        "mcp" => Ok(Dialect::Mcp),
-        "mcp-sse" => Err(Complaint::new("is `mcp-sse`, which this version does not speak yet")
-            .with_hint("put mcpo in front of the server and leave `dialect` out")),
-        _ => Err(Complaint::new("must be `openapi` or `mcp`")),
+fn dialect(table: &mut Reader<'_>, tier: Read<Tier>) -> Read<Dialect> {
+    let dialect = table.optional("dialect", |text| {
+        let known = Dialect::ALL.into_iter().find(|dialect| dialect.as_str() == text);
+        known.ok_or_else(|| Complaint::new("must be `openapi`, `mcp` or `mcp-sse`"))
     })?;
-    let dialect = match dialect {
-        Some(dialect) => dialect,
-        None => tier?.default_dialect(),
-    };
-    if dialect == Dialect::Mcp {
-        table.warning(
-            "dialect",
-            format!("server `{}` speaks `mcp`: this version lists it but cannot call it", printable(id)),
-            "until a later version, put mcpo in front of it and say `dialect = \"openapi\"`",
-        );
+    match dialect {
+        Some(dialect) => Ok(dialect),
+        None => Ok(tier?.default_dialect()),
     }
-    Ok(dialect)
+}
+
+/// The revisions of MCP the server is said to speak, oldest first; none when it shall be asked.
+fn mcp_versions(
+    id: &str,
+    table: &mut Reader<'_>,
+    dialect: Read<Dialect>,
+) -> Read<Option<Box<[ProtocolVersion]>>> {
+    let Some(mut versions) = table.one_or_more("mcp_versions", mcp_version)? else { return Ok(None) };
+    versions.sort_unstable();
+    versions.dedup();
+    let dialect = dialect?;
+    if !dialect.is_mcp() {
+        let sentence = format!("server `{}` has `mcp_versions`, but speaks `{dialect}`", printable(id));
+        return Err(table.problem("mcp_versions", sentence, "leave it out, or say `dialect = \"mcp\"`"));
+    }
+    if let Some(modern) = versions.iter().find(|version| dialect == Dialect::McpSse && version.is_modern()) {
+        let sentence =
+            format!("server `{}` speaks `{dialect}`, which `{modern}` does not have", printable(id));
+        return Err(table.problem("mcp_versions", sentence, "leave it out, or say `dialect = \"mcp\"`"));
+    }
+    Ok(Some(versions.into()))
+}
+
+fn mcp_version(text: &str) -> Result<ProtocolVersion, Complaint> {
+    let known = ProtocolVersion::ALL.into_iter().find(|version| version.as_str() == text);
+    known.ok_or_else(|| {
+        let words = ProtocolVersion::ALL.map(|version| format!("`{version}`"));
+        Complaint::new(format!("must hold revisions of MCP: {}", words.join(", ")))
+    })
 }
 
 /// The addresses given, or the one that the environment names for all mcpo servers of the tier.
@@ -141,7 +163,7 @@ fn peers(
     let variable = match (tier, dialect) {
         (Tier::Sse, Dialect::OpenApi) => Some("MCPO_SSE_URL"),
         (Tier::Stdio, Dialect::OpenApi) => Some("MCPO_STDIO_URL"),
-        (Tier::Sse | Tier::Stdio, Dialect::Mcp) | (Tier::Http | Tier::Local, _) => None,
+        (Tier::Sse | Tier::Stdio, Dialect::Mcp | Dialect::McpSse) | (Tier::Http | Tier::Local, _) => None,
     };
     let base = variable.and_then(|name| Some((name, table.environment().non_empty(name)?)));
     if let Some((name, base)) = base {
@@ -425,7 +447,7 @@ mod tests {
             "",
             "[servers.a]\n[servers.b]\ntier = 'stdoi'\n[servers.c]\ntier = 'sse'\n[servers.d]\ntier = 'local'\n\
              url = ['http://h', 'http://h/']\n[servers.e]\ntier = 'local'\nurl = ['http://h', 'h', 7]\n\
-             [servers.health]\ntier = 'local'\nurl = []\n[servers.g]\ntier = 'stdio'\ndialect = 'mcp-sse'\nenabled = 2\n\
+             [servers.health]\ntier = 'local'\nurl = []\n[servers.g]\ntier = 'stdio'\ndialect = 'mcp-see'\nenabled = 2\n\
              [servers.h]\ntier = 'local'\nurl = 'http://h'\nname = ' '\ndescription = \"a\\nb\"\nrl = 1",
             &[("MCPO_SSE_URL", "mcpo:8000")],
             "s:1: server `a` has no `tier`\n  \
@@ -439,8 +461,7 @@ mod tests {
              s:12: a server cannot be called `health`: this server id is a path of the gateway itself\n  \
              hint: choose another name; people see `name`, grants and paths use this one\n\
              s:14: `servers.health.url` must not be empty\n\
-             s:17: `servers.g.dialect` is `mcp-sse`, which this version does not speak yet\n  \
-             hint: put mcpo in front of the server and leave `dialect` out\n\
+             s:17: `servers.g.dialect` must be `openapi`, `mcp` or `mcp-sse`\n\
              s:18: `servers.g.enabled` must be a boolean, not an integer\n  hint: write `true` or `false`\n\
              s:22: `servers.h.name` must not be empty\n  hint: leave it out to use the server's id\n\
              s:23: `servers.h.description` must be one line without control characters\n\
@@ -449,15 +470,73 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_speaks_mcp_is_listed_with_a_warning() {
-        check(
-            "",
-            "[servers.linear]\ntier = 'http'\nurl = 'https://mcp.linear.app/mcp'",
-            &[],
-            "s:1: server `linear` speaks `mcp`: this version lists it but cannot call it\n  \
-             hint: until a later version, put mcpo in front of it and say `dialect = \"openapi\"`",
-        );
+    fn the_address_of_a_server_that_speaks_mcp_stays_as_it_is_written() {
+        for (keys, url, expected) in [
+            ("tier = 'http'", "https://mcp.linear.app/mcp", "https://mcp.linear.app/mcp"),
+            ("tier = 'http'", "https://h/mcp/", "https://h/mcp/"),
+            ("tier = 'http'", "https://h", "https://h/"),
+            ("tier = 'http'", "https://h/", "https://h/"),
+            ("tier = 'sse'\ndialect = 'mcp-sse'", "http://h/sse/", "http://h/sse/"),
+            ("tier = 'http'\ndialect = 'openapi'", "https://h/mcp/", "https://h/mcp"),
+            ("tier = 'local'", "http://h/", "http://h"),
+        ] {
+            let found = server(&format!("[servers.x]\n{keys}\nurl = '{url}'"), &[]);
+            assert_eq!(found.peers[0].to_string(), expected, "{keys} {url}");
+        }
+        let doubled = "[servers.x]\ntier = 'http'\nurl = 'https://h/mcp//'";
+        check("", doubled, &[], "s:3: `servers.x.url` has a path with an empty, `.` or `..` segment");
     }
+
+    #[test]
+    fn the_address_of_an_mcp_server_never_comes_from_the_variables_for_mcpo() {
+        let pairs = [("MCPO_SSE_URL", "http://mcpo:8000"), ("MCPO_STDIO_URL", "http://mcpo:8001")];
+        for dialect in ["mcp", "mcp-sse"] {
+            check(
+                "",
+                &format!("[servers.x]\ntier = 'sse'\ndialect = '{dialect}'"),
+                &pairs,
+                "s:1: server `x` has tier `sse` but no `url`\n  hint: add `url = \"http://…\"`",
+            );
+        }
+    }
+
+    #[test]
+    fn a_server_speaks_the_revisions_its_table_says_or_is_asked() {
+        let text = |dialect: &str, versions: &str| {
+            format!("[servers.x]\ntier = 'local'\nurl = 'http://h'\ndialect = '{dialect}'\n{versions}")
+        };
+        let versions = |text: &str| server(text, &[]).mcp_versions.map(|versions| versions.to_vec());
+        assert_eq!(versions(&text("mcp", "")), None);
+        let mixed = "mcp_versions = ['2026-07-28', '2025-03-26', '2026-07-28']";
+        let oldest_first = [ProtocolVersion::V2025_03_26, ProtocolVersion::V2026_07_28];
+        assert_eq!(versions(&text("mcp", mixed)).unwrap(), oldest_first);
+        let one = "mcp_versions = '2024-11-05'";
+        assert_eq!(versions(&text("mcp-sse", one)).unwrap(), [ProtocolVersion::V2024_11_05]);
+        for (dialect, keys, problem) in [
+            (
+                "openapi",
+                one,
+                "server `x` has `mcp_versions`, but speaks `openapi`\n  \
+                 hint: leave it out, or say `dialect = \"mcp\"`",
+            ),
+            (
+                "mcp-sse",
+                mixed,
+                "server `x` speaks `mcp-sse`, which `2026-07-28` does not have\n  \
+                 hint: leave it out, or say `dialect = \"mcp\"`",
+            ),
+            (
+                "mcp",
+                "mcp_versions = ['2025-11-26']",
+                "`servers.x.mcp_versions` must hold revisions of MCP: `2024-11-05`, `2025-03-26`, `2025-06-18`, \
+                 `2025-11-25`, `2026-07-28`",
+            ),
+            ("mcp", "mcp_versions = []", "`servers.x.mcp_versions` must not be empty"),
+        ] {
+            check("", &text(dialect, keys), &[], &format!("s:5: {problem}"));
+        }
+    }
+
     #[test]
     fn a_credential_that_travels_in_the_clear_is_warned_about() {
         let text = |url: &str, enabled: &str| {

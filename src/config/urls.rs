@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::problems::Complaint;
-use crate::{catalog::server::PeerUrl, names::Secret, store::DatabaseUrl};
+use crate::{
+    catalog::server::PeerUrl,
+    names::{Authority, BadAuthority, Secret},
+    store::DatabaseUrl,
+};
 
 /// Parses `IP:PORT` of a listener.
 pub(super) fn listener(text: &str) -> Result<SocketAddr, Complaint> {
@@ -67,7 +71,17 @@ pub(super) fn is_private(host: &str) -> bool {
     }
 }
 
-/// Parses the address of a peer: `http[s]://host[:port][/path]`.
+/// Parses the address of an MCP endpoint: a peer's whose path stays as written, because to a server `/mcp` and `/mcp/`
+/// may be two.
+pub(super) fn endpoint(text: &str) -> Result<PeerUrl, Complaint> {
+    let mut peer = peer(text)?;
+    if peer.base_path.is_empty() || text.ends_with('/') {
+        peer.base_path.push('/');
+    }
+    Ok(peer)
+}
+
+/// Parses the address of a peer: `http[s]://host[:port][/path]`. A slash at its end is dropped.
 pub(super) fn peer(text: &str) -> Result<PeerUrl, Complaint> {
     let (scheme, rest) = text.split_once("://").unwrap_or_default();
     let is_tls = match scheme.to_ascii_lowercase().as_str() {
@@ -111,47 +125,12 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Complaint> {
         return Err(Complaint::new("has a user name or password in it")
             .with_hint("what the server should believe belongs into `credential`"));
     }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(bracketed) => {
-            let (address, port) = bracketed.split_once(']').unwrap_or_default();
-            let address = address.parse::<Ipv6Addr>().map_err(|_| bad_host())?;
-            (address.to_string(), port)
-        }
-        None => {
-            let (host, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
-            (host_name(host)?, port)
-        }
-    };
-    if port.is_empty() {
-        return Ok((host, None));
+    match Authority::parse(authority) {
+        Ok(Authority { host, port }) => Ok((host.to_string(), port)),
+        Err(BadAuthority::Host) => Err(Complaint::new("has no valid host name or IP address")
+            .with_hint("an IPv6 address stands in brackets, a name outside ASCII in its `xn--` form")),
+        Err(BadAuthority::Port) => Err(Complaint::new("has a port that is not a number from 1 to 65535")),
     }
-    let digits = port.strip_prefix(':').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
-    let number = digits.and_then(|digits| digits.parse().ok()).filter(|number| *number != 0);
-    number
-        .map(|number| (host, Some(number)))
-        .ok_or_else(|| Complaint::new("has a port that is not a number from 1 to 65535"))
-}
-
-fn host_name(host: &str) -> Result<String, Complaint> {
-    // Underscores are no host name, but container networks hand them out.
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    let last = host.rsplit('.').next().unwrap_or_default();
-    let looks_numeric = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
-    if host.len() > 253
-        || !host.split('.').all(is_label)
-        || looks_numeric && host.parse::<Ipv4Addr>().is_err()
-    {
-        return Err(bad_host());
-    }
-    Ok(host.to_ascii_lowercase())
-}
-
-fn bad_host() -> Complaint {
-    Complaint::new("has no valid host name or IP address")
-        .with_hint("an IPv6 address stands in brackets, a name outside ASCII in its `xn--` form")
 }
 
 /// Parses an origin exactly as browsers send it: `scheme://host[:port]`.
@@ -173,6 +152,59 @@ pub(super) fn origin(text: &str) -> Result<String, Complaint> {
         (_, Some(port)) => Ok(format!("{scheme}://{host}:{port}")),
         (_, None) => Ok(format!("{scheme}://{host}")),
     }
+}
+
+/// Parses a host name or IP address that clients call the gateway by; without port, in lower case.
+pub(super) fn host(text: &str) -> Result<String, Complaint> {
+    if text.contains("://") || text.contains(['/', '*']) {
+        return Err(Complaint::new(
+            "must hold host names like `mcp.example.com`, without scheme, path or `*`",
+        ));
+    }
+    match host_and_port(text)? {
+        (host, None) => Ok(host),
+        (_, Some(_)) => Err(Complaint::new("holds a port").with_hint("leave it out: every port is meant")),
+    }
+}
+
+/// What clients call the gateway: an origin, and its host by itself.
+pub(super) struct PublicUrl {
+    pub(super) origin: String,
+    pub(super) host: String,
+}
+
+/// Parses `http[s]://host[:port]`, none where the text is empty.
+pub(super) fn public_url(text: &str) -> Result<Option<PublicUrl>, Complaint> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let shape = || Complaint::new("must be like `https://mcp.example.com`, without path");
+    let (scheme, authority) = text.strip_suffix('/').unwrap_or(text).split_once("://").ok_or_else(shape)?;
+    if authority.contains(['/', '?', '#']) {
+        return Err(shape());
+    }
+    let (scheme, own_port) = match scheme.to_ascii_lowercase().as_str() {
+        "http" => ("http", 80),
+        "https" => ("https", 443),
+        _ => return Err(Complaint::new("must begin with `http://` or `https://`")),
+    };
+    let (host, port) = host_and_port(authority)?;
+    let shown = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let origin = match port.filter(|port| *port != own_port) {
+        Some(port) => format!("{scheme}://{shown}:{port}"),
+        None => format!("{scheme}://{shown}"),
+    };
+    Ok(Some(PublicUrl { origin, host }))
+}
+
+/// Parses an issuer as it calls itself (RFC 8414 section 2): it is compared byte for byte, so it stays as written.
+pub(super) fn issuer(text: &str) -> Result<String, Complaint> {
+    let PeerUrl { is_tls, host, .. } = peer(text)?;
+    if !is_tls && !is_private(&host) {
+        return Err(Complaint::new("must begin with `https://`")
+            .with_hint("tokens are worth nothing if others can read where they come from"));
+    }
+    Ok(text.to_owned())
 }
 
 /// Parses the address of a database: `postgres://…`, `postgresql://…` or `sqlite:PATH`.
@@ -328,6 +360,77 @@ mod tests {
                 ("https://u@h", shape),
                 ("https://", "has no valid host name or IP address"),
                 ("https://h:443", "holds an origin with its scheme's own port, which browsers leave out"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_name_of_the_gateway_has_no_port() {
+        let shape = "must hold host names like `mcp.example.com`, without scheme, path or `*`";
+        let host_error = "has no valid host name or IP address";
+        check(
+            host,
+            String::clone,
+            &[
+                ("MCP.Example.com", "mcp.example.com"),
+                ("10.0.0.1", "10.0.0.1"),
+                ("[::0001]", "::1"),
+                ("mcp.example.com:8000", "holds a port"),
+                ("https://mcp.example.com", shape),
+                ("mcp.example.com/", shape),
+                ("*.example.com", shape),
+                ("", host_error),
+                ("mcp.example.com.", host_error),
+                ("mcp example", host_error),
+                ("u@h", "has a user name or password in it"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_public_url_is_an_origin_and_its_host() {
+        let show = |url: &Option<PublicUrl>| {
+            url.as_ref().map_or("none".to_owned(), |url| format!("{} {}", url.origin, url.host))
+        };
+        let shape = "must be like `https://mcp.example.com`, without path";
+        check(
+            public_url,
+            show,
+            &[
+                ("", "none"),
+                ("https://MCP.Example.com", "https://mcp.example.com mcp.example.com"),
+                ("https://mcp.example.com/", "https://mcp.example.com mcp.example.com"),
+                ("HTTPS://h:443", "https://h h"),
+                ("http://h:443", "http://h:443 h"),
+                ("http://[::1]:8000", "http://[::1]:8000 ::1"),
+                ("https://h/mcp", shape),
+                ("https://h?x", shape),
+                ("https://h//", shape),
+                ("h", shape),
+                ("wss://h", "must begin with `http://` or `https://`"),
+                ("https://u@h", "has a user name or password in it"),
+                ("https://", shape),
+                ("https://:80", "has no valid host name or IP address"),
+                ("https://h:0", "has a port that is not a number from 1 to 65535"),
+            ],
+        );
+    }
+
+    #[test]
+    fn an_issuer_stays_as_it_is_written() {
+        check(
+            issuer,
+            String::clone,
+            &[
+                ("https://login.example.com", "https://login.example.com"),
+                ("https://Login.example.com/tenant/v2.0", "https://Login.example.com/tenant/v2.0"),
+                ("https://login.example.com/", "https://login.example.com/"),
+                ("http://localhost:9000/realms/a", "http://localhost:9000/realms/a"),
+                ("http://login.example.com", "must begin with `https://`"),
+                ("login.example.com", "must begin with `http://` or `https://`"),
+                ("https://h?x=1", "has a query"),
+                ("https://h#x", "has a fragment"),
+                ("https://h/\"", "has a path with characters that would need encoding"),
             ],
         );
     }

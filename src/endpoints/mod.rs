@@ -6,6 +6,7 @@
 
 mod listings;
 pub mod openapi;
+pub mod protected_resource;
 mod specification;
 
 use std::sync::Arc;
@@ -56,6 +57,7 @@ pub struct Endpoint {
 /// Every endpoint. A page without an entry here cannot be answered; tests walk this table.
 pub const TABLE: &[Endpoint] = &[
     endpoint(Page::Health, "GET", &["/health"], Audience::Anyone, |_| Ok(health())),
+    endpoint(Page::ProtectedResource, "GET", PROTECTED_RESOURCES, Audience::Anyone, |_| Err(no_caller())),
     endpoint(Page::Servers, "GET", &["/", "/servers"], Audience::Caller, listings::servers),
     endpoint(Page::Tools, "GET", &["/tools"], Audience::Caller, listings::tools),
     endpoint(Page::Tenants, "GET", &["/tenants"], Audience::Caller, listings::tenants),
@@ -63,6 +65,12 @@ pub const TABLE: &[Endpoint] = &[
     endpoint(Page::Server, "GET", &["/{server}"], Audience::Granted, listings::server),
     endpoint(Page::ServerOpenApi, "GET", &["/{server}/openapi.json"], Audience::Granted, specification::one),
     endpoint(Page::Refresh, "POST", &["/refresh"], Audience::Admin, refresh),
+];
+
+const PROTECTED_RESOURCES: &[&str] = &[
+    "/.well-known/oauth-protected-resource",
+    "/.well-known/oauth-protected-resource/mcp",
+    "/.well-known/oauth-protected-resource/{server}/mcp",
 ];
 
 const fn endpoint(
@@ -171,6 +179,11 @@ fn entry(page: Page) -> Option<&'static Endpoint> {
     TABLE.iter().find(|endpoint| endpoint.page == page)
 }
 
+/// A page that is answered before there is a caller.
+fn no_caller() -> Refusal {
+    Refusal::internal("this page is answered without a caller")
+}
+
 fn health() -> Answer {
     #[derive(Serialize)]
     struct Health {
@@ -204,10 +217,10 @@ mod table_tests {
     use super::*;
 
     #[test]
-    fn only_health_is_public_and_every_page_is_in_the_table_once() {
+    fn health_and_metadata_alone_are_public_and_every_page_is_in_the_table_once() {
         let public: Vec<_> =
             TABLE.iter().filter(|endpoint| endpoint.audience == Audience::Anyone).map(|e| e.page).collect();
-        assert_eq!(public, [Page::Health]);
+        assert_eq!(public, [Page::Health, Page::ProtectedResource]);
         for endpoint in TABLE {
             assert_eq!(TABLE.iter().filter(|other| other.page == endpoint.page).count(), 1);
         }

@@ -14,6 +14,7 @@ use super::{
     cors, framing,
     journey::Journey,
     live::{LiveTrip, Use},
+    resource,
 };
 use crate::{
     access::{self, Permit, Reach},
@@ -52,7 +53,7 @@ impl Gateway {
         journey.origin = cors::listed_origin(request, &self.settings.cors_origins);
         // Before identity: a browser cannot read a 401 that lacks the CORS headers.
         if cors::is_preflight(request, journey.origin.as_deref()) {
-            return Ok(Step::Answer(cors::preflight_answer()));
+            return Ok(Step::Answer(cors::preflight_answer(request)));
         }
         let path = request.uri.path().to_owned();
         let route = route::resolve(&request.method, &path)?;
@@ -60,7 +61,11 @@ impl Gateway {
         if let Route::Page(page) = route
             && endpoints::audience(page) == Audience::Anyone
         {
-            return endpoints::public_answer(page).map(Step::Answer);
+            let answer = match page {
+                Page::ProtectedResource => resource::metadata(request, &self.settings),
+                page => endpoints::public_answer(page),
+            };
+            return answer.map(Step::Answer);
         }
         // Read before the snapshot, so that a change in between is noticed at departure.
         let change_count = self.current.change_count();

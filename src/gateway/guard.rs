@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
 use tokio::sync::{Notify, Semaphore};
 
-use super::Settings;
+use super::{Settings, client::Client};
 use crate::record::metrics::Metrics;
 
 tokio::task_local! {
@@ -30,12 +30,25 @@ pub struct Line {
     opened: Instant,
     deadline_millis: AtomicU64,
     cut: Notify,
+    /// When the peer's answer must have begun.
+    answer_due_millis: AtomicU64,
+    is_answer_overdue: AtomicBool,
+    outlives_client: AtomicBool,
+    is_client_gone: AtomicBool,
 }
 
 impl Line {
-    fn new(first_header: Duration) -> Arc<Self> {
-        let line =
-            Self { opened: Instant::now(), deadline_millis: AtomicU64::new(DISARMED), cut: Notify::new() };
+    /// A connection whose first header must come within this time.
+    pub fn new(first_header: Duration) -> Arc<Self> {
+        let line = Self {
+            opened: Instant::now(),
+            deadline_millis: AtomicU64::new(DISARMED),
+            cut: Notify::new(),
+            answer_due_millis: AtomicU64::new(DISARMED),
+            is_answer_overdue: AtomicBool::new(false),
+            outlives_client: AtomicBool::new(false),
+            is_client_gone: AtomicBool::new(false),
+        };
         line.arm(first_header);
         Arc::new(line)
     }
@@ -54,6 +67,59 @@ impl Line {
     /// A request's header is complete.
     pub fn disarm(&self) {
         self.deadline_millis.store(DISARMED, Ordering::Relaxed);
+    }
+
+    /// The peer's answer must begin within this time.
+    pub fn expect_answer(&self, within: Duration) {
+        let due = (self.opened.elapsed() + within).as_millis() as u64;
+        self.answer_due_millis.store(due, Ordering::Relaxed);
+    }
+
+    /// The peer's answer has begun: from now on it may be silent.
+    pub fn answer_began(&self) {
+        self.answer_due_millis.store(DISARMED, Ordering::Relaxed);
+    }
+
+    /// When the peer's answer must have begun, if one is waited for.
+    pub fn answer_due(&self) -> Option<Instant> {
+        let due = self.answer_due_millis.load(Ordering::Relaxed);
+        (due != DISARMED).then(|| self.opened + Duration::from_millis(due))
+    }
+
+    /// The peer's answer did not begin in time.
+    pub fn note_overdue(&self) {
+        self.is_answer_overdue.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer's answer did not begin in time.
+    pub fn is_answer_overdue(&self) -> bool {
+        self.is_answer_overdue.load(Ordering::Relaxed)
+    }
+
+    /// Says whether a client that leaves now ends what it asked for.
+    pub fn outlive_client(&self, outlives: bool) {
+        self.outlives_client.store(outlives, Ordering::Relaxed);
+    }
+
+    /// Whether a client that leaves ends nothing.
+    pub fn outlives_client(&self) -> bool {
+        self.outlives_client.load(Ordering::Relaxed)
+    }
+
+    /// The client has left, and its answer goes on.
+    pub fn note_client_left(&self) {
+        self.is_client_gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client left before its answer was over.
+    pub fn is_client_gone(&self) -> bool {
+        self.is_client_gone.load(Ordering::Relaxed)
+    }
+
+    /// A request is over: the next one on this connection begins with nothing said.
+    pub fn settle(&self) {
+        self.answer_began();
+        self.outlive_client(false);
     }
 
     /// Ends the connection, whatever it is doing.
@@ -108,7 +174,8 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
         };
         let _open = Open::new(&self.metrics);
         let line = Line::new(self.header_timeout);
-        let serve = LINE.scope(line.clone(), self.inner.process_new(stream, shutdown));
+        let client = Box::new(Client::new(stream, line.clone()));
+        let serve = LINE.scope(line.clone(), self.inner.process_new(client, shutdown));
         tokio::select! {
             stream = serve => stream,
             () = line.overdue(self.header_timeout) => self.close("header_timeout"),

@@ -75,6 +75,8 @@ pub struct Journey {
     pub record: Record,
     /// The listed origin it came from, for CORS.
     pub origin: Option<String>,
+    /// What a challenge says beside its error, on MCP routes.
+    pub sign_in: Option<String>,
     /// The URL to use instead, for requests in the predecessor's form.
     pub preferred_url: Option<String>,
     recorder: Recorder,
@@ -84,7 +86,7 @@ impl Journey {
     /// A request has arrived.
     pub fn begin(recorder: Recorder) -> Self {
         let record = Record::begin(recorder.clone());
-        Self { stage: Stage::Arrived, record, origin: None, preferred_url: None, recorder }
+        Self { stage: Stage::Arrived, record, origin: None, sign_in: None, preferred_url: None, recorder }
     }
 
     /// The trip underway.

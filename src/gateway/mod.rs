@@ -4,6 +4,7 @@
 //! tells Pingora. A panic in a phase is caught, counted and answered with 500.
 
 mod body;
+mod client;
 mod cors;
 mod decide;
 mod framing;
@@ -12,7 +13,9 @@ mod hygiene;
 mod journey;
 pub mod live;
 pub mod ops;
+mod origin;
 mod reply;
+mod resource;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +34,7 @@ use pingora::{
 
 use crate::{
     access::Access,
-    endpoints::openapi::Documents,
+    endpoints::{openapi::Documents, protected_resource::OAuth},
     identity::Identity,
     record::{Outcome, Recorder},
     refusal::{Code, Refusal},
@@ -72,6 +75,12 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
     pub cors_origins: Vec<String>,
+    /// Host names clients call the gateway by, beside those nobody else can answer for; lower case, without port.
+    pub hosts: Vec<String>,
+    /// What clients call the gateway: `https://host[:port]`; without it, what they say they call it.
+    pub public_url: Option<String>,
+    /// What MCP clients are told about signing in, if anything.
+    pub oauth: Option<OAuth>,
 }
 
 /// The gateway: what every request needs, shared by all.

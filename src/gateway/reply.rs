@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 use pingora::{http::ResponseHeader, proxy::Session};
 use serde::Serialize;
 
-use super::{cors, journey::Journey};
+use super::{cors, journey::Journey, resource};
 use crate::{endpoints::Answer, record::Outcome, refusal::Refusal};
 
 /// Longest wait for the rest of a refused request's body.
@@ -44,7 +44,7 @@ pub async fn answer(session: &mut Session, journey: &mut Journey, answer: Answer
 /// Answers with a refusal.
 pub async fn refuse(session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> pingora::Result<()> {
     journey.record.refuse(refusal);
-    let header = refusal_header(refusal)?;
+    let header = refusal_header(refusal, journey)?;
     let body = refusal_body(refusal, journey);
     if refusal.is_closing() {
         session.set_keepalive(None);
@@ -61,22 +61,18 @@ pub async fn fail(session: &mut Session, journey: &mut Journey, refusal: &Refusa
         // The head of an answer is out: the only honest end is a cut one.
         return Ok(());
     }
-    let header = refusal_header(refusal)?;
+    let header = refusal_header(refusal, journey)?;
     let body = refusal_body(refusal, journey);
     session.set_keepalive(None);
     write(session, journey, header, body).await
 }
 
-fn refusal_header(refusal: &Refusal) -> pingora::Result<ResponseHeader> {
+fn refusal_header(refusal: &Refusal, journey: &Journey) -> pingora::Result<ResponseHeader> {
     let mut header = ResponseHeader::build(refusal.code().status(), Some(12))?;
     header.insert_header(header::CONTENT_TYPE, "application/json")?;
     header.insert_header(header::CACHE_CONTROL, "no-store")?;
     if header.status == http::StatusCode::UNAUTHORIZED {
-        // RFC 6750 section 3: the error code stands only where a credential was sent.
-        let challenge = match refusal.code() {
-            crate::refusal::Code::NoCredential => r#"Bearer realm="portcullis""#,
-            _ => r#"Bearer realm="portcullis", error="invalid_token""#,
-        };
+        let challenge = resource::challenge(refusal.code(), journey.sign_in.as_deref());
         header.insert_header(header::WWW_AUTHENTICATE, challenge)?;
     }
     if let Some(secs) = refusal.retry_after_secs() {

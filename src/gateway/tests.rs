@@ -17,10 +17,10 @@ pub(super) fn panic_when_asked(request: &Parts) {
     assert!(!request.headers.contains_key(PANIC), "a test asked for a panic");
 }
 
-fn gateway() -> Gateway {
-    let max_stale = Duration::from_secs(3600);
+/// Settings that allow nothing beyond their defaults.
+pub(super) fn settings() -> Settings {
     let address = "127.0.0.1:1".parse().unwrap();
-    let settings = Settings {
+    Settings {
         http: address,
         ops: address,
         threads: 1,
@@ -34,10 +34,17 @@ fn gateway() -> Gateway {
         shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
         cors_origins: Vec::new(),
-    };
+        hosts: Vec::new(),
+        public_url: None,
+        oauth: None,
+    }
+}
+
+fn gateway() -> Gateway {
+    let max_stale = Duration::from_secs(3600);
     let admin_group = GroupName::parse("MCP-Admin").unwrap();
     Gateway {
-        settings,
+        settings: settings(),
         identity: Arc::new(Identity::new(&identity::Settings::default(), None)),
         access: Arc::new(Access::new(access::Settings { admin_group, max_stale, is_concealing: false })),
         current: Current::new(Catalog::default(), max_stale),

@@ -74,6 +74,14 @@ const METHOD: Expected = (405, "method_not_allowed");
 
 const WALK: &[Stop] = &[
     (Some(Page::Health), "GET", "/health", [OK, OK, OK, OK]),
+    (Some(Page::ProtectedResource), "GET", "/.well-known/oauth-protected-resource", [NOTHING; 4]),
+    (Some(Page::ProtectedResource), "GET", "/.well-known/oauth-protected-resource/mcp", [NOTHING; 4]),
+    (
+        Some(Page::ProtectedResource),
+        "GET",
+        "/.well-known/oauth-protected-resource/{server}/mcp",
+        [NOTHING; 4],
+    ),
     (Some(Page::Servers), "GET", "/", [WHO, OK, OK, OK]),
     (Some(Page::Servers), "GET", "/servers", [WHO, OK, OK, OK]),
     (Some(Page::Tools), "GET", "/tools", [WHO, OK, OK, OK]),

@@ -18,6 +18,7 @@ mod hardening;
 mod harness;
 mod identity;
 mod legacy;
+mod mcp_edge;
 mod openapi;
 mod openwebui;
 mod operations;

@@ -83,6 +83,7 @@ pub const MAY_IMPORT: &[Row] = &[
             "credentials",
             "upstream",
             "record",
+            "endpoints",
             "gateway",
         ],
     ),

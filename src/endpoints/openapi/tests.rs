@@ -25,6 +25,7 @@ fn server(id: &str) -> Arc<Server> {
         name: format!("{id} by name"),
         tier: Tier::Local,
         dialect: Tier::Local.default_dialect(),
+        mcp_versions: None,
         peers: [peer].into(),
         credential: None,
         is_enabled: true,

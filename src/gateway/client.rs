@@ -1,0 +1,287 @@
+//! The client's end of a connection, as the framework sees it: the socket, and two things it lacks.
+//!
+//! An answer that is due and does not begin ends the wait (the framework knows only the silence
+//! between any two bytes, and a quiet stream may be silent). And where a client that leaves must not
+//! end what it asked for, its leaving is kept from the framework until the answer is over. Decides
+//! neither: the request on the connection says so through its `Line`.
+
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+use super::guard::Line;
+
+/// How long an answer may go on without anybody who wants it.
+const FORSAKEN: Duration = Duration::from_secs(300);
+
+/// A client's connection.
+pub struct Client {
+    stream: Stream,
+    line: Arc<Line>,
+    timer: Option<Pin<Box<Sleep>>>,
+    has_left: bool,
+    is_deaf: bool,
+}
+
+impl Client {
+    /// The client at the other end of `stream`.
+    pub fn new(stream: Stream, line: Arc<Line>) -> Self {
+        Self { stream, line, timer: None, has_left: false, is_deaf: false }
+    }
+
+    /// Pending until an answer that is due has not begun.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(due) = self.line.answer_due() else {
+            self.timer = None;
+            return Poll::Pending;
+        };
+        let due = Instant::from_std(due);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
+        ready!(timer.as_mut().poll(cx));
+        self.line.note_overdue();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// What a failed write means: nothing, where the client's leaving does not count.
+    fn forgive(&mut self, outcome: Poll<io::Result<usize>>, whole: usize) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(Err(_)) if self.line.outlives_client() => {
+                self.leave();
+                self.is_deaf = true;
+                Poll::Ready(Ok(whole))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.line.note_client_left();
+            self.line.expect_answer(FORSAKEN);
+        }
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let client = self.get_mut();
+        if client.has_left && !client.line.outlives_client() {
+            // Told now that it does no harm.
+            return Poll::Ready(Ok(()));
+        }
+        if !client.has_left {
+            let before = buf.filled().len();
+            match Pin::new(&mut client.stream).poll_read(cx, buf) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) if buf.filled().len() > before || buf.remaining() == 0 => {
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(_) if client.line.outlives_client() => client.leave(),
+                Poll::Ready(outcome) => return Poll::Ready(outcome),
+            }
+        }
+        client.poll_overdue(cx)
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let client = self.get_mut();
+        if client.is_deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let outcome = Pin::new(&mut client.stream).poll_write(cx, buf);
+        client.forgive(outcome, buf.len())
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let client = self.get_mut();
+        let whole = || bufs.iter().map(|buf| buf.len()).sum();
+        if client.is_deaf {
+            return Poll::Ready(Ok(whole()));
+        }
+        let outcome = Pin::new(&mut client.stream).poll_write_vectored(cx, bufs);
+        client.forgive(outcome, whole())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let client = self.get_mut();
+        if client.is_deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let outcome = Pin::new(&mut client.stream).poll_flush(cx);
+        client.forgive(outcome.map_ok(|()| 0), 0).map_ok(|_| ())
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Client {
+    async fn shutdown(&mut self) {
+        self.stream.shutdown().await;
+    }
+}
+
+impl UniqueID for Client {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl Ssl for Client {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Client {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        self.stream.get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> Duration {
+        self.stream.get_write_pending_time()
+    }
+}
+
+impl GetProxyDigest for Client {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Client {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}
+
+#[async_trait]
+impl Peek for Client {
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        self.stream.try_peek(buf).await
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client").field(&self.stream).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn connected() -> (Client, Arc<Line>, DuplexStream) {
+        let (near, far) = duplex(1024);
+        let line = Line::new(Duration::from_secs(60));
+        (Client::new(Box::new(near), line.clone()), line, far)
+    }
+
+    /// Whether a read is still waiting after everything that can happen now has.
+    async fn is_waiting(client: &mut Client) -> bool {
+        let mut buf = [0; 8];
+        let read = client.read(&mut buf);
+        tokio::select! {
+            biased;
+            _ = read => false,
+            () = tokio::task::yield_now() => true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_is_gone_at_once_unless_its_answer_outlives_it() {
+        let (mut client, line, far) = connected();
+        drop(far);
+        assert!(!is_waiting(&mut client).await);
+        assert!(!line.is_client_gone());
+
+        let (mut client, line, far) = connected();
+        line.outlive_client(true);
+        drop(far);
+        assert!(is_waiting(&mut client).await);
+        assert!(line.is_client_gone());
+        client.write_all(b"to nobody").await.unwrap();
+        client.flush().await.unwrap();
+        line.outlive_client(false);
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0, "told when the answer is over");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_only_finished_sending_gets_its_answer() {
+        let (mut client, line, mut far) = connected();
+        line.outlive_client(true);
+        AsyncWriteExt::shutdown(&mut far).await.unwrap();
+        assert!(is_waiting(&mut client).await);
+        client.write_all(b"answer").await.unwrap();
+        let mut got = [0; 6];
+        far.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"answer");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_begin_ends_the_wait_and_one_that_has_begun_does_not() {
+        let (mut client, line, _far) = connected();
+        line.expect_answer(Duration::from_millis(10));
+        let error = client.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(line.is_answer_overdue());
+
+        let (mut client, line, _far) = connected();
+        line.expect_answer(Duration::ZERO);
+        line.answer_began();
+        assert!(is_waiting(&mut client).await, "a quiet stream is left alone");
+        assert!(!line.is_answer_overdue());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_wants_does_not_go_on_for_ever() {
+        let (mut client, line, far) = connected();
+        line.outlive_client(true);
+        drop(far);
+        assert!(is_waiting(&mut client).await);
+        assert!(line.answer_due().is_some());
+        line.expect_answer(Duration::ZERO);
+        assert!(client.read(&mut [0; 8]).await.is_err());
+    }
+}

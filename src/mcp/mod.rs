@@ -1,0 +1,26 @@
+//! The Model Context Protocol without I/O: what a body asks for, and what may be seen of an answer.
+//!
+//! Decides what a message is, whether header and body agree on it, and how a refusal is told in
+//! JSON-RPC. Bytes in, bytes out: never reads a socket, a clock or the configuration, and never
+//! decides who may do what.
+
+pub mod answer;
+pub mod error;
+pub mod headers;
+pub mod message;
+mod object;
+pub mod session;
+pub mod sse;
+pub mod tool_list;
+
+/// The first revision without a handshake and sessions: each request tells everything about itself.
+pub const FIRST_MODERN: &str = "2026-07-28";
+
+/// The one revision in which a body may hold several messages, and the one assumed when a client names none
+/// (MCP 2025-06-18, Transports, Protocol Version Header).
+pub const WITH_BATCHES: &str = "2025-03-26";
+
+/// Whether this revision is a modern one. Revisions are dates, so they compare as text.
+pub fn is_modern(version: &str) -> bool {
+    version >= FIRST_MODERN
+}
