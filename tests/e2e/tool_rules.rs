@@ -178,6 +178,7 @@ async fn a_denied_tool_answers_like_one_that_does_not_exist() {
         grants.execute(sql).await;
     }
     gateway.call_until("/github/delete_repo", &email_token(USER), 404).await;
+    let before = peer.requests().len();
     for path in ["/github/delete_{}", "/github_delete_{}"] {
         let ask = async |tool: &str| {
             let path = path.replace("{}", tool);
@@ -191,7 +192,7 @@ async fn a_denied_tool_answers_like_one_that_does_not_exist() {
         };
         assert_eq!(ask("repo").await, ask("none").await, "{path}");
     }
-    assert_eq!(peer.requests().len(), 0);
+    assert_eq!(peer.requests().len(), before);
 }
 
 #[tokio::test]
