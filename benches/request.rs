@@ -117,6 +117,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         current,
         refresher,
         documents: Documents::new(1 << 20),
+        session_keys: config.gateway.mcp.keys().expect("keys"),
         live: Arc::default(),
         recorder: Recorder { metrics: Arc::new(Metrics::new().expect("metrics")), access_log },
     }

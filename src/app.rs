@@ -40,6 +40,7 @@ use crate::{
         Identity,
         users::{Question, Users},
     },
+    mcp::session::SessionKeys,
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
     snapshot::{
         self, Current,
@@ -72,7 +73,7 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
     let recorder = Recorder { metrics, access_log };
-    let parts = Parts::new(&config, recorder);
+    let parts = Parts::new(&config, recorder)?;
 
     let conf = Arc::new(server_conf(&config.gateway));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config.gateway));
@@ -81,7 +82,7 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     public.add_tcp(&config.gateway.http.to_string());
     let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
     let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
-    let Parts { recorder, current, identity, access, live, users, questions, refresher: _, wishes } = parts;
+    let Parts { recorder, current, identity, access, live, users, questions, wishes, .. } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
         config: config.clone(),
@@ -114,6 +115,7 @@ struct Parts {
     current: Arc<Current>,
     identity: Arc<Identity>,
     access: Arc<Access>,
+    session_keys: Arc<SessionKeys>,
     live: Arc<LiveTrips>,
     users: Option<Arc<Users>>,
     questions: Option<mpsc::Receiver<Question>>,
@@ -122,22 +124,23 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(config: &Config, recorder: Recorder) -> Self {
+    fn new(config: &Config, recorder: Recorder) -> anyhow::Result<Self> {
         let max_stale = config.access.max_stale;
         let (users, questions) =
             config.identity.openwebui_tables.as_ref().map(|_| Users::new(max_stale)).unzip();
         let (refresher, wishes) = Refresher::new();
-        Self {
+        Ok(Self {
             recorder,
             current: Current::new(Catalog::new(config.servers.clone()), max_stale),
             identity: Arc::new(Identity::new(&config.identity, users.clone())),
             access: Arc::new(Access::new(config.access.clone())),
+            session_keys: config.gateway.mcp.keys()?,
             live: Arc::default(),
             users,
             questions,
             refresher,
             wishes,
-        }
+        })
     }
 }
 
@@ -205,6 +208,7 @@ fn guarded(
         current: parts.current.clone(),
         refresher: parts.refresher.clone(),
         documents: Documents::new(DOCUMENT_BYTES),
+        session_keys: parts.session_keys.clone(),
         live: parts.live.clone(),
         recorder: parts.recorder.clone(),
     };

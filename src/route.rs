@@ -46,6 +46,8 @@ pub enum Route<'p> {
         /// The second segment.
         tool: &'p str,
     },
+    /// `POST`, `GET` or `DELETE /{server}/mcp`: native MCP.
+    Native(&'p str),
     /// `POST /{server}_{tool}`, the predecessor's form.
     LegacyCall(&'p str),
     /// The path exists, for these methods.
@@ -61,6 +63,7 @@ impl Route<'_> {
             Route::Page(page) | Route::ServerPage(page, _) => page.label(),
             Route::Call { .. } => "call",
             Route::LegacyCall(_) => "legacy_call",
+            Route::Native(_) => "mcp",
             Route::OtherMethod(_) | Route::Nothing => "none",
         }
     }
@@ -113,8 +116,11 @@ pub fn resolve<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, Refusal>
         Segments::One(name) if method == Method::POST && name.contains('_') => Route::LegacyCall(name),
         Segments::One(_) => Route::OtherMethod("GET, HEAD"),
         Segments::Two(server, "openapi.json") if is_read => Route::ServerPage(Page::ServerOpenApi, server),
-        // Kept for native MCP: a tool of this name would be unreachable there.
-        Segments::Two(_, "mcp") => Route::Nothing,
+        // A tool of this name cannot be called.
+        Segments::Two(server, "mcp") if matches!(*method, Method::POST | Method::GET | Method::DELETE) => {
+            Route::Native(server)
+        }
+        Segments::Two(_, "mcp") => Route::OtherMethod("GET, POST, DELETE"),
         Segments::Two(server, tool) if method == Method::POST => Route::Call { server, tool },
         Segments::Two(..) => Route::OtherMethod("POST"),
         Segments::More => Route::Nothing,
@@ -201,7 +207,11 @@ mod tests {
         check(Method::POST, "/github", Ok(OtherMethod("GET, HEAD")));
         check(Method::GET, "/github/search", Ok(OtherMethod("POST")));
         check(Method::POST, "/health", Ok(OtherMethod("GET, HEAD")));
-        check(Method::POST, "/github/mcp", Ok(Nothing));
+        for method in [Method::POST, Method::GET, Method::DELETE] {
+            check(method, "/github/mcp", Ok(Native("github")));
+        }
+        check(Method::PUT, "/github/mcp", Ok(OtherMethod("GET, POST, DELETE")));
+        check(Method::GET, "/mcp", Ok(ServerPage(super::Page::Server, "mcp")));
         check(Method::POST, "/a/b/c", Ok(Nothing));
     }
 

@@ -14,8 +14,8 @@ use super::{
     urls,
 };
 use crate::{
-    access, catalog, catalog::server::Deadlines, endpoints::protected_resource::OAuth, gateway, identity,
-    names::GroupName, record, store,
+    access, catalog, catalog::server::Deadlines, endpoints::protected_resource::OAuth, gateway,
+    gateway::native, identity, mcp::session::SessionKey, names::GroupName, record, store,
 };
 
 /// All that `gateway.toml` says.
@@ -37,10 +37,11 @@ const MAX_BYTES: u32 = 1 << 30;
 /// Reads the file; every table is looked at even when one before it is wrong.
 pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let auth = root.table("auth", auth::read);
-    let gateway = gateway(root, auth.as_ref().ok().and_then(|auth| auth.oauth.clone()));
+    let catalog = root.table("tools", tools);
+    let mcp = root.table("mcp", |table| mcp(table, catalog.as_ref().map_or(0, |tools| tools.max_bytes)));
+    let gateway = gateway(root, auth.as_ref().ok().and_then(|auth| auth.oauth.clone()), mcp);
     let store = root.table("database", database);
     let access = root.table("access", access);
-    let catalog = root.table("tools", tools);
     let record = root.table("log", log);
     let upstream = root.table("upstream", |table| deadlines(table, DEFAULT_DEADLINES));
     root.table("meta_tools", meta_tools)?;
@@ -82,7 +83,35 @@ pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
     GroupName::parse(text).map_err(|bad| Complaint::new(format!("must hold group names: {bad}")))
 }
 
-fn gateway(root: &mut Reader<'_>, oauth: Option<OAuth>) -> Read<gateway::Settings> {
+fn mcp(table: &mut Reader<'_>, max_list_bytes: usize) -> Read<native::Settings> {
+    let keys = table.list("session_keys", session_key);
+    let ttl = table.seconds("session_ttl_secs", DAY_SECS, 60..=30 * DAY_SECS);
+    let max_message_bytes = table.size("max_message_bytes", 4_194_304, 1024..=MAX_BYTES);
+    let session_keys: Vec<_> = keys?.into_iter().flatten().collect();
+    Ok(native::Settings {
+        session_keys,
+        session_ttl: ttl?,
+        max_message_bytes: max_message_bytes?,
+        max_list_bytes,
+    })
+}
+
+/// A key, or an entry left empty by a variable that is not set.
+fn session_key(text: &str) -> Result<Option<SessionKey>, Complaint> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    SessionKey::parse(text).map(Some).map_err(|_| {
+        Complaint::new("must hold keys of 32 bytes, each as 64 hexadecimal digits or in base64")
+            .with_hint("make one with `openssl rand -hex 32`")
+    })
+}
+
+fn gateway(
+    root: &mut Reader<'_>,
+    oauth: Option<OAuth>,
+    mcp: Read<native::Settings>,
+) -> Read<gateway::Settings> {
     let shutdown = root.table("shutdown", |table| {
         let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
         let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
@@ -126,6 +155,7 @@ fn gateway(root: &mut Reader<'_>, oauth: Option<OAuth>) -> Read<gateway::Setting
             hosts,
             public_url: public_url.map(|url| url.origin),
             oauth,
+            mcp: mcp?,
         })
     })
 }

@@ -143,30 +143,41 @@ fn whole(peek: &Peek, body: &Bytes, bound: usize) -> Result<(Plan, Framing), Ref
 /// The first bytes of the body, kept by the framework to be sent on: one read, at most 64 KiB.
 ///
 /// A second read could overflow what the framework keeps, and the request would hang (Pingora 0.9).
-async fn read_once(session: &mut Session) -> Result<Bytes, Refusal> {
+pub(super) async fn read_once(session: &mut Session) -> Result<Bytes, Refusal> {
+    if session.as_downstream_mut().is_body_done() {
+        return Ok(Bytes::new());
+    }
+    session.as_downstream_mut().enable_retry_buffering();
+    read_first(session).await
+}
+
+/// The first bytes of the body, not kept by the framework; a client that waits for our word gets it.
+pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> {
     let is_waiting = session
         .req_header()
         .headers
         .get(header::EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let session = session.as_downstream_mut();
-    if session.is_body_done() {
-        return Ok(Bytes::new());
-    }
-    // What follows a body that cannot be read is anybody's guess, and no next request.
-    let unreadable = |error: Box<pingora::Error>| {
-        Refusal::new(Code::BadRequest, "the body did not arrive")
-            .because(format_args!("reading the body: {}", error.etype().as_str()))
-            .closing()
-    };
-    session.enable_retry_buffering();
     if is_waiting {
-        session.write_continue_response().await.map_err(unreadable)?;
+        session.as_downstream_mut().write_continue_response().await.map_err(unreadable)?;
     }
-    Ok(session.read_request_body().await.map_err(unreadable)?.unwrap_or_default())
+    read_piece(session).await
 }
 
-fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {
+/// The next bytes of the body; none at its end.
+pub(super) async fn read_piece(session: &mut Session) -> Result<Bytes, Refusal> {
+    let piece = session.as_downstream_mut().read_request_body().await;
+    Ok(piece.map_err(unreadable)?.unwrap_or_default())
+}
+
+/// What follows a body that cannot be read is anybody's guess, and no next request.
+fn unreadable(error: Box<pingora::Error>) -> Refusal {
+    Refusal::new(Code::BadRequest, "the body did not arrive")
+        .because(format_args!("reading the body: {}", error.etype().as_str()))
+        .closing()
+}
+
+pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {
     let is_identity = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
     if headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity) {
         return Ok(());

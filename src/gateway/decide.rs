@@ -12,9 +12,9 @@ use super::{
     Gateway,
     body::Outbound,
     cors, framing,
-    journey::Journey,
+    journey::{Cargo, Journey, Rpc},
     live::{LiveTrip, Use},
-    resource,
+    origin, resource,
 };
 use crate::{
     access::{self, Permit, Reach},
@@ -39,7 +39,7 @@ pub enum Step {
     /// Answer it here.
     Answer(Answer),
     /// Send it to its peer.
-    Depart(Trip, Outbound, LiveTrip),
+    Depart(Trip, Cargo, LiveTrip),
 }
 
 impl Gateway {
@@ -58,6 +58,10 @@ impl Gateway {
         let path = request.uri.path().to_owned();
         let route = route::resolve(&request.method, &path)?;
         journey.record.route = route.label();
+        if let Route::Native(_) = route {
+            journey.rpc = Some(Rpc { id: None, sign_in: resource::sign_in(request, &self.settings) });
+            origin::refuse_foreign(request, &self.settings)?;
+        }
         if let Route::Page(page) = route
             && endpoints::audience(page) == Audience::Anyone
         {
@@ -88,6 +92,11 @@ impl Gateway {
             Route::Page(asked) => return page(asked, None),
             Route::ServerPage(asked, server) => return page(asked, Some(&permit(server)?)),
             Route::Call { server, tool } => (permit(server)?, tool),
+            Route::Native(server) => {
+                let permit = permit(server)?;
+                refuse_disabled(permit.server())?;
+                return self.decide_native(session, journey, permit, change_count).await;
+            }
             Route::LegacyCall(name) => {
                 let reach = self.access.reach(&caller, known);
                 let (server, tool) = legacy_reading(&snapshot, &reach, name)?;
@@ -104,8 +113,8 @@ impl Gateway {
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
         let body =
             Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
-        let live = self.begin_live(&trip, change_count)?;
-        Ok(Step::Depart(trip, body, live))
+        let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
+        Ok(Step::Depart(trip, Cargo::Arguments(body), live))
     }
 
     fn note_arrival(&self, session: &Session, journey: &mut Journey) {
@@ -164,8 +173,12 @@ impl Gateway {
     }
 
     /// Notes the trip as underway, unless its permit was withdrawn since the decision.
-    fn begin_live(&self, trip: &Trip, change_count: u64) -> Result<LiveTrip, Refusal> {
-        let (permit, what) = (trip.permit(), Use::Tool(trip.tool().name.clone()));
+    pub(super) fn begin_live(
+        &self,
+        permit: &Permit,
+        what: Use,
+        change_count: u64,
+    ) -> Result<LiveTrip, Refusal> {
         let live = self.live.begin(permit, what.clone(), self.identity.pin(permit.caller()));
         if self.current.change_count() != change_count {
             let snapshot = self.current.load();
@@ -185,7 +198,9 @@ impl Gateway {
 fn face(route: &Route<'_>) -> Face {
     match route {
         Route::Page(Page::OpenApi) | Route::ServerPage(Page::ServerOpenApi, _) => Face::Spec,
-        Route::Page(Page::Refresh) | Route::Call { .. } | Route::LegacyCall(_) => Face::Call,
+        Route::Page(Page::Refresh) | Route::Call { .. } | Route::LegacyCall(_) | Route::Native(_) => {
+            Face::Call
+        }
         Route::OtherMethod(_) | Route::Nothing => Face::Call,
         Route::Page(_) | Route::ServerPage(..) => Face::Page,
     }

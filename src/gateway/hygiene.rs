@@ -9,11 +9,13 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::{
     body::Framing,
     framing::{self, End},
+    journey::Cargo,
 };
 use crate::{
     credentials,
+    mcp::headers as mcp,
     names::RequestId,
-    upstream::{Destination, Trip},
+    upstream::{Destination, Errand, Trip, native::Native},
 };
 
 /// Headers of the client that travel to a peer as they are.
@@ -50,21 +52,32 @@ pub fn request_to_peer(
     client: &RequestHeader,
     trip: &Trip,
     destination: &Destination,
-    framing: Framing,
+    cargo: &mut Cargo,
     request_id: &RequestId,
 ) -> pingora::Result<RequestHeader> {
     let path = trip.path(&destination.peer, client.uri.query());
-    let mut request = RequestHeader::build("POST", path.as_bytes(), Some(12))?;
+    let mut request = RequestHeader::build(trip.method(), path.as_bytes(), Some(16))?;
     request.insert_header(header::HOST, destination.peer.authority())?;
     for name in &TRAVELS {
         for value in client.headers.get_all(name) {
             request.append_header(name, value)?;
         }
     }
-    // Always sent: FastAPI, and so mcpo, refuses a JSON body that is not labelled.
-    request.insert_header(header::CONTENT_TYPE, "application/json")?;
+    match trip.errand() {
+        // Always sent: FastAPI, and so mcpo, refuses a JSON body that is not labelled.
+        Errand::Tool(_) => request.insert_header(header::CONTENT_TYPE, "application/json")?,
+        Errand::Native(native) => {
+            let exchange = cargo.exchange();
+            let (is_modern, is_edited) =
+                exchange.map_or((false, true), |it| (it.asked.is_modern, it.is_edited()));
+            add_native(&mut request, client, native, is_modern)?;
+            if is_edited {
+                request.insert_header(header::ACCEPT_ENCODING, "identity")?;
+            }
+        }
+    }
     request.insert_header("x-request-id", request_id.as_str())?;
-    match framing {
+    match cargo.framing() {
         // Refused before if it could be read in two ways, and written anew all the same.
         Framing::AsSent => match framing::read(&client.headers).map_err(super::refused)? {
             End::After(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
@@ -79,6 +92,32 @@ pub fn request_to_peer(
         request.insert_header(&credential.name, value)?;
     }
     Ok(request)
+}
+
+/// Adds what MCP says in headers: all of it is the client's, but for the session.
+fn add_native(
+    request: &mut RequestHeader,
+    client: &RequestHeader,
+    native: &Native,
+    is_modern: bool,
+) -> pingora::Result<()> {
+    let only_legacy = (!is_modern).then_some(&mcp::LAST_EVENT_ID);
+    let names = [&header::CONTENT_TYPE, &mcp::PROTOCOL_VERSION, &mcp::METHOD, &mcp::NAME];
+    for name in names.into_iter().chain(only_legacy) {
+        if let Some(value) = client.headers.get(name) {
+            request.insert_header(name, value)?;
+        }
+    }
+    // Unknown ones must be passed on (MCP 2026-07-28, Transports, Custom Headers from Tool Parameters).
+    for (name, value) in
+        client.headers.iter().filter(|(name, _)| name.as_str().starts_with(mcp::PARAM_PREFIX))
+    {
+        request.append_header(name, value)?;
+    }
+    if let Some(session) = &native.session {
+        request.insert_header(&mcp::SESSION_ID, session.as_str())?;
+    }
+    Ok(())
 }
 
 /// Takes off what the client has no business with.

@@ -4,9 +4,17 @@
 //! can be sent that was not permitted. Dropped at the end in every case, also when the connection is
 //! cut: the record is emitted then at the latest.
 
-use super::{body::Outbound, live::LiveTrip};
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::{
+    body::{Framing, Outbound},
+    live::LiveTrip,
+    native::exchange::Exchange,
+};
 use crate::{
     record::{Outcome, Record, Recorder},
+    refusal::Refusal,
     upstream::{Trip, mcpo},
 };
 
@@ -26,14 +34,61 @@ pub enum Stage {
 pub struct Underway {
     /// Where it goes.
     pub trip: Trip,
-    /// Its body.
-    pub body: Outbound,
+    /// What it carries.
+    pub cargo: Cargo,
     /// Addresses tried before the present one.
     pub attempt: usize,
     /// Lets a withdrawn permit end it.
     pub live: LiveTrip,
     /// What the peer's answer shows.
     pub answer: AnswerSeen,
+}
+
+/// What a trip carries.
+pub enum Cargo {
+    /// The arguments of a tool.
+    Arguments(Outbound),
+    /// An exchange of native MCP.
+    Native(Box<Exchange>),
+}
+
+impl Cargo {
+    /// How the body's end is told to the peer.
+    pub fn framing(&self) -> Framing {
+        match self {
+            Cargo::Arguments(body) => body.framing(),
+            Cargo::Native(exchange) => exchange.load.framing(),
+        }
+    }
+
+    /// A try begins: the framework hands over all bytes once more.
+    pub fn restart(&mut self) {
+        match self {
+            Cargo::Arguments(body) => body.restart(),
+            Cargo::Native(exchange) => exchange.load.restart(),
+        }
+    }
+
+    /// Turns the next bytes from the client into the next bytes for the peer.
+    pub fn pass(
+        &mut self,
+        body: &mut Option<Bytes>,
+        is_end: bool,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
+        match self {
+            Cargo::Arguments(outbound) => outbound.pass(body, is_end),
+            Cargo::Native(exchange) => exchange.pass(body, is_end, headers),
+        }
+    }
+
+    /// The exchange of native MCP.
+    pub fn exchange(&mut self) -> Option<&mut Exchange> {
+        match self {
+            Cargo::Arguments(_) => None,
+            Cargo::Native(exchange) => Some(exchange),
+        }
+    }
 }
 
 /// What has been seen of a peer's answer.
@@ -67,6 +122,15 @@ impl AnswerSeen {
     }
 }
 
+/// What a refusal in JSON-RPC says besides itself.
+#[derive(Debug, Clone, Default)]
+pub struct Rpc {
+    /// The request's id as it stands in the body; none before the body is read.
+    pub id: Option<String>,
+    /// What a challenge says beside its error.
+    pub sign_in: Option<String>,
+}
+
 /// One request between two phases.
 pub struct Journey {
     /// Where it is.
@@ -75,8 +139,8 @@ pub struct Journey {
     pub record: Record,
     /// The listed origin it came from, for CORS.
     pub origin: Option<String>,
-    /// What a challenge says beside its error, on MCP routes.
-    pub sign_in: Option<String>,
+    /// Set on MCP routes, where refusals are told in JSON-RPC.
+    pub rpc: Option<Rpc>,
     /// The URL to use instead, for requests in the predecessor's form.
     pub preferred_url: Option<String>,
     recorder: Recorder,
@@ -86,7 +150,7 @@ impl Journey {
     /// A request has arrived.
     pub fn begin(recorder: Recorder) -> Self {
         let record = Record::begin(recorder.clone());
-        Self { stage: Stage::Arrived, record, origin: None, sign_in: None, preferred_url: None, recorder }
+        Self { stage: Stage::Arrived, record, origin: None, rpc: None, preferred_url: None, recorder }
     }
 
     /// The trip underway.
@@ -97,11 +161,18 @@ impl Journey {
         }
     }
 
+    /// The body has been read: refusals answer this id from now on.
+    pub fn note_rpc_id(&mut self, id: Option<String>) {
+        if let Some(rpc) = &mut self.rpc {
+            rpc.id = id;
+        }
+    }
+
     /// The request leaves for its peer.
-    pub fn depart(&mut self, trip: Trip, body: Outbound, live: LiveTrip) {
+    pub fn depart(&mut self, trip: Trip, cargo: Cargo, live: LiveTrip) {
         self.record.depart();
         let answer = AnswerSeen::default();
-        self.stage = Stage::Underway(Box::new(Underway { trip, body, attempt: 0, live, answer }));
+        self.stage = Stage::Underway(Box::new(Underway { trip, cargo, attempt: 0, live, answer }));
     }
 
     /// The head of the peer's answer is here.

@@ -12,6 +12,7 @@ pub mod guard;
 mod hygiene;
 mod journey;
 pub mod live;
+pub mod native;
 pub mod ops;
 mod origin;
 mod reply;
@@ -36,6 +37,7 @@ use crate::{
     access::Access,
     endpoints::{openapi::Documents, protected_resource::OAuth},
     identity::Identity,
+    mcp::session::SessionKeys,
     record::{Outcome, Recorder},
     refusal::{Code, Refusal},
     snapshot::{Current, tools::Refresher},
@@ -75,6 +77,8 @@ pub struct Settings {
     pub shutdown_grace: Duration,
     /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
     pub cors_origins: Vec<String>,
+    /// Bounds of native MCP.
+    pub mcp: native::Settings,
     /// Host names clients call the gateway by, beside those nobody else can answer for; lower case, without port.
     pub hosts: Vec<String>,
     /// What clients call the gateway: `https://host[:port]`; without it, what they say they call it.
@@ -97,6 +101,8 @@ pub struct Gateway {
     pub refresher: Refresher,
     /// OpenAPI documents made so far.
     pub documents: Documents,
+    /// What ids of MCP sessions are sealed with.
+    pub session_keys: Arc<SessionKeys>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
     /// Where records go.
@@ -138,8 +144,8 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
         let step = AssertUnwindSafe(self.decide(session, journey)).catch_unwind().await;
         let refusal = match step {
-            Ok(Ok(Step::Depart(trip, body, live))) => {
-                journey.depart(trip, body, live);
+            Ok(Ok(Step::Depart(trip, cargo, live))) => {
+                journey.depart(trip, cargo, live);
                 return Ok(false);
             }
             Ok(Ok(Step::Answer(answer))) => {
@@ -166,7 +172,7 @@ impl ProxyHttp for Gateway {
                 .trip
                 .destination(underway.attempt)
                 .ok_or_else(|| refused(upstream::unreachable("every address was tried")))?;
-            Ok(Box::new(http_peer(underway.trip.server(), destination)))
+            Ok(Box::new(http_peer(&underway.trip, destination)))
         })
     }
 
@@ -195,23 +201,25 @@ impl ProxyHttp for Gateway {
     ) -> pingora::Result<()> {
         caught(|| {
             let request_id = journey.record.request_id.clone();
-            let Underway { trip, body, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
+            let Underway { trip, cargo, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
             let destination = trip.destination(*attempt).ok_or_else(no_trip)?;
-            body.restart();
-            let client = session.req_header();
-            *request = hygiene::request_to_peer(client, trip, destination, body.framing(), &request_id)?;
+            cargo.restart();
+            *request = hygiene::request_to_peer(session.req_header(), trip, destination, cargo, &request_id)?;
             Ok(())
         })
     }
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        caught(|| journey.underway().ok_or_else(no_trip)?.body.pass(body, is_end).map_err(refused))
+        caught(|| {
+            let headers = &session.req_header().headers;
+            journey.underway().ok_or_else(no_trip)?.cargo.pass(body, is_end, headers).map_err(refused)
+        })
     }
 
     async fn response_filter(
@@ -237,6 +245,11 @@ impl ProxyHttp for Gateway {
         }
         caught(|| {
             hygiene::clean_answer(header);
+            if let Some(Underway { trip, cargo, attempt, .. }) = journey.underway()
+                && let (Some(exchange), Some(destination)) = (cargo.exchange(), trip.destination(*attempt))
+            {
+                exchange.answer_head(header, destination).map_err(refused)?;
+            }
             journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
             reply::mark(header, journey)?;
             reply::end_connection_when_draining(session);
@@ -252,9 +265,14 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
     ) -> pingora::Result<Option<Duration>> {
         caught(|| {
-            if let (Some(bytes), Some(underway)) = (body.as_ref(), journey.underway()) {
-                underway.answer.note_error_body(bytes);
-                journey.record.sent_bytes += bytes.len() as u64;
+            if let Some(underway) = journey.underway() {
+                if let Some(exchange) = underway.cargo.exchange() {
+                    exchange.answer_body(body, is_end).map_err(refused)?;
+                }
+                if let Some(bytes) = body.as_ref() {
+                    underway.answer.note_error_body(bytes);
+                    journey.record.sent_bytes += bytes.len() as u64;
+                }
             }
             if is_end {
                 journey.record.arrive_back();
@@ -270,10 +288,14 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
     ) -> FailToProxy {
         journey.record.arrive_back();
-        let Some(refusal) = refusal_for(error) else {
+        let Some(refusal) = overdue().or_else(|| refusal_for(error)) else {
             journey.end(Some(Outcome::ClientGone));
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
+        if let Some(id) = journey.underway().and_then(|underway| underway.cargo.exchange()?.asked.id.clone())
+        {
+            journey.note_rpc_id(Some(id));
+        }
         // A client that cannot be written to any more is simply gone.
         let is_told = reply::fail(session, journey, &refusal).await.is_ok();
         FailToProxy {
@@ -288,9 +310,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, _session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
-        let is_client_gone = error.is_some_and(|error| refusal_for(error).is_none());
-        journey.end(is_client_gone.then_some(Outcome::ClientGone));
-        if let Some(line) = Line::current() {
+        let line = Line::current();
+        let has_left = line.as_ref().is_some_and(|line| line.is_client_gone());
+        let is_client_gone = has_left || error.is_some_and(|error| refusal_for(error).is_none());
+        journey.end((is_client_gone && overdue().is_none()).then_some(Outcome::ClientGone));
+        if let Some(line) = line {
+            line.settle();
             line.arm(self.settings.keepalive_timeout + self.settings.header_timeout);
         }
     }
@@ -300,6 +325,12 @@ impl ProxyHttp for Gateway {
 fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(phase))
         .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
+}
+
+/// What the client is told when the answer it waits for has not begun in time.
+fn overdue() -> Option<Refusal> {
+    let is_overdue = Line::current().is_some_and(|line| line.is_answer_overdue());
+    is_overdue.then(|| Refusal::new(Code::PeerTooSlow, "the server did not answer in time"))
 }
 
 fn no_trip() -> Box<Error> {

@@ -11,7 +11,7 @@ use pingora::{http::ResponseHeader, proxy::Session};
 use serde::Serialize;
 
 use super::{cors, journey::Journey, resource};
-use crate::{endpoints::Answer, record::Outcome, refusal::Refusal};
+use crate::{endpoints::Answer, mcp, record::Outcome, refusal::Refusal};
 
 /// Longest wait for the rest of a refused request's body.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -68,11 +68,16 @@ pub async fn fail(session: &mut Session, journey: &mut Journey, refusal: &Refusa
 }
 
 fn refusal_header(refusal: &Refusal, journey: &Journey) -> pingora::Result<ResponseHeader> {
-    let mut header = ResponseHeader::build(refusal.code().status(), Some(12))?;
+    let status = match journey.rpc {
+        Some(_) => mcp::error::status(refusal),
+        None => refusal.code().status(),
+    };
+    let mut header = ResponseHeader::build(status, Some(12))?;
     header.insert_header(header::CONTENT_TYPE, "application/json")?;
     header.insert_header(header::CACHE_CONTROL, "no-store")?;
     if header.status == http::StatusCode::UNAUTHORIZED {
-        let challenge = resource::challenge(refusal.code(), journey.sign_in.as_deref());
+        let challenge =
+            resource::challenge(refusal.code(), journey.rpc.as_ref().and_then(|rpc| rpc.sign_in.as_deref()));
         header.insert_header(header::WWW_AUTHENTICATE, challenge)?;
     }
     if let Some(secs) = refusal.retry_after_secs() {
@@ -85,6 +90,10 @@ fn refusal_header(refusal: &Refusal, journey: &Journey) -> pingora::Result<Respo
 }
 
 fn refusal_body(refusal: &Refusal, journey: &Journey) -> Bytes {
+    if let Some(rpc) = &journey.rpc {
+        let request_id = journey.record.request_id.as_str();
+        return mcp::error::body(refusal, rpc.id.as_deref(), request_id).into();
+    }
     let body = RefusalBody {
         detail: refusal.sentence(),
         code: refusal.code().as_str(),

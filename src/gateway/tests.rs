@@ -37,6 +37,12 @@ pub(super) fn settings() -> Settings {
         hosts: Vec::new(),
         public_url: None,
         oauth: None,
+        mcp: native::Settings {
+            session_keys: Vec::new(),
+            session_ttl: Duration::from_secs(60),
+            max_message_bytes: 4096,
+            max_list_bytes: 4096,
+        },
     }
 }
 
@@ -50,6 +56,7 @@ fn gateway() -> Gateway {
         current: Current::new(Catalog::default(), max_stale),
         refresher: Refresher::new().0,
         documents: Documents::new(1024),
+        session_keys: settings().mcp.keys().unwrap(),
         live: Arc::default(),
         recorder: Recorder {
             metrics: Arc::new(Metrics::new().unwrap()),

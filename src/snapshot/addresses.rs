@@ -71,7 +71,7 @@ where
         let Ok(Ok(addresses)) = tokio::time::timeout(DEADLINE, lookup).await else {
             return Vec::new();
         };
-        addresses.into_iter().map(|address| Destination { peer: peer.clone(), address }).collect()
+        addresses.into_iter().map(|address| Destination::new(peer.clone(), address)).collect()
     });
     join_all(lookups).await.concat()
 }

@@ -6,6 +6,7 @@
 
 pub mod arguments;
 pub mod mcpo;
+pub mod native;
 pub mod peer;
 
 use std::{
@@ -17,15 +18,19 @@ use std::{
     },
 };
 
+use http::Method;
+
 use crate::{
     access::{self, Permit},
     catalog::{
         server::{PeerUrl, Server},
         tools::Tool,
     },
+    mcp::session::Place,
     names::ServerId,
     refusal::{Code, Refusal},
 };
+use native::Native;
 
 /// One place a server can be reached at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +39,16 @@ pub struct Destination {
     pub peer: PeerUrl,
     /// What its name resolved to.
     pub address: SocketAddr,
+    /// Both, as sealed session ids tell them.
+    pub place: Place,
+}
+
+impl Destination {
+    /// The peer at one of its addresses.
+    pub fn new(peer: PeerUrl, address: SocketAddr) -> Self {
+        let place = native::place_of(&peer, address);
+        Self { peer, address, place }
+    }
 }
 
 /// What every server's names last resolved to, by server.
@@ -54,11 +69,20 @@ impl Addresses {
     }
 }
 
-/// One permitted call, planned: which tool, where, in which order of addresses.
+/// What a trip is for.
+#[derive(Debug)]
+pub enum Errand {
+    /// The call of a tool, at the path of its OpenAPI document.
+    Tool(Arc<Tool>),
+    /// A request of native MCP.
+    Native(Native),
+}
+
+/// One permitted request, planned: what for, where, in which order of addresses.
 #[derive(Debug)]
 pub struct Trip {
     permit: Permit,
-    tool: Arc<Tool>,
+    errand: Errand,
     destinations: Arc<[Destination]>,
     first: usize,
 }
@@ -75,8 +99,12 @@ pub fn plan(permit: Permit, tool: Arc<Tool>, addresses: &Addresses) -> Result<Tr
     if destinations.is_empty() {
         return Err(unreachable("no address of the server resolves"));
     }
-    let first = TURN.fetch_add(1, Ordering::Relaxed) % destinations.len();
-    Ok(Trip { permit, tool, destinations, first })
+    let first = turn(destinations.len());
+    Ok(Trip { permit, errand: Errand::Tool(tool), destinations, first })
+}
+
+fn turn(count: usize) -> usize {
+    TURN.fetch_add(1, Ordering::Relaxed) % count
 }
 
 /// The answer when a server cannot be reached.
@@ -96,9 +124,17 @@ impl Trip {
         self.permit.server()
     }
 
-    /// The tool called.
-    pub fn tool(&self) -> &Arc<Tool> {
-        &self.tool
+    /// What it is for.
+    pub fn errand(&self) -> &Errand {
+        &self.errand
+    }
+
+    /// The method it is sent with.
+    pub fn method(&self) -> Method {
+        match &self.errand {
+            Errand::Tool(_) => Method::POST,
+            Errand::Native(native) => native.method.clone(),
+        }
     }
 
     /// Where the `attempt`th try goes, counted from 0; `None` when every address has been tried.
@@ -109,10 +145,15 @@ impl Trip {
 
     /// Path at the peer, with the client's query where the tool declares one.
     pub fn path(&self, peer: &PeerUrl, query: Option<&str>) -> String {
-        let path = &self.tool.path;
-        match query.filter(|query| self.tool.takes_query && !query.is_empty()) {
-            Some(query) => format!("{}{path}?{query}", peer.base_path),
-            None => format!("{}{path}", peer.base_path),
+        let tool = match &self.errand {
+            Errand::Tool(tool) => tool,
+            Errand::Native(Native { endpoint: Some(endpoint), .. }) => return endpoint.clone(),
+            Errand::Native(_) if peer.base_path.is_empty() => return "/".to_owned(),
+            Errand::Native(_) => return peer.base_path.clone(),
+        };
+        match query.filter(|query| tool.takes_query && !query.is_empty()) {
+            Some(query) => format!("{}{}?{query}", peer.base_path, tool.path),
+            None => format!("{}{}", peer.base_path, tool.path),
         }
     }
 }

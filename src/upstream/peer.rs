@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::{
+    protocols::TcpKeepalive,
+    upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
+};
 
-use super::Destination;
+use super::{Destination, Errand, Trip};
 use crate::catalog::server::Server;
 
 /// How long an idle connection to a peer is kept: under the 5.00 s after which uvicorn, and so mcpo,
@@ -19,8 +22,28 @@ const IDLE: Duration = Duration::from_secs(4);
 /// Longest wait for a peer to take more of a request body.
 const WRITE: Duration = Duration::from_secs(30);
 
-/// The peer for one try of a call to this server.
-pub fn http_peer(server: &Server, destination: &Destination) -> HttpPeer {
+/// When a silent connection is asked whether anybody is there: after a minute, then every 15 s, four times.
+const PROBES: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(15),
+    count: 4,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::ZERO,
+};
+
+/// The peer for one try of a trip.
+pub fn http_peer(trip: &Trip, destination: &Destination) -> HttpPeer {
+    let mut peer = peer_of(trip.server(), destination);
+    if let Errand::Native(_) = trip.errand() {
+        // A stream may be silent for hours: the beginning of an answer has a deadline of its own
+        // (`gateway/client.rs`), and a peer that has died is found by probes.
+        peer.options.read_timeout = None;
+        peer.options.tcp_keepalive = Some(PROBES);
+    }
+    peer
+}
+
+fn peer_of(server: &Server, destination: &Destination) -> HttpPeer {
     let url = &destination.peer;
     // The name is never empty (`PeerUrl`), so TLS always has a name to verify.
     let mut peer = HttpPeer::new(destination.address, url.is_tls, url.host.clone());
@@ -53,19 +76,13 @@ mod tests {
 
     #[test]
     fn every_peer_has_a_tls_name_its_server_s_own_pool_and_a_short_idle_time() {
-        let destination = Destination {
-            peer: PeerUrl {
-                is_tls: true,
-                host: "mcp.example.com".into(),
-                port: 443,
-                base_path: String::new(),
-            },
-            address: "127.0.0.1:443".parse().unwrap(),
-        };
-        let github = http_peer(&server("github"), &destination);
+        let peer =
+            PeerUrl { is_tls: true, host: "mcp.example.com".into(), port: 443, base_path: String::new() };
+        let destination = Destination::new(peer, "127.0.0.1:443".parse().unwrap());
+        let github = peer_of(&server("github"), &destination);
         assert_eq!(github.sni, "mcp.example.com");
         assert!(github.options.verify_cert && github.options.verify_hostname);
         assert!(github.options.idle_timeout.unwrap() < Duration::from_secs(5));
-        assert_ne!(github.group_key, http_peer(&server("gitlab"), &destination).group_key);
+        assert_ne!(github.group_key, peer_of(&server("gitlab"), &destination).group_key);
     }
 }

@@ -19,6 +19,7 @@ mod harness;
 mod identity;
 mod legacy;
 mod mcp_edge;
+mod native;
 mod openapi;
 mod openwebui;
 mod operations;

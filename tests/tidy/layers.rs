@@ -77,6 +77,7 @@ pub const MAY_IMPORT: &[Row] = &[
             "catalog",
             "store",
             "dial",
+            "mcp",
             "identity",
             "access",
             "limit",

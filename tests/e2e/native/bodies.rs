@@ -1,0 +1,199 @@
+//! Bodies: read whole and bounded before a byte of them goes on, and then sent as they came.
+
+use std::io::Write;
+
+use serde_json::json;
+
+use super::{Scene, call, refusal};
+use crate::harness::{
+    request::head,
+    wire::{answer, chunk},
+};
+
+#[tokio::test]
+async fn a_body_that_two_parsers_could_read_differently_never_reaches_the_server() {
+    let scene = Scene::start().await;
+    let utf16: Vec<u8> = call("echo").to_string().encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(call("echo").to_string().as_bytes()).unwrap();
+    let gzip = gzip.finish().unwrap();
+    let deep = format!(
+        r#"{{"id":1,"method":"tools/call","params":{{"name":"a","arguments":{}1{}}}}}"#,
+        "[".repeat(500),
+        "]".repeat(500)
+    );
+    let cases: Vec<(&[&str], Vec<u8>, (u16, i64, &str))> = vec![
+        (&["content-encoding: gzip"], gzip.clone(), (415, 415, "body_encoded")),
+        (&["content-encoding: identity, gzip"], gzip.clone(), (415, 415, "body_encoded")),
+        (&[], gzip, (415, 415, "body_encoded")),
+        (&[], utf16, (400, -32700, "body_not_json")),
+        (&[], b"\xff\xfe{}".to_vec(), (415, 415, "body_encoded")),
+        (&[], b"\xef\xbb\xbf{}".to_vec(), (400, -32700, "body_not_json")),
+        (&[], Vec::new(), (400, -32700, "body_not_json")),
+        (&[], b"{\"id\":1,\"method\":\"ping\"".to_vec(), (400, -32700, "body_not_json")),
+        (&[], deep.into_bytes(), (400, -32700, "body_not_json")),
+        (
+            &[],
+            br#"{"id":1,"method":"tools/call","params":{"name":"a","name":"b"}}"#.to_vec(),
+            (400, -32600, "bad_message"),
+        ),
+        (&[], br#"{"id":1,"method":"ping","method":"tools/call"}"#.to_vec(), (400, -32600, "bad_message")),
+        (
+            &[],
+            br#"{"id":1,"method":"tools/call","params":{"name":"a"},"params":{"name":"b"}}"#.to_vec(),
+            (400, -32600, "bad_message"),
+        ),
+        (
+            &[],
+            br#"{"id":1,"method":"tools/call","params":{"Name":"b"}}"#.to_vec(),
+            (400, -32600, "bad_message"),
+        ),
+        (
+            &[],
+            br#"{"id":1,"method":"tools/call","params":{"name":["b"]}}"#.to_vec(),
+            (400, -32600, "bad_message"),
+        ),
+        (
+            &["mcp-protocol-version: 2025-06-18"],
+            br#"[{"id":1,"method":"ping"}]"#.to_vec(),
+            (400, -32600, "bad_message"),
+        ),
+        (&["mcp-method: tools/list"], call("a").to_string().into_bytes(), (400, -32020, "header_mismatch")),
+        (&["mcp-name: b"], call("a").to_string().into_bytes(), (400, -32020, "header_mismatch")),
+        (
+            &["mcp-name: =?base64?Yg==?="],
+            call("a").to_string().into_bytes(),
+            (400, -32020, "header_mismatch"),
+        ),
+        (&["mcp-name: a", "mcp-name: a"], call("a").to_string().into_bytes(), (400, 400, "repeated_header")),
+    ];
+    for (lines, body, expected) in cases {
+        let shown = String::from_utf8_lossy(&body).chars().take(60).collect::<String>();
+        let answer = scene.client().await.exchange(scene.post(lines, &body)).await;
+        let (status, code, word) = refusal(&answer);
+        assert_eq!((status, code, word.as_str()), expected, "{lines:?} {shown}");
+        // The same in chunks, the last byte on its own: then it is judged on its way.
+        let Some((last, rest)) = body.split_last() else { continue };
+        let mut client = scene.client().await;
+        let usual = ["content-type: application/json", "transfer-encoding: chunked"];
+        let all: Vec<_> = usual.iter().chain(lines).copied().collect();
+        client.send(head("POST", "/alpha/mcp", &scene.token, &all)).await;
+        client.send(chunk(rest)).await;
+        if expected.0 != 415
+            || expected.2 != "body_encoded"
+            || !lines.iter().any(|line| line.contains("gzip"))
+        {
+            // The server may have been given a head, never a body.
+            client.send([chunk(&[*last]), chunk(b"")].concat()).await;
+        }
+        let (status, _, word) = refusal(&client.read_answer().await);
+        assert_eq!((status, word.as_str()), (expected.0, expected.2), "in chunks: {lines:?} {shown}");
+        while scene.peer.was_called().await {
+            let mut call = scene.peer.call().await;
+            let rest = call.rest_within(std::time::Duration::from_secs(10)).await;
+            assert_eq!(rest.as_deref(), Some(&b""[..]), "not a byte of the body");
+        }
+    }
+    scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_body_not_labelled_as_json_in_utf8_is_refused() {
+    let scene = Scene::start().await;
+    for label in ["", "content-type: text/plain", "content-type: application/json; charset=utf-16le"] {
+        let body = call("echo").to_string();
+        let lines = [label].into_iter().filter(|label| !label.is_empty());
+        let lines: Vec<_> = lines.chain(["accept: */*"]).collect();
+        let request = crate::harness::request::post_with("/alpha/mcp", &scene.token, &lines, body);
+        let answer = scene.client().await.exchange(request).await;
+        assert_eq!(refusal(&answer), (415, 415, "unsupported_media_type".to_owned()), "{label}");
+    }
+    scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn the_id_of_a_refused_request_is_echoed_as_it_was() {
+    let scene = Scene::start().await;
+    for id in ["7", "-1.5", "\"a\\u0062\"", "12345678901234567890"] {
+        let body = format!(r#"{{"id":{id},"method":"tools/call","params":{{"name":"a"}}}}"#);
+        let answer = scene.client().await.exchange(scene.post(&["mcp-name: b"], body)).await;
+        assert!(answer.text().contains(&format!("\"id\":{id},")), "{}", answer.text());
+    }
+}
+
+/// Sends a body in pieces, and expects it at the peer byte for byte.
+async fn arrives(scene: &Scene, is_chunked: bool, body: &[u8], piece: usize) {
+    let mut client = scene.client().await;
+    let length = format!("content-length: {}", body.len());
+    let framing = if is_chunked { "transfer-encoding: chunked" } else { &length };
+    client.send(head("POST", "/alpha/mcp", &scene.token, &["content-type: application/json", framing])).await;
+    let sending = async {
+        for piece in body.chunks(piece) {
+            client.send(if is_chunked { chunk(piece) } else { piece.to_vec() }).await;
+        }
+        if is_chunked {
+            client.send(chunk(b"")).await;
+        }
+        client
+    };
+    let receiving = async {
+        let mut call = scene.peer.call().await;
+        assert_eq!(call.read_body().await, body, "{} bytes in pieces of {piece}", body.len());
+        call.send(answer("200 OK", "application/json", b"{}")).await;
+    };
+    let (mut client, ()) = tokio::join!(sending, receiving);
+    assert_eq!(client.read_answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_of_any_size_within_the_bound_arrives_as_it_was_sent() {
+    let scene = Scene::start().await;
+    for size in [10, 1000, 65_400, 65_536, 65_600, 131_072, 960_000, 4_000_000] {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": "echo", "arguments": {"text": "x".repeat(size)}}});
+        let body = body.to_string().into_bytes();
+        for is_chunked in [false, true] {
+            for piece in [body.len(), 10_000, 65_536] {
+                arrives(&scene, is_chunked, &body, piece).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_over_the_bound_is_refused_before_a_byte_of_it_goes_on() {
+    let scene = Scene::start_with("mcp", |setup| setup.set("mcp.max_message_bytes", 100_000)).await;
+    let body = json!({"id": 1, "method": "x", "params": {"arguments": "x".repeat(100_000)}}).to_string();
+    let answer = scene.client().await.exchange(scene.post(&[], &body)).await;
+    assert_eq!(refusal(&answer), (413, 413, "body_too_large".to_owned()));
+    scene.is_unharmed().await;
+
+    let mut client = scene.client().await;
+    let lines = ["content-type: application/json", "transfer-encoding: chunked"];
+    client.send(head("POST", "/alpha/mcp", &scene.token, &lines)).await;
+    for piece in body.as_bytes().chunks(20_000) {
+        // The gateway may have hung up on the rest.
+        let _ = client.try_send(chunk(piece)).await;
+    }
+    assert_eq!(refusal(&client.read_answer().await).0, 413);
+    let mut call = scene.peer.call().await;
+    assert_eq!(call.rest_within(std::time::Duration::from_secs(10)).await.as_deref(), Some(&b""[..]));
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_once() {
+    let scene = Scene::start().await;
+    for size in [10, 200_000] {
+        let body = json!({"id": 1, "method": "x", "params": {"arguments": "x".repeat(size)}}).to_string();
+        let mut client = scene.client().await;
+        let length = format!("content-length: {}", body.len());
+        let lines = ["content-type: application/json", &length, "expect: 100-continue"];
+        client.send(head("POST", "/alpha/mcp", &scene.token, &lines)).await;
+        assert_eq!(client.read_head().await.0, 100);
+        client.send(&body).await;
+        let mut call = scene.peer.call().await;
+        assert_eq!(call.read_body().await, body.as_bytes());
+        call.send(answer("200 OK", "application/json", b"{}")).await;
+        assert_eq!(client.read_answer().await.status, 200, "{size}");
+    }
+}
