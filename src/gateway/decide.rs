@@ -91,8 +91,7 @@ impl Gateway {
             }
             Route::LegacyCall(name) => {
                 let reach = self.access.reach(&caller, known);
-                let reading = legacy_reading(&snapshot, &reach, name);
-                let (server, tool) = reading.ok_or_else(access::unknown_server)?;
+                let (server, tool) = legacy_reading(&snapshot, &reach, name)?;
                 let permit = permit(server)?;
                 journey.preferred_url = Some(format!("/{server}/{tool}"));
                 (permit, tool)
@@ -244,7 +243,11 @@ fn is_path_or_url(request: &RequestHeader) -> bool {
 /// The reading of `{server}_{tool}` whose tool is known, or else the one with the longest known server.
 ///
 /// A tool that rules deny counts as unknown, or what became of its name would show that the server has it.
-fn legacy_reading<'n>(snapshot: &Snapshot, reach: &Reach, name: &'n str) -> Option<(&'n str, &'n str)> {
+fn legacy_reading<'n>(
+    snapshot: &Snapshot,
+    reach: &Reach,
+    name: &'n str,
+) -> Result<(&'n str, &'n str), Refusal> {
     let known_server = |(server, _): &(&str, &str)| snapshot.catalog.get(server).is_some();
     let known_tool = |(server, tool): &(&str, &str)| {
         let is_allowed = |server: &Arc<Server>| reach.tools(&server.id).allows(tool);
@@ -254,6 +257,7 @@ fn legacy_reading<'n>(snapshot: &Snapshot, reach: &Reach, name: &'n str) -> Opti
         .filter(known_server)
         .find(known_tool)
         .or_else(|| route::legacy_readings(name).find(known_server))
+        .ok_or_else(access::unknown_server)
 }
 
 /// The answer about a server that is switched off.
