@@ -172,8 +172,6 @@ async fn a_foreign_page_reaches_no_server_whatever_it_holds() {
         (&["host: evil.example.com:8000"], "foreign_host"),
         (&["host: evil.example.com", "origin: http://localhost:3000"], "foreign_host"),
         (&["host: gw.example.com."], "foreign_host"),
-        (&["host: localhost@evil.example.com"], "foreign_host"),
-        (&["host: localhost", "host: localhost"], "foreign_host"),
         (&["host:"], "foreign_host"),
         (&["host: localhost", "origin: http://evil.example.com"], "foreign_origin"),
         (&["host: gw.example.com", "origin: null"], "foreign_origin"),
@@ -184,11 +182,6 @@ async fn a_foreign_page_reaches_no_server_whatever_it_holds() {
             let mut client = RawClient::connect(&gateway.address()).await;
             let answer = client.exchange(native(method, token, lines)).await;
             let shown = format!("{method} {lines:?}: {}", answer.text());
-            if answer.status == 400 {
-                // Two `Host` lines are no HTTP at all.
-                assert_eq!(lines[0], lines[1], "{shown}");
-                continue;
-            }
             let refusal = answer.json();
             assert_eq!(
                 (answer.status, refusal["error"]["data"]["code"].as_str()),
@@ -198,6 +191,11 @@ async fn a_foreign_page_reaches_no_server_whatever_it_holds() {
             assert_eq!(answer.head.header("www-authenticate"), None, "{shown}");
             assert_eq!(answer.head.header("access-control-allow-origin"), None, "{shown}");
         }
+    }
+    // The framework has these for no HTTP at all.
+    for lines in [&["host: localhost@evil.example.com"][..], &["host: localhost", "host: localhost"]] {
+        let mut client = RawClient::connect(&gateway.address()).await;
+        assert_eq!(client.exchange(native("POST", &token, lines)).await.status, 400, "{lines:?}");
     }
     assert_eq!(peer.connections(), (0, 0));
     for lines in [
