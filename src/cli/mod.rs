@@ -137,6 +137,9 @@ fn run(place: &Place<'_>) -> anyhow::Result<()> {
     if config.identity.believes_nobody() {
         bail!("{}", config::NOBODY_COULD_CALL);
     }
+    if let Some(remark) = config.sessions_remark() {
+        talk(&format!("warning: {remark}"));
+    }
     let last_things = app::LastThings::default();
     last_things.keep(logs::start(&config.record)?);
     app::run(config, None, last_things)

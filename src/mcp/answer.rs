@@ -98,7 +98,7 @@ impl Edit {
     fn event<'e>(&self, event: &'e Event) -> Result<Cow<'e, [u8]>, Unreadable> {
         let Some(data) = event.data() else { return Ok(Cow::Borrowed(event.raw())) };
         let edited = match &self.endpoint {
-            Some(endpoint) if event.name() == Some("endpoint") => {
+            Some(endpoint) if event.name().as_deref() == Some("endpoint") => {
                 let foreign = Unreadable("the server named a message endpoint that is not its own");
                 Some(endpoint(&data).ok_or(foreign)?)
             }
@@ -124,4 +124,167 @@ pub fn resolve_endpoint(stream: &Url, data: &str) -> Option<String> {
         return None;
     }
     Some(endpoint[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIST: &str = r#"{"id":1,"result":{"tools":[{"name":"a"},{"name":"no"}]}}"#;
+    const NARROWED: &str = r#"{"id":1,"result":{"tools":[{"name":"a"}]}}"#;
+
+    fn edit() -> Edit {
+        Edit {
+            allows: Some(Box::new(|name| name != "no")),
+            endpoint: Some(Box::new(|data| data.strip_prefix('/').map(|path| format!("/gateway/{path}")))),
+        }
+    }
+
+    /// What the client gets of a body that arrives in these pieces.
+    fn fed(kind: Kind, bound: usize, edit: Edit, pieces: &[&[u8]]) -> Result<Vec<u8>, Unreadable> {
+        let mut answer = Answer::new(kind, bound, edit);
+        let mut output = Vec::new();
+        for piece in pieces {
+            output.extend_from_slice(&answer.feed(piece, false)?);
+        }
+        output.extend_from_slice(&answer.feed(b"", true)?);
+        Ok(output)
+    }
+
+    #[track_caller]
+    fn check(kind: Kind, body: impl AsRef<[u8]>, expected: impl AsRef<[u8]>) {
+        let (body, expected) = (body.as_ref(), expected.as_ref());
+        for size in [1, 2, 3, 7, body.len().max(1)] {
+            let pieces: Vec<&[u8]> = body.chunks(size).collect();
+            let output = fed(kind, 1000, edit(), &pieces).unwrap();
+            assert_eq!(String::from_utf8_lossy(&output), String::from_utf8_lossy(expected));
+            assert_eq!(output, expected);
+        }
+    }
+
+    #[test]
+    fn a_json_body_is_narrowed_as_a_whole() {
+        check(Kind::Json, LIST, NARROWED);
+        check(Kind::Json, b"{\"result\":{\"content\":\"\xff\"}} ", b"{\"result\":{\"content\":\"\xff\"}} ");
+        check(Kind::Json, "", "");
+        // Clients replace what is not UTF-8, and find tools.
+        let latin_1 = b"{\"result\":{\"tools\":[{\"name\":\"\xe9t\"},{\"name\":\"no\"}]}}";
+        check(Kind::Json, latin_1, "{\"result\":{\"tools\":[{\"name\":\"\u{fffd}t\"}]}}");
+    }
+
+    #[test]
+    fn only_data_with_lists_changes_in_a_stream() {
+        check(
+            Kind::Events,
+            format!(
+                "id: 1\nretry: 5\ndata:\n\n: ping\r\n\r\nid: 2\nevent: message\ndata: {LIST}\n\ndata: {{\"x\":1}}\r\rdata: cut"
+            ),
+            format!(
+                "id: 1\nretry: 5\ndata:\n\n: ping\r\n\r\nid: 2\nevent: message\ndata: {NARROWED}\n\ndata: {{\"x\":1}}\r\r"
+            ),
+        );
+        let in_lines = LIST.replace(',', ",\ndata: ");
+        check(
+            Kind::Events,
+            format!("data: {in_lines}\n\n"),
+            format!("data: {NARROWED}\n\n").replace(":1,", ":1,\ndata: "),
+        );
+        check(
+            Kind::Events,
+            "event: endpoint\ndata: /m?s=1\n\ndata: /m\n\n",
+            "event: endpoint\ndata: /gateway/m?s=1\n\ndata: /m\n\n",
+        );
+    }
+
+    #[test]
+    fn an_event_goes_on_with_its_last_byte() {
+        let mut answer = Answer::new(Kind::Events, 100, edit());
+        let event = b": keep-alive\n\n";
+        let (last, before) = event.split_last().unwrap();
+        assert!(answer.feed(before, false).unwrap().is_empty());
+        assert_eq!(answer.feed(&[*last], false).unwrap(), &event[..]);
+    }
+
+    #[test]
+    fn what_is_not_to_be_edited_passes() {
+        let body = format!("event: endpoint\ndata: {LIST}\n\n");
+        assert_eq!(fed(Kind::Events, 1000, Edit::default(), &[body.as_bytes()]).unwrap(), body.as_bytes());
+        assert_eq!(fed(Kind::Json, 1000, Edit::default(), &[LIST.as_bytes()]).unwrap(), LIST.as_bytes());
+    }
+
+    #[test]
+    fn what_cannot_be_judged_ends_the_answer() {
+        let refused =
+            |kind, body: &str| assert!(fed(kind, 60, edit(), &[body.as_bytes()]).is_err(), "{body}");
+        refused(Kind::Events, "event: endpoint\ndata: http://elsewhere/\n\n");
+        refused(Kind::Events, "data: {\"result\":{\"tools\":[{}]}}\n\n");
+        refused(Kind::Events, &format!(": {}", "x".repeat(60)));
+        refused(Kind::Json, &" ".repeat(61));
+        assert!(fed(Kind::Json, 60, edit(), &[b" ".repeat(60).as_slice()]).is_ok());
+    }
+
+    #[test]
+    fn a_message_endpoint_is_path_and_query_at_the_origin_of_the_stream() {
+        let stream = Url::parse("http://peer:8000/servers/time/sse").unwrap();
+        for (data, expected) in [
+            ("/messages/?session_id=0a", Some("/messages/?session_id=0a")),
+            (" /message?sessionId=b ", Some("/message?sessionId=b")),
+            ("messages/?session_id=c", Some("/servers/time/messages/?session_id=c")),
+            ("?s=1", Some("/servers/time/sse?s=1")),
+            ("../m", Some("/servers/m")),
+            ("/a/../../b/./c", Some("/b/c")),
+            ("http://peer:8000/m?s=1", Some("/m?s=1")),
+            ("HTTP://PEER:8000/m", Some("/m")),
+            ("//peer:8000/m", Some("/m")),
+            ("http://peer:8000", Some("/")),
+            ("/caf\u{e9}?q=\u{e9}", Some("/caf%C3%A9?q=%C3%A9")),
+            ("", None),
+            ("http://peer/m", None),
+            ("https://peer:8000/m", None),
+            ("http://peer:8000.evil.example/m", None),
+            ("//evil.example/m", None),
+            ("\\\\evil.example/m", None),
+            ("/\\evil.example/m", None),
+            ("http:evil.example", Some("/servers/time/evil.example")),
+            ("http://user@peer:8000/m", None),
+            ("http://:word@peer:8000/m", None),
+            ("http://peer:8000@evil.example/m", None),
+            ("/m#x", None),
+            ("#", None),
+            ("/m\n/n", None),
+            ("/m\t", None),
+            ("/a b", None),
+            ("javascript:alert(1)", None),
+            ("data:,x", None),
+            ("http://", None),
+        ] {
+            assert_eq!(resolve_endpoint(&stream, data).as_deref(), expected, "{data:?}");
+        }
+        let stream = Url::parse("https://peer/sse?key=x").unwrap();
+        assert_eq!(resolve_endpoint(&stream, "https://peer:443/m").as_deref(), Some("/m"));
+    }
+
+    proptest! {
+        #[test]
+        fn an_endpoint_can_be_sent_as_it_is(data in "[/?.:@%a-c\u{e9}|\"<{\\[]{1,20}") {
+            let stream = Url::parse("http://peer:8000/sse").unwrap();
+            if let Some(target) = resolve_endpoint(&stream, &data) {
+                prop_assert!(target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic()), "{}", target);
+                prop_assert!(target.parse::<http::uri::PathAndQuery>().is_ok(), "{}", target);
+            }
+        }
+
+        #[test]
+        fn a_body_does_not_depend_on_how_it_is_cut(
+            lines in proptest::collection::vec(prop_oneof![Just(LIST), Just("x"), Just("event: endpoint"), Just("data: /m"), Just("")], 0..12),
+            size in 1_usize..50, is_stream in any::<bool>(),
+        ) {
+            let body: String = lines.iter().map(|line| if *line == LIST { format!("data: {LIST}\n") } else { format!("{line}\n") }).collect();
+            let kind = if is_stream { Kind::Events } else { Kind::Json };
+            let pieces: Vec<&[u8]> = body.as_bytes().chunks(size).collect();
+            prop_assert_eq!(fed(kind, 500, edit(), &pieces), fed(kind, 500, edit(), &[body.as_bytes()]));
+        }
+    }
 }

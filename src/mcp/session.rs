@@ -203,3 +203,177 @@ impl SessionKeys {
         (now < sealed.expires_at).then_some(sealed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn key(byte: u8) -> SessionKey {
+        SessionKey::from_bytes([byte; KEY_BYTES])
+    }
+
+    fn server(id: &str) -> ServerId {
+        ServerId::parse(id).unwrap()
+    }
+
+    fn binding(server: &ServerId) -> Binding<'_> {
+        Binding { purpose: Purpose::Session, server, caller: "ana@example.org" }
+    }
+
+    fn sealed(upstream: &str) -> Sealed {
+        let place = Place { peer: 7, address: u32::MAX };
+        Sealed { upstream: upstream.to_owned(), place, expires_at: NOW + 60 }
+    }
+
+    #[test]
+    fn a_key_is_64_hexadecimal_digits_or_the_base64_of_32_bytes() {
+        let hex = "00ff".repeat(16);
+        let base64 = STANDARD.encode(SessionKey::parse(&hex).unwrap().0.expose());
+        assert_eq!(SessionKey::parse(&base64), SessionKey::parse(&hex));
+        assert_eq!(SessionKey::parse(&hex.to_uppercase()), SessionKey::parse(&hex));
+        for text in [
+            "",
+            "secret",
+            &hex[1..],
+            &hex[2..],
+            &format!("{hex}0"),
+            &"+1".repeat(32),
+            &"é".repeat(32),
+            &base64[1..],
+        ] {
+            assert_eq!(SessionKey::parse(text), Err(BadKey), "{text}");
+        }
+        assert!(BadKey.to_string().contains("`openssl rand -hex 32`"));
+    }
+
+    #[test]
+    fn neither_a_key_nor_the_servers_own_id_prints() {
+        let (key, sealed) = (SessionKey::parse(&"ab".repeat(32)).unwrap(), sealed("0a1b"));
+        let printed = format!("{key:?} {:?} {sealed:?}", SessionKeys::new(&[key.clone()]));
+        assert!(
+            !printed.contains("171") && !printed.contains("abab") && !printed.contains("0a1b"),
+            "{printed}"
+        );
+    }
+
+    #[test]
+    fn random_keys_differ() {
+        assert_ne!(SessionKey::random().unwrap(), SessionKey::random().unwrap());
+    }
+
+    #[test]
+    fn an_id_opens_for_nothing_but_what_it_is_bound_to() {
+        let (keys, github, gitlab) = (SessionKeys::new(&[key(1)]), server("github"), server("gitlab"));
+        let own = binding(&github);
+        let id = keys.seal(&own, &sealed("abc")).unwrap();
+        assert_eq!(keys.open(&own, &id, NOW), Some(sealed("abc")));
+        for other in [
+            Binding { purpose: Purpose::Endpoint, ..own },
+            Binding { server: &gitlab, ..own },
+            Binding { caller: "eve@example.org", ..own },
+            Binding { caller: "", ..own },
+            // The border between server and caller counts.
+            Binding { server: &server("git"), caller: "hub\0ana@example.org", ..own },
+        ] {
+            assert_eq!(keys.open(&other, &id, NOW), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_expires() {
+        let (keys, github) = (SessionKeys::new(&[key(1)]), server("github"));
+        let id = keys.seal(&binding(&github), &sealed("abc")).unwrap();
+        for (now, is_open) in [(0, true), (NOW + 59, true), (NOW + 60, false), (u64::MAX, false)] {
+            assert_eq!(keys.open(&binding(&github), &id, now).is_some(), is_open, "{now}");
+        }
+    }
+
+    #[test]
+    fn keys_rotate() {
+        let github = server("github");
+        let own = binding(&github);
+        let [old, both, new] =
+            [vec![key(1)], vec![key(2), key(1)], vec![key(2)]].map(|keys| SessionKeys::new(&keys));
+        let (before, after) =
+            (old.seal(&own, &sealed("abc")).unwrap(), both.seal(&own, &sealed("abc")).unwrap());
+        assert!(both.open(&own, &before, NOW).is_some() && both.open(&own, &after, NOW).is_some());
+        assert!(new.open(&own, &before, NOW).is_none() && new.open(&own, &after, NOW).is_some());
+        assert!(old.open(&own, &after, NOW).is_none());
+        let none = SessionKeys::new(&[]);
+        assert!(none.seal(&own, &sealed("abc")).is_none() && none.open(&own, &after, NOW).is_none());
+    }
+
+    #[test]
+    fn the_same_session_is_never_sealed_alike() {
+        let (keys, github) = (SessionKeys::new(&[key(1)]), server("github"));
+        let seal = || keys.seal(&binding(&github), &sealed("abc")).unwrap();
+        assert_ne!(seal(), seal());
+    }
+
+    #[test]
+    fn what_is_no_session_id_is_not_sealed() {
+        let (keys, github) = (SessionKeys::new(&[key(1)]), server("github"));
+        for upstream in ["", "a b", "a\n", "\u{7f}", "é", "a\0", &"x".repeat(LONGEST)] {
+            assert_eq!(keys.seal(&binding(&github), &sealed(upstream)), None, "{upstream:?}");
+        }
+        // What is sealed also opens, up to the longest.
+        let longest = (0..LONGEST).rev().map(|length| sealed(&"x".repeat(length)));
+        let (id, sealed) = longest
+            .filter_map(|sealed| Some((keys.seal(&binding(&github), &sealed)?, sealed)))
+            .next()
+            .unwrap();
+        assert!(id.len() > LONGEST - 4);
+        assert_eq!(keys.open(&binding(&github), &id, NOW), Some(sealed));
+    }
+
+    #[test]
+    fn what_was_never_sealed_does_not_open() {
+        let (keys, github) = (SessionKeys::new(&[key(1)]), server("github"));
+        for bytes in 0..64 {
+            let text = URL_SAFE_NO_PAD.encode(vec![VERSION; bytes]);
+            assert_eq!(keys.open(&binding(&github), &text, NOW), None, "{text}");
+        }
+        for text in ["", "A", "AQ==", "é", "AQ\n", " AQ", &"A".repeat(5000)] {
+            assert_eq!(keys.open(&binding(&github), text, NOW), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_session_comes_back(
+            upstream in "[!-~]{1,200}", caller in ".{0,40}", id in "[a-z][a-z0-9_-]{0,62}", expires_at in 1_u64.., peer in any::<u32>(),
+            address in any::<u32>(), is_endpoint in any::<bool>(),
+        ) {
+            let Ok(server) = ServerId::parse(&id) else { return Ok(()) };
+            let purpose = if is_endpoint { Purpose::Endpoint } else { Purpose::Session };
+            let binding = Binding { purpose, server: &server, caller: &caller };
+            let (keys, sealed) = (SessionKeys::new(&[key(1)]), Sealed { upstream, place: Place { peer, address }, expires_at });
+            let id = keys.seal(&binding, &sealed).unwrap();
+            prop_assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{}", id);
+            prop_assert_eq!(keys.open(&binding, &id, expires_at - 1), Some(sealed));
+        }
+
+        #[test]
+        fn no_changed_id_opens(upstream in "[!-~]{1,60}", at in any::<prop::sample::Index>(), to in any::<char>(), cut in 1_usize..40) {
+            let (keys, github) = (SessionKeys::new(&[key(1)]), server("github"));
+            let id = keys.seal(&binding(&github), &sealed(&upstream)).unwrap();
+            let at = at.index(id.len());
+            let changed: String = id.chars().enumerate().map(|(i, c)| if i == at { to } else { c }).collect();
+            prop_assert_eq!(keys.open(&binding(&github), &changed, NOW).is_some(), changed == id);
+            // Every bit of every character, those behind the last byte among them.
+            for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+/".chars() {
+                let changed = format!("{}{letter}{}", &id[..at], &id[at + 1..]);
+                prop_assert_eq!(keys.open(&binding(&github), &changed, NOW).is_some(), changed == id);
+                let longer = format!("{id}{letter}");
+                prop_assert!(keys.open(&binding(&github), &longer, NOW).is_none());
+                let changed = format!("{}{letter}", &id[..id.len() - 1]);
+                prop_assert_eq!(keys.open(&binding(&github), &changed, NOW).is_some(), changed == id);
+            }
+            prop_assert!(keys.open(&binding(&github), &id[..id.len().saturating_sub(cut)], NOW).is_none());
+        }
+    }
+}

@@ -139,12 +139,12 @@ impl Event {
         &self.raw
     }
 
-    /// The name it has, if any.
-    pub fn name(&self) -> Option<&str> {
-        std::str::from_utf8(self.values(b"event").last()?).ok()
+    /// The name it has, if any. What is not UTF-8 is replaced here and in the data, as clients do.
+    pub fn name(&self) -> Option<Cow<'_, str>> {
+        self.values(b"event").last().map(String::from_utf8_lossy)
     }
 
-    /// Its data, if any, read as clients read it: what is not UTF-8 is replaced.
+    /// Its data, if any.
     pub fn data(&self) -> Option<Cow<'_, str>> {
         let mut values = self.values(b"data");
         let first = values.next()?;
@@ -233,5 +233,262 @@ impl<'a> Iterator for Lines<'a> {
         let (ending, rest) = rest.split_at(if rest.starts_with(b"\r\n") { 2 } else { 1 });
         self.0 = rest;
         Some(Line { text, ending })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUND: usize = 4096;
+
+    /// The events of a stream that arrives in these pieces.
+    fn split<'a>(
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+        bound: usize,
+    ) -> (Vec<Event>, Result<(), TooLong>) {
+        let mut splitter = Splitter::new(bound);
+        let mut events = Vec::new();
+        let mut drain = |splitter: &mut Splitter| {
+            while let Some(event) = splitter.next_event()? {
+                events.push(event);
+            }
+            Ok(())
+        };
+        let mut fed = Ok(());
+        for piece in pieces {
+            splitter.feed(piece);
+            fed = fed.and_then(|()| drain(&mut splitter));
+        }
+        splitter.end();
+        fed = fed.and_then(|()| drain(&mut splitter));
+        (events, fed)
+    }
+
+    fn events(stream: &[u8]) -> Vec<Event> {
+        let (events, fed) = split([stream], BOUND);
+        assert_eq!(fed, Ok(()));
+        events
+    }
+
+    fn one(stream: &str) -> Event {
+        let mut events = events(stream.as_bytes());
+        assert_eq!(events.len(), 1, "{stream:?}");
+        events.remove(0)
+    }
+
+    #[track_caller]
+    fn check(stream: impl AsRef<[u8]>, expected: &[&str]) {
+        let events = events(stream.as_ref());
+        let raw: Vec<_> = events.iter().map(|event| String::from_utf8_lossy(event.raw())).collect();
+        assert_eq!(raw, expected);
+    }
+
+    #[test]
+    fn an_event_ends_with_a_blank_line_however_lines_end() {
+        check("data: 1\n\ndata: 2\n\n", &["data: 1\n\n", "data: 2\n\n"]);
+        check("data: 1\r\n\r\ndata: 2\r\n\r\n", &["data: 1\r\n\r\n", "data: 2\r\n\r\n"]);
+        check("data: 1\r\rdata: 2\r\r", &["data: 1\r\r", "data: 2\r\r"]);
+        check("data: 1\n\r\ndata: 2\r\n\n", &["data: 1\n\r\n", "data: 2\r\n\n"]);
+        check("data: 1\n\rdata: 2\r\n\r", &["data: 1\n\r", "data: 2\r\n\r"]);
+        check("data: 1\r\r\ndata: 2\n\n", &["data: 1\r\r", "\n", "data: 2\n\n"]);
+        check("\n\r\n\r\r", &["\n", "\r\n", "\r", "\r"]);
+        check("\u{feff}data: 1\n\n\u{feff}data: 2\n\n", &["\u{feff}data: 1\n\n", "\u{feff}data: 2\n\n"]);
+        check("\u{feff}\ndata: 1\n\n", &["\u{feff}\n", "data: 1\n\n"]);
+        check("\u{feff}\r\ndata: 1\n\n", &["\u{feff}\r\n", "data: 1\n\n"]);
+        check("", &[]);
+        check("data: no end\n", &[]);
+        check("data: 1\n\ndata: no end", &["data: 1\n\n"]);
+    }
+
+    #[test]
+    fn an_event_is_there_as_soon_as_its_blank_line_is() {
+        for (stream, is_waiting) in [
+            ("data: 1\n\n", false),
+            ("data: 1\r\n\r\n", false),
+            ("data: 1\r\r", false),
+            (": keep-alive\n\n", false),
+            ("data: 1\n", true),
+            // The second half of an ending may follow.
+            ("data: 1\r\n\r", true),
+        ] {
+            let mut splitter = Splitter::new(BOUND);
+            for byte in stream.as_bytes() {
+                assert_eq!(splitter.next_event(), Ok(None));
+                splitter.feed(&[*byte]);
+            }
+            assert_eq!(splitter.next_event().unwrap().is_none(), is_waiting, "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_over_the_bound_is_an_error_and_those_before_it_are_not() {
+        let stream = b"data: 1\n\ndata: 12345\n\n";
+        for bound in 9..13 {
+            let (events, fed) = split([&stream[..]], bound);
+            assert_eq!((events.len(), fed), (1, Err(TooLong)));
+        }
+        assert_eq!(split([&stream[..]], 13).1, Ok(()));
+        assert_eq!(split([&b"data: without end"[..]], 10).1, Err(TooLong));
+    }
+
+    #[test]
+    fn fields_are_read_as_the_standard_says() {
+        let read = |stream: &str| {
+            let event = one(stream);
+            (event.name().map(Cow::into_owned), event.data().map(Cow::into_owned), event.has_id())
+        };
+        let is = |name: Option<&str>, data: Option<&str>, has_id: bool| {
+            (name.map(str::to_owned), data.map(str::to_owned), has_id)
+        };
+        assert_eq!(read("event: endpoint\ndata: /m?s=1\n\n"), is(Some("endpoint"), Some("/m?s=1"), false));
+        assert_eq!(read("data:x\nid:1\n\n"), is(None, Some("x"), true));
+        assert_eq!(read("data:  x \n\n"), is(None, Some(" x "), false));
+        assert_eq!(read("data: a\ndata: b\r\ndata\rdata: c\n\n"), is(None, Some("a\nb\n\nc"), false));
+        assert_eq!(read("id: 1\ndata: \n\n"), is(None, Some(""), true));
+        assert_eq!(read("id: 1\nid\ndata\n\n"), is(None, Some(""), false));
+        assert_eq!(read("id: a\0b\nretry: 5\n\n"), is(None, None, false));
+        assert_eq!(read(": comment\n\n"), is(None, None, false));
+        assert_eq!(read(":data: x\nData: x\n data: x\ndata : x\n\n"), is(None, None, false));
+        assert_eq!(read("event: a\nevent: b\ndata: {\"a\":1}\n\n"), is(Some("b"), Some("{\"a\":1}"), false));
+        assert_eq!(read("\u{feff}data: x\n\n"), is(None, Some("x"), false));
+    }
+
+    #[test]
+    fn data_that_is_not_utf_8_is_read_as_clients_read_it() {
+        assert_eq!(events(b"data: a\xff\ndata: b\n\n")[0].data().unwrap(), "a\u{fffd}\nb");
+    }
+
+    #[test]
+    fn only_the_data_is_replaced() {
+        let check = |stream: &str, data: &str, expected: &str| {
+            assert_eq!(String::from_utf8(one(stream).with_data(data)).unwrap(), expected);
+        };
+        check("event: m\ndata: 1\nid: 7\n\n", "new", "event: m\ndata: new\nid: 7\n\n");
+        check(
+            "data:1\r\nx: y\r\ndata:2\r\n: c\r\n\r\n",
+            "a\nb\r\nc\rd",
+            "data: a\r\ndata: b\r\ndata: c\r\ndata: d\r\nx: y\r\n: c\r\n\r\n",
+        );
+        check("\u{feff}data: 1\r\r", " two", "\u{feff}data:  two\r\r");
+        check("data\n\n", "", "data: \n\n");
+    }
+
+    #[test]
+    fn whether_a_stream_is_resumable_shows_in_its_first_event() {
+        for (beginning, expected) in [
+            ("", None),
+            ("id: 1", None),
+            ("id: 1\n", Some(true)),
+            ("\u{feff}id: 1\r\n", Some(true)),
+            (": hello\n\nretry: 5\n\nid: 1\n", Some(true)),
+            ("data: x\n", None),
+            ("data: x\n\n", Some(false)),
+            ("data: x\nid: 1\n\n", Some(true)),
+            ("id:\ndata:\n\n", Some(false)),
+            (": hello\n\n", None),
+            ("event: endpoint\r\ndata: /m\r\n\r\nid: 1\r\n", Some(false)),
+        ] {
+            assert_eq!(first_event_has_id(beginning.as_bytes()), expected, "{beginning:?}");
+        }
+    }
+
+    /// What a browser makes of a stream: the standard's own steps, written down one by one. Id, name and data of each
+    /// event it dispatches.
+    fn browser(stream: &[u8]) -> Vec<(String, String, String)> {
+        let text = String::from_utf8_lossy(stream).into_owned();
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text).replace("\r\n", "\n").replace('\r', "\n");
+        let (mut id, mut name, mut data) = (String::new(), String::new(), String::new());
+        let mut dispatched = Vec::new();
+        let Some((ended, _)) = text.rsplit_once('\n') else { return dispatched };
+        for line in ended.split('\n') {
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "data" => data.push_str(&format!("{value}\n")),
+                "event" => name = value.to_owned(),
+                "id" if !value.contains('\0') => id = value.to_owned(),
+                _ if line.is_empty() => {
+                    let data = std::mem::take(&mut data);
+                    let name = std::mem::take(&mut name);
+                    if let Some(data) = data.strip_suffix('\n') {
+                        dispatched.push((id.clone(), name, data.to_owned()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        dispatched
+    }
+
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(&b"\n"[..]),
+            Just(&b"\r"[..]),
+            Just(&b"\r\n"[..]),
+            Just(&b"\n\n"[..]),
+            Just(&b"data"[..]),
+            Just(&b"data: "[..]),
+            Just(&b"id: "[..]),
+            Just(&b"event:"[..]),
+            Just(&b": "[..]),
+            Just(&b"x"[..]),
+            Just(&b"\xef\xbb\xbf"[..]),
+            Just(&b"\xef"[..]),
+            Just(&b"\0"[..]),
+        ];
+        proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn events_do_not_depend_on_how_the_stream_is_cut(stream in stream(), sizes in proptest::collection::vec(1_usize..9, 1..20), bound in 1_usize..60) {
+            let mut rest = &stream[..];
+            let mut pieces = Vec::new();
+            for size in sizes.iter().cycle() {
+                if rest.is_empty() { break; }
+                let (piece, tail) = rest.split_at((*size).min(rest.len()));
+                pieces.push(piece);
+                rest = tail;
+            }
+            prop_assert_eq!(split(pieces, bound), split([&stream[..]], bound));
+        }
+
+        #[test]
+        fn events_joined_are_the_stream_without_its_incomplete_tail(stream in stream()) {
+            let (events, fed) = split([&stream[..]], BOUND);
+            let joined: Vec<u8> = events.iter().flat_map(|event| event.raw().to_vec()).collect();
+            prop_assert!(fed.is_ok() && stream.starts_with(&joined));
+            // No event is in the tail.
+            prop_assert_eq!(browser(&joined), browser(&stream));
+        }
+
+        #[test]
+        fn events_are_those_a_browser_sees(stream in stream()) {
+            let seen: Vec<_> = events(&stream)
+                .iter()
+                .filter_map(|event| Some((event.name().unwrap_or_default().into_owned(), event.data()?.into_owned())))
+                .collect();
+            let expected: Vec<_> = browser(&stream).into_iter().map(|(_, name, data)| (name, data)).collect();
+            prop_assert_eq!(seen, expected);
+        }
+
+        #[test]
+        fn a_browser_sees_the_new_data_and_nothing_else_new(stream in stream(), data in "[ a\r\n:]{0,9}") {
+            let edited: Vec<u8> = events(&stream).iter().flat_map(|event| event.with_data(&data)).collect();
+            let data = data.replace("\r\n", "\n").replace('\r', "\n");
+            let expected: Vec<_> = browser(&stream).into_iter().map(|(id, name, _)| (id, name, data.clone())).collect();
+            prop_assert_eq!(browser(&edited), expected);
+        }
+
+        #[test]
+        fn a_stream_is_resumable_when_its_first_event_has_an_id(stream in stream()) {
+            let first = browser(&stream).into_iter().next();
+            if let (Some(has_id), Some((id, _, _))) = (first_event_has_id(&stream), first) {
+                prop_assert!(has_id || id.is_empty());
+            }
+        }
     }
 }

@@ -255,3 +255,256 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Any<T> {
         Ok(IfObject(None))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Whatever begins with `no` is denied.
+    fn allows(name: &str) -> bool {
+        !name.starts_with("no")
+    }
+
+    #[track_caller]
+    fn check(message: &str, expected: &str) {
+        assert_eq!(narrow(message, &allows).unwrap().as_deref(), Some(expected), "{message}");
+    }
+
+    #[track_caller]
+    fn passes(message: &str) {
+        assert_eq!(narrow(message, &allows), Ok(None), "{message}");
+    }
+
+    #[track_caller]
+    fn refused(message: &str) {
+        assert!(narrow(message, &allows).is_err(), "{message}");
+    }
+
+    /// A list of these tools.
+    fn list(tools: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{tools}],"nextCursor":"n"}}}}"#)
+    }
+
+    #[test]
+    fn denied_tools_go_and_all_else_stays_as_it_was_written() {
+        let [a, b, no] = [
+            r#"{ "name":"a","x":1.0e0 }"#,
+            r#"{"inputSchema":{"name":["no"]},"name":"b"}"#,
+            r#"{"name":"no"}"#,
+        ];
+        for (tools, expected) in [
+            (format!("{no}"), String::new()),
+            (format!(" {no} , {no} "), "  ".to_owned()),
+            (format!("{a},{no}"), format!("{a}")),
+            (format!("{no},{a}"), format!("{a}")),
+            (format!("\n  {no},\n  {a},\n  {b}\n"), format!("\n  {a},\n  {b}\n")),
+            (format!("\n  {a},\n  {no},\n  {no},\n  {b}\n"), format!("\n  {a},\n  {b}\n")),
+            (format!("\n  {a} ,\n  {b} , {no}\n"), format!("\n  {a} ,\n  {b}\n")),
+            (format!("{no}, {a}, {no},  {b}, {no}"), format!("{a},  {b}")),
+            (
+                r#"{"name":"\u006eo"},{"n\u0061me":"no"},{"name":"yes"}"#.to_owned(),
+                r#"{"name":"yes"}"#.to_owned(),
+            ),
+        ] {
+            check(&list(&tools), &list(&expected));
+        }
+        passes(&list(&format!(" {a} ,{b}")));
+        passes(&list(""));
+        passes(r#"{"result":{"tools":null}}"#);
+    }
+
+    #[test]
+    fn a_modern_list_is_marked_as_private() {
+        let tools = r#""tools":[{"name":"a"}]"#;
+        let of = |members: &str| format!(r#"{{"result":{{{members}}}}}"#);
+        let private = r#""cacheScope":"private""#;
+        for (members, expected) in [
+            (format!(r#"{tools},"cacheScope":"public""#), format!("{tools},{private}")),
+            (format!(r#""cacheScope" : "public" ,{tools}"#), format!(r#""cacheScope" : "private" ,{tools}"#)),
+            (format!(r#""cacheScope":null,{tools}"#), format!("{private},{tools}")),
+            (format!(r#"{tools},"ttlMs":300 "#), format!(r#"{tools},"ttlMs":300,{private} "#)),
+            (
+                format!(r#""resultType":"complete",{tools}"#),
+                format!(r#""resultType":"complete",{private},{tools}"#),
+            ),
+            (r#""ttlMs":0,"tools":[]"#.to_owned(), format!(r#""ttlMs":0,{private},"tools":[]"#)),
+        ] {
+            check(&of(&members), &of(&expected));
+        }
+        passes(&of(&format!("{tools},{private}")));
+        passes(&of(tools));
+        // What is no list is not marked.
+        passes(&of(r#""resultType":"complete","content":[],"cacheScope":"public""#));
+    }
+
+    #[test]
+    fn every_message_of_a_batch_is_narrowed() {
+        let (ping, before, after) =
+            (r#"{"id":2,"result":{}}"#, list(r#"{"name":"no"},{"name":"a"}"#), list(r#"{"name":"a"}"#));
+        check(&format!(" [{before}, {ping} ,{before}]"), &format!(" [{after}, {ping} ,{after}]"));
+        passes(&format!("[{ping},1,[],null,{after}]"));
+        passes("[]");
+    }
+
+    #[test]
+    fn what_is_no_list_of_tools_passes() {
+        for message in [
+            "",
+            "hello",
+            "1e999",
+            "null",
+            "\"tools\"",
+            r#"{"result":null}"#,
+            r#"{"result":"tools"}"#,
+            r#"{"result":["tools",{"tools":1}]}"#,
+            r#"{"result":{"capabilities":{"tools":{"listChanged":true}}}}"#,
+            r#"{"result":{"content":[{"type":"text","text":"\ud83d \"tools\":["}],"structuredContent":{"tools":{"Tools":1}}}}"#,
+            r#"{"method":"sampling/createMessage","params":{"tools":[{"name":"no"}]}}"#,
+            r#"{"id":1,"error":{"code":-32602,"data":{"tools":1e999}}}"#,
+            r#"{"jsonrpc":"2.0","jsonrpc":"2.0","id":1,"result":{"content":[],"content":[]}}"#,
+            &format!(r#"{{"result":{{"content":{}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000)),
+        ] {
+            passes(message);
+        }
+    }
+
+    #[test]
+    fn what_another_parser_could_read_as_a_list_with_denied_tools_is_refused() {
+        let no = r#"[{"name":"no"}]"#;
+        for message in [
+            format!(r#"{{"result":{{"tools":[],"tools":{no}}}}}"#),
+            format!(r#"{{"result":{{"tools":[],"\u0074ools":{no}}}}}"#),
+            format!(r#"{{"result":{{"tools":[],"Tools":{no}}}}}"#),
+            format!("{{\"result\":{{\"tool\u{17f}\":{no}}}}}"),
+            format!(r#"{{"result":{{"TOOLS":{no}}}}}"#),
+            format!(r#"{{"result":{{}},"result":{{"tools":{no}}}}}"#),
+            format!(r#"{{"Result":{{"tools":{no}}}}}"#),
+            r#"{"result":{"tools":[],"cacheScope":"private","cacheScope":"public"}}"#.to_owned(),
+            r#"{"result":{"tools":[],"cachescope":"public","ttlMs":1}}"#.to_owned(),
+            r#"{"result":{"tools":{"no":{}}}}"#.to_owned(),
+            r#"{"result":{"tools":"no"}}"#.to_owned(),
+            list(r#""no""#),
+            list("null"),
+            list("[]"),
+            list("{}"),
+            list(r#"{"name":null}"#),
+            list(r#"{"name":["no"]}"#),
+            list(r#"{"name":"a","name":"no"}"#),
+            list(r#"{"name":"a","NAME":"no"}"#),
+            list(r#"{"name":"a","n\u0061me":"no"}"#),
+            list(r#"{"name":"no\ud800"}"#),
+            list(r#"{"name":"no"},"#),
+            list(r#"{"name":"a","inputSchema":{"default":NaN}},{"name":"no"}"#),
+            format!("{}{}", list(""), list(r#"{"name":"no"}"#)),
+            format!("\u{feff}{}", list(r#"{"name":"no"}"#)),
+            format!("{}//", list(r#"{"name":"no"}"#)),
+            format!("{{'result':{{TOOLS:{no}}}}}"),
+            list(r#"{"name":"no"}"#).replace('"', "'").replace("tools", "\\u0074ools"),
+            list(r#"{"name":"no"}"#).bytes().flat_map(|byte| [char::from(byte), '\0']).collect(),
+        ] {
+            refused(&message);
+            refused(&format!("[{message}]"));
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_why_without_a_word_of_the_answer() {
+        let error = narrow(&list(r#"{"name":17}"#), &allows).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a listed tool has no name, or one that other parsers may read differently"
+        );
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "(no|yes|public|private|[\"\\\\\u{1}-\u{20}]|.{0,4})".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            let key = "(result|tools|name|cacheScope|ttlMs|resultType|Name|id|x)";
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                proptest::collection::btree_map(key, inner, 0..6)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn any_list() -> impl Strategy<Value = Value> {
+        let tool = (".{0,3}", any::<bool>(), any_json()).prop_map(|(name, is_denied, schema)| {
+            json!({"inputSchema": schema, "name": if is_denied { format!("no{name}") } else { format!("a{name}") }})
+        });
+        let marks = prop_oneof![
+            Just(json!({})),
+            Just(json!({"ttlMs": 1})),
+            Just(json!({"cacheScope": "public"})),
+            Just(json!({"cacheScope": "private", "resultType": "complete"})),
+        ];
+        (proptest::collection::vec(tool, 0..6), marks, any_json()).prop_map(|(tools, mut result, extra)| {
+            result["tools"] = tools.into();
+            result["x"] = extra;
+            json!({"jsonrpc": "2.0", "id": 1, "result": result})
+        })
+    }
+
+    /// The same, done to a tree.
+    fn narrowed(mut message: Value) -> Value {
+        let result = &mut message["result"];
+        result["tools"].as_array_mut().unwrap().retain(|tool| allows(tool["name"].as_str().unwrap()));
+        if ["ttlMs", "resultType", "cacheScope"].iter().any(|key| result.get(key).is_some()) {
+            result["cacheScope"] = "private".into();
+        }
+        message
+    }
+
+    /// Names of denied tools that a parser finds that takes the last of equal keys.
+    fn leaks(text: &str) -> bool {
+        let denied = |message: &Value| {
+            let tools =
+                message.pointer("/result/tools").and_then(Value::as_array).cloned().unwrap_or_default();
+            tools
+                .iter()
+                .any(|tool| tool.get("name").and_then(Value::as_str).is_some_and(|name| !allows(name)))
+        };
+        serde_json::from_str::<Value>(text).is_ok_and(|message| {
+            denied(&message) || message.as_array().is_some_and(|batch| batch.iter().any(denied))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_is_narrowed_as_a_tree_would_be(message in any_list(), is_pretty in any::<bool>()) {
+            let text = if is_pretty { format!("{message:#}") } else { message.to_string() };
+            let output = narrow(&text, &allows).unwrap().unwrap_or_else(|| text.clone());
+            prop_assert_eq!(serde_json::from_str::<Value>(&output).unwrap(), narrowed(message));
+            // Nothing is left to do.
+            prop_assert_eq!(narrow(&output, &allows), Ok(None));
+        }
+
+        #[test]
+        fn no_message_leaks_a_denied_tool(message in any_json(), list in any_list(), at in any::<prop::sample::Index>(), piece in "(\"tools\":|[\\[\\]{},:\"]|no)?") {
+            for value in [message.clone(), json!({"result": message}), json!([{"result": {"tools": message}}]), list] {
+                let mut text = value.to_string();
+                let mut at = at.index(text.len());
+                while !text.is_char_boundary(at) { at -= 1; }
+                text.insert_str(at, &piece);
+                match narrow(&text, &allows) {
+                    Ok(None) => prop_assert!(!leaks(&text), "{}", text),
+                    Ok(Some(output)) => prop_assert!(!leaks(&output), "{} -> {}", text, output),
+                    Err(_) => {}
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_judged(text in ".{0,60}") {
+            prop_assert_eq!(narrow(&text, &allows).map(|_| ()).is_ok() || may_name_tools(&text) , true);
+        }
+    }
+}

@@ -4,11 +4,13 @@ use serde_json::json;
 
 use crate::harness::{
     commands::{Said, portcullis},
-    fake_peer::FakePeer,
+    fake_peer::{Behaviour, FakePeer},
     gateway::Setup,
+    grants::Grants,
     openwebui::{self, JANE_EMAIL},
     postgres::Database,
     tokens::SESSION_SECRET,
+    wire,
 };
 
 #[track_caller]
@@ -113,6 +115,24 @@ async fn check_reports_every_problem_with_its_line_and_exits_1() {
 }
 
 #[tokio::test]
+async fn check_tells_of_sessions_that_end_with_the_process_where_there_are_any() {
+    let grants = Grants::of(&[]).await;
+    let check_with = async |dialect: &str, is_enabled: bool, key: &str, is_told: bool| {
+        let keys = [("dialect".to_owned(), dialect.into()), ("enabled".to_owned(), is_enabled.into())];
+        let setup = grants.setup().server_with("x", "http://127.0.0.1:1", toml::Table::from_iter(keys));
+        let folder = setup.set("mcp.session_keys", vec![key.to_owned()]).write();
+        let words = ["note: `mcp.session_keys` is empty, so MCP sessions end with this process"];
+        let said = format!("ok: 1 servers, {} of them on\n", u8::from(is_enabled));
+        check(&portcullis(folder.path(), &["check"]).await, 0, &said, if is_told { &words } else { &[] });
+    };
+    check_with("mcp", true, "", true).await;
+    check_with("mcp-sse", true, "", true).await;
+    check_with("mcp", true, &"5f".repeat(32), false).await;
+    check_with("mcp", false, "", false).await;
+    check_with("openapi", true, "", false).await;
+}
+
+#[tokio::test]
 async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
     let database = openwebui::database().await;
     let peer = FakePeer::start().await.with_json("search", json!([]));
@@ -122,6 +142,43 @@ async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
     let dead = setup(&database.url(), "http://127.0.0.1:1").write();
     let said = portcullis(dead.path(), &["check", "--connect"]).await;
     check(&said, 1, "", &["server `github`"]);
+}
+
+#[tokio::test]
+async fn check_connect_asks_servers_of_mcp_whether_they_are_there() {
+    let grants = Grants::of(&[]).await;
+    let peer = FakePeer::start().await;
+    let answer = |status: &str| Behaviour::Answer(wire::answer(status, "text/plain", b"so"));
+    let check_with = async |dialect: &str, path: &str, code: i32, words: &str| {
+        let keys = toml::Table::from_iter([("dialect".to_owned(), dialect.into())]);
+        let setup = grants.setup().server_with("x", &format!("{}{path}", peer.url()), keys);
+        let folder = setup.set("mcp.session_keys", vec!["5f".repeat(32)]).write();
+        let said = portcullis(folder.path(), &["check", "--connect"]).await;
+        let words = [words].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>();
+        check(&said, code, if code == 0 { "ok: 1 servers, 1 of them on\n" } else { "" }, &words);
+    };
+    for (status, code, words) in [
+        ("200 OK", 0, ""),
+        // Servers without `server/discover` refuse it in ways of their own.
+        ("400 Bad Request", 0, ""),
+        ("405 Method Not Allowed", 0, ""),
+        ("404 Not Found", 0, "warning: server `x`: `http://"),
+        ("401 Unauthorized", 1, "look at the `credential`"),
+        ("307 Temporary Redirect", 1, "the slash at its end"),
+        ("502 Bad Gateway", 1, "answered 502"),
+    ] {
+        peer.set("/mcp/", answer(status));
+        check_with("mcp", "/mcp/", code, words).await;
+    }
+    let asked = &peer.requests()[0];
+    assert_eq!((asked.method.as_str(), asked.json()["method"].as_str()), ("POST", Some("server/discover")));
+    assert_eq!(asked.head.header("mcp-method"), Some("server/discover"));
+    for (status, code, words) in [("200 OK", 0, ""), ("404 Not Found", 1, "404"), ("405 No", 1, "405")] {
+        peer.set("/sse", answer(status));
+        check_with("mcp-sse", "/sse", code, words).await;
+    }
+    peer.set("/sse", Behaviour::Hold);
+    check_with("mcp-sse", "/sse", 0, "").await;
 }
 
 #[tokio::test]

@@ -154,7 +154,7 @@ fn what_the_map_names_is_in_the_source() {
 fn every_link_of_a_document_to_a_file_leads_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut dead = Vec::new();
-    for folder in [".", "src", "conf", "migrations", "systemd"] {
+    for folder in [".", "src", "src/mcp", "conf", "migrations", "systemd"] {
         let (folder, name) = (root.join(folder), format!("{folder}/README.md"));
         let text = fs::read_to_string(folder.join("README.md")).unwrap();
         let targets = text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0));
