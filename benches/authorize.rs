@@ -149,6 +149,24 @@ fn first_decision_of_many(bencher: Bencher, rows: usize) {
     ask_first(bencher, rows, MANY);
 }
 
+/// A caller whom so many rules narrow, asked before: the decision, and whether one tool is left to them.
+#[divan::bench(args = [0, 1, 10, 100], sample_size = 1000)]
+fn tool_decided(bencher: Bencher, rules: usize) {
+    let (access, server, callers) = (access(), server(1), callers(100, 1));
+    let (email, server_id) = (email(0), server.id.as_str());
+    let mut builder = GrantsBuilder::default();
+    builder.add(GrantRow::User { email: &email, server: server_id });
+    for number in 0..rules {
+        let (kind, pattern, effect) = ("user", format!("*delete_{number}_*_all"), "deny");
+        builder.add(GrantRow::Rule { kind, subject: &email, server: server_id, pattern: &pattern, effect });
+    }
+    let known = KnownGrants { version: 1, grants: Arc::new(builder.finish()) };
+    bencher.bench_local(|| {
+        let permit = access.authorize(&callers[0], black_box(&server), &known);
+        permit.is_ok_and(|permit| permit.tools().allows(black_box("search_repositories")))
+    });
+}
+
 /// One caller's rows replaced: what a revocation costs the background task.
 #[divan::bench(args = ROWS, sample_size = 10)]
 fn patch_of_one_user(bencher: Bencher, rows: usize) {

@@ -2,6 +2,7 @@
 //!
 //! Decides what is built from what and in which order it starts and stops, nothing about requests.
 
+mod connecting;
 mod stopping;
 
 use std::{
@@ -27,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     access::Access,
-    catalog::{self, Catalog},
+    catalog::Catalog,
     config::Config,
     endpoints::openapi::Documents,
     gateway::{
@@ -46,9 +47,10 @@ use crate::{
         self, Current,
         tools::{Refresher, Wish},
     },
-    store::{self, DatabaseUrl, Store, openwebui::OpenWebUi},
+    store::{Store, openwebui::OpenWebUi},
 };
 
+pub use connecting::{Findings, connect_all};
 pub use stopping::LastThings;
 use stopping::{Drain, StopSignals};
 
@@ -323,51 +325,6 @@ async fn answers(address: SocketAddr) -> anyhow::Result<()> {
         bail!("nothing answers on `{address}` after {LISTEN_DEADLINE:?}; is the port taken?");
     }
     Ok(())
-}
-
-/// What `check --connect` found.
-#[derive(Debug, Default)]
-pub struct Findings {
-    /// What `run` will see to by itself.
-    pub warnings: Vec<String>,
-    /// What keeps callers from being served.
-    pub problems: Vec<String>,
-}
-
-/// Checks what `check --connect` checks: the databases, and every server's tool list.
-pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
-    let Findings { mut warnings, mut problems } = Findings::default();
-    match connect_store(&config.store).await {
-        Ok(warning) => warnings.extend(warning),
-        Err(error) => problems.push(format!("the grants database: {error:#}")),
-    }
-    if let Some(tables) = &config.identity.openwebui_tables
-        && let Err(error) = connect_openwebui(&tables.database, &tables.schema).await
-    {
-        problems.push(format!("Open WebUI's database: {error:#}"));
-    }
-    let catalog::Settings { deadline, max_bytes, .. } = config.catalog;
-    let dialer = crate::dial::Dialer::new(deadline, max_bytes)?;
-    for server in config.servers.iter().filter(|server| server.is_enabled) {
-        if let Err(error) = snapshot::tools::read(&dialer, server).await {
-            problems.push(format!("server `{}`: {error:#}", server.id));
-        }
-    }
-    Ok(Findings { warnings, problems })
-}
-
-async fn connect_store(settings: &store::Settings) -> anyhow::Result<Option<String>> {
-    let store = Store::open(settings)?;
-    let pending = store.pending_migrations().await?;
-    store.close().await;
-    if pending > 0 && !settings.auto_migrate {
-        bail!("{pending} migrations are pending; run `portcullis migrate`");
-    }
-    Ok((pending > 0).then(|| format!("{pending} migrations are pending; `run` will apply them")))
-}
-
-async fn connect_openwebui(url: &DatabaseUrl, schema: &str) -> anyhow::Result<()> {
-    OpenWebUi::open(url, schema)?.users(&["-".to_owned()]).await.map(drop)
 }
 
 #[cfg(test)]

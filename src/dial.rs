@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bytes::{Bytes, BytesMut};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::names::Secret;
 
@@ -34,6 +34,12 @@ impl Dialer {
             .build()
             .context("cannot set up the outbound HTTP client")?;
         Ok(Self { client, deadline, max_bytes })
+    }
+
+    /// The status of the answer to this request. What follows the head is not read: it may never end.
+    pub async fn status(&self, request: http::Request<Bytes>) -> anyhow::Result<StatusCode> {
+        let request = reqwest::Request::try_from(request).context("no request")?;
+        Ok(self.client.execute(request).await.context("no answer")?.status())
     }
 
     /// The document at this URL, asked for with this header where one is given.

@@ -9,7 +9,9 @@ CREATE TABLE tool_rules (
     effect       text NOT NULL,
     PRIMARY KEY (subject_kind, subject, tenant_id, tool_pattern),
     CONSTRAINT subject_kind_is_user_or_group CHECK (subject_kind IN ('user', 'group')),
-    CONSTRAINT subject_of_a_user_is_an_email CHECK (subject_kind <> 'user' OR subject LIKE '%_@_%'),
+    CONSTRAINT subject_is_an_email_or_a_group_name CHECK (
+        subject <> '' AND subject = pg_catalog.btrim(subject, E' \t\r\n')
+        AND (subject_kind <> 'user' OR subject LIKE '%_@_%' AND subject NOT LIKE '% %')),
     CONSTRAINT tenant_id_is_a_server_id CHECK (tenant_id COLLATE "C" ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
     CONSTRAINT tool_pattern_is_letters_digits_and_stars CHECK (tool_pattern COLLATE "C" ~ '^[A-Za-z0-9_.*-]{1,128}$'),
     CONSTRAINT effect_is_allow_or_deny CHECK (effect IN ('allow', 'deny'))

@@ -8,7 +8,9 @@ CREATE TABLE tool_rules (
     effect       text NOT NULL,
     PRIMARY KEY (subject_kind, subject, tenant_id, tool_pattern),
     CONSTRAINT subject_kind_is_user_or_group CHECK (subject_kind IN ('user', 'group')),
-    CONSTRAINT subject_of_a_user_is_an_email CHECK (subject_kind <> 'user' OR subject LIKE '%_@_%'),
+    CONSTRAINT subject_is_an_email_or_a_group_name CHECK (
+        subject <> '' AND subject = trim(subject, char(32, 9, 13, 10))
+        AND (subject_kind <> 'user' OR subject LIKE '%_@_%' AND subject NOT LIKE '% %')),
     CONSTRAINT tenant_id_is_a_server_id CHECK (
         length(tenant_id) <= 63 AND tenant_id GLOB '[a-z0-9]*' AND tenant_id NOT GLOB '*[^a-z0-9_-]*'),
     CONSTRAINT tool_pattern_is_letters_digits_and_stars CHECK (

@@ -180,3 +180,26 @@ pub fn unknown_tool() -> Refusal {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub mod tests_support {
+    use super::*;
+    use crate::{catalog::server::tests_support::server, store::GrantRow};
+
+    /// A permit for the server `github` under these rules, each an effect and a pattern.
+    pub fn permit(rules: &[(&str, &str)]) -> Permit {
+        let (kind, subject, id) = ("user", "ann@x.org", "github");
+        let rules = rules.iter().map(|(effect, pattern)| GrantRow::Rule {
+            kind,
+            subject,
+            server: id,
+            pattern,
+            effect,
+        });
+        let rows = rules.chain([GrantRow::User { email: subject, server: id }]);
+        let known = KnownGrants { version: 1, grants: Arc::new(rows.collect()) };
+        let admin_group = GroupName::parse("MCP-Admin").unwrap();
+        let settings = Settings { admin_group, max_stale: Duration::from_secs(1), is_concealing: false };
+        Access::new(settings).authorize(&Caller::for_test(subject, &[]), &server(id), &known).unwrap()
+    }
+}

@@ -18,6 +18,9 @@ pub fn check(place: &Place<'_>, connect: bool) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         talk(&format!("warning: {warning}"));
     }
+    if let Some(remark) = config.sessions_remark() {
+        talk(&format!("note: {remark}"));
+    }
     if config.identity.believes_nobody() {
         talk(config::NOBODY_COULD_CALL);
         return Ok(ExitCode::FAILURE);

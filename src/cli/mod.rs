@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
     app,
@@ -53,10 +53,10 @@ enum Command {
     Servers,
     /// Say why somebody may use a server or tool, or what is missing.
     Explain(explain::ExplainArguments),
-    /// Let a user or group use a server, or put a user into a group.
+    /// Let a user or group use a server, allow or deny them single tools of it, or put a user into a group.
     Grant(grants::GrantArguments),
-    /// Take back what `grant` gave.
-    Revoke(grants::GrantArguments),
+    /// Take back what `grant` gave, or remove a rule about tools.
+    Revoke(grants::RevokeArguments),
     /// Print a session token for development, signed with `auth.openwebui.secret`.
     Token(token::TokenArguments),
     /// Bring the database's tables up to date.
@@ -97,11 +97,22 @@ pub fn main() -> ExitCode {
     let place = Place { directory: &arguments.config, environment: &environment };
     match perform(arguments.command, &place) {
         Ok(code) => code,
-        Err(error) => {
-            talk(&format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(asked_wrong) => {
+                drop(asked_wrong.print());
+                ExitCode::from(2)
+            }
+            Err(error) => {
+                talk(&format!("error: {error:#}"));
+                ExitCode::FAILURE
+            }
+        },
     }
+}
+
+/// For what clap cannot tell by itself: words that do not go together.
+fn asked_wrong(sentence: &str) -> anyhow::Error {
+    Arguments::command().error(ErrorKind::ArgumentConflict, sentence).into()
 }
 
 fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
@@ -125,6 +136,9 @@ fn run(place: &Place<'_>) -> anyhow::Result<()> {
     let config = place.load()?;
     if config.identity.believes_nobody() {
         bail!("{}", config::NOBODY_COULD_CALL);
+    }
+    if let Some(remark) = config.sessions_remark() {
+        talk(&format!("warning: {remark}"));
     }
     let last_things = app::LastThings::default();
     last_things.keep(logs::start(&config.record)?);

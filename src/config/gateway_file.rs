@@ -84,7 +84,7 @@ pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
 }
 
 fn mcp(table: &mut Reader<'_>, max_list_bytes: usize) -> Read<native::Settings> {
-    let keys = table.list("session_keys", session_key);
+    let keys = table.list_or("session_keys", "${PORTCULLIS_SESSION_KEY:-}", session_key);
     let ttl = table.seconds("session_ttl_secs", DAY_SECS, 60..=30 * DAY_SECS);
     let max_message_bytes = table.size("max_message_bytes", 4_194_304, 1024..=MAX_BYTES);
     let session_keys: Vec<_> = keys?.into_iter().flatten().collect();
@@ -243,32 +243,37 @@ fn meta_tools(table: &mut Reader<'_>) -> Read<()> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::{check, read};
+    use crate::{
+        config::tests::{check, read},
+        mcp::session::SessionKey,
+    };
 
     #[test]
     fn numbers_outside_their_range_are_refused() {
         check(
-            "[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
+            "[mcp]\nsession_ttl_secs = 1\nmax_message_bytes = 1\n[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
              body_timeout_secs = 0\nwrite_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n\
              [shutdown]\ngrace_secs = -1\n[access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
              [upstream]\nconnect_timeout_secs = 0\nread_timeout_secs = 0",
             "",
             &[],
-            "g:2: `listen.threads` must be a whole number from 0 to 1024\n  hint: the default is 0\n\
-             g:3: `listen.max_connections` must be a whole number from 1 to 10000000\n  hint: the default is 10000\n\
-             g:4: `listen.header_timeout_secs` must be a whole number from 1 to 3600\n  hint: the default is 10\n\
-             g:5: `listen.keepalive_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
-             g:6: `listen.body_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
-             g:7: `listen.write_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 30\n\
-             g:8: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
-             g:9: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
-             g:11: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
-             g:13: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
-             g:15: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
-             g:16: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
-             g:17: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
-             g:19: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
-             g:20: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
+            "g:2: `mcp.session_ttl_secs` must be a whole number from 60 to 2592000\n  hint: the default is 86400\n\
+             g:3: `mcp.max_message_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 4194304\n\
+             g:5: `listen.threads` must be a whole number from 0 to 1024\n  hint: the default is 0\n\
+             g:6: `listen.max_connections` must be a whole number from 1 to 10000000\n  hint: the default is 10000\n\
+             g:7: `listen.header_timeout_secs` must be a whole number from 1 to 3600\n  hint: the default is 10\n\
+             g:8: `listen.keepalive_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
+             g:9: `listen.body_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
+             g:10: `listen.write_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 30\n\
+             g:11: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
+             g:12: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
+             g:14: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
+             g:16: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
+             g:18: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
+             g:19: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
+             g:20: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
+             g:22: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
+             g:23: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
         );
     }
 
@@ -286,6 +291,34 @@ mod tests {
             "g:2: `listen.hosts` holds a port\n  hint: leave it out: every port is meant\n\
              g:2: `listen.hosts` must hold host names like `mcp.example.com`, without scheme, path or `*`\n\
              g:3: `listen.public_url` must be like `https://mcp.example.com`, without path",
+        );
+    }
+
+    #[test]
+    fn session_keys_are_of_32_bytes_and_the_first_seals() {
+        let (hex, base64) = ("5f".repeat(32), "X19fX19fX19fX19fX19fX19fX19fX19fX19fX19fX18=");
+        let other = "a7".repeat(32);
+        let keys =
+            |text: &str, pairs: &[(&str, &str)]| read(text, "", pairs).unwrap().gateway.mcp.session_keys;
+        let parsed = |text: &str| SessionKey::parse(text).unwrap();
+        let (none, variable) = ("[mcp]\nsession_keys = []", &[("PORTCULLIS_SESSION_KEY", hex.as_str())][..]);
+        assert_eq!(keys("", &[]), []);
+        assert_eq!(keys("", variable), [parsed(base64)]);
+        assert_eq!(keys(none, variable), []);
+        let rotating = format!("[mcp]\nsession_keys = ['{other}', '${{PORTCULLIS_SESSION_KEY:-}}', '']");
+        assert_eq!(keys(&rotating, variable), [parsed(&other), parsed(&hex)]);
+        assert_eq!(keys(&rotating, &[]), [parsed(&other)]);
+        let complaint = "must hold keys of 32 bytes, each as 64 hexadecimal digits or in base64\n  \
+             hint: make one with `openssl rand -hex 32`";
+        for bad in ["x", "5f5f", " ", &hex[1..], &format!("{hex} "), &base64[4..]] {
+            let text = format!("[mcp]\nsession_keys = ['{bad}']");
+            check(&text, "", &[], &format!("g:2: `mcp.session_keys` {complaint}"));
+        }
+        check(
+            "",
+            "",
+            &[("PORTCULLIS_SESSION_KEY", "x")],
+            &format!("g: `mcp.session_keys` (by default `${{PORTCULLIS_SESSION_KEY:-}}`) {complaint}"),
         );
     }
 

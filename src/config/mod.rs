@@ -48,6 +48,19 @@ pub struct Config {
 pub const NOBODY_COULD_CALL: &str = "no credential is believed, so nobody could ever call\n  \
      hint: set `WEBUI_SECRET_KEY`, or add `[auth.service_keys.NAME]` with a `key` to gateway.toml";
 
+/// What `run` and `check` say when MCP sessions are sealed with a key that nobody else has.
+const SESSIONS_END_WITH_US: &str = "`mcp.session_keys` is empty, so MCP sessions end with this process and other \
+     replicas do not know them\n  hint: set `PORTCULLIS_SESSION_KEY` to the same value everywhere; \
+     `openssl rand -hex 32` makes one";
+
+impl Config {
+    /// What to know about MCP sessions, where a server has them.
+    pub fn sessions_remark(&self) -> Option<&'static str> {
+        let has_sessions = self.servers.iter().any(|server| server.is_enabled && server.dialect.is_mcp());
+        (has_sessions && self.gateway.mcp.session_keys.is_empty()).then_some(SESSIONS_END_WITH_US)
+    }
+}
+
 /// A text and the name that messages about it begin with.
 #[derive(Debug, Clone, Copy)]
 pub struct Named<'t> {
@@ -310,7 +323,8 @@ mod tests {
              schema = 'hunter2 '\n[log]\nfilter = 'a=hunter2'\naccess = 'hunter2'\n[cors]\norigins = ['hunter2']\n\
              [auth.openwebui]\ndatabase_url = 'postgres://u:hunter2@'\nredis_url = 'redis://:hunter2@h'\n\
              [auth.gateway]\nshared_secret = ['hunter2']\n[auth.entra]\ntenant_id = 'hunter2'\n\
-             [auth.service_keys.a]\nkey = 'hunter2 '\nkey_sha256 = 'hunter2'\ngroups = [' hunter2']";
+             [auth.service_keys.a]\nkey = 'hunter2 '\nkey_sha256 = 'hunter2'\ngroups = [' hunter2']\n\
+             [mcp]\nsession_keys = ['hunter2']";
         let bad_servers = "[servers.x]\ntier = 'hunter2'\ndialect = 'hunter2'\nurl = 'http://u:hunter2@h?hunter2'\n\
              enabled = 'hunter2'\nname = \"hunter2\\n\"\ncredential = { header = 'hunter2 ', scheme = 'hunter2 2', env = 'hunter2' }\n\
              [servers.y]\ntier = 'local'\nurl = 'http://h'\n\
@@ -318,7 +332,7 @@ mod tests {
         let problems = read(bad_gateway, bad_servers, &[("KEY", "hunter2")]).unwrap_err();
         assert!(!problems.contains("hunter2"), "{problems}");
         let count = problems.lines().filter(|line| !line.starts_with(' ')).count();
-        assert_eq!(count, 22, "every one of the bad values is reported\n{problems}");
+        assert_eq!(count, 23, "every one of the bad values is reported\n{problems}");
     }
 
     #[test]

@@ -189,6 +189,19 @@ impl<'f> Reader<'f> {
         self.integer(key, default, range).map(Duration::from_secs)
     }
 
+    /// Like `list`; where the file does not have the key, `default` is read as its one entry.
+    pub(super) fn list_or<T>(
+        &mut self,
+        key: &'static str,
+        default: &str,
+        parse: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Read<Vec<T>> {
+        if self.table.contains_key(key) {
+            return self.list(key, parse);
+        }
+        self.parsed(key, default, |text| parse(text).map(|entry| vec![entry]))
+    }
+
     /// The entries of a list of strings; none where the file does not have the key.
     pub(super) fn list<T>(
         &mut self,

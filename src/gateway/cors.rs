@@ -7,7 +7,7 @@ use http::{HeaderName, Method, header, request::Parts};
 use pingora::http::ResponseHeader;
 
 use super::journey::Journey;
-use crate::endpoints::Answer;
+use crate::{endpoints::Answer, mcp::headers::PARAM_PREFIX};
 
 /// Whether this is a listed origin's question before a call.
 pub fn is_preflight(request: &Parts, origin: Option<&str>) -> bool {
@@ -26,16 +26,13 @@ pub fn listed_origin(request: &Parts, origins: &[String]) -> Option<String> {
 const ALLOWED_HEADERS: &str = "authorization, content-type, accept, x-session-id, mcp-session-id, \
     mcp-protocol-version, mcp-method, mcp-name, last-event-id";
 
-/// How headers begin that MCP tools name themselves (MCP 2026-07-28, Transports, Custom Headers from Tool Parameters).
-const TOOL_HEADER: &str = "mcp-param-";
-
 /// The answer to a preflight.
 pub fn preflight_answer(request: &Parts) -> Answer {
     let asked = request.headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).iter();
     let asked = asked.filter_map(|names| names.to_str().ok()).flat_map(|names| names.split(','));
     let mut allowed = ALLOWED_HEADERS.to_owned();
     for name in asked.filter_map(|name| name.trim().parse::<HeaderName>().ok()) {
-        if name.as_str().starts_with(TOOL_HEADER) {
+        if name.as_str().starts_with(PARAM_PREFIX) {
             allowed.push_str(", ");
             allowed.push_str(name.as_str());
         }

@@ -42,6 +42,14 @@ pub enum Step {
     Depart(Trip, Cargo, LiveTrip),
 }
 
+/// Whether a request needs to say who sends it.
+enum Door<'p> {
+    /// No: this is the answer.
+    Answered(Answer),
+    /// Yes.
+    Open(Route<'p>),
+}
+
 impl Gateway {
     /// Walks one request through its journey, up to its departure.
     pub(super) async fn decide(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
@@ -50,27 +58,11 @@ impl Gateway {
         let request: &Parts = session.req_header();
         #[cfg(test)]
         super::tests::panic_when_asked(request);
-        journey.origin = cors::listed_origin(request, &self.settings.cors_origins);
-        // Before identity: a browser cannot read a 401 that lacks the CORS headers.
-        if cors::is_preflight(request, journey.origin.as_deref()) {
-            return Ok(Step::Answer(cors::preflight_answer(request)));
-        }
         let path = request.uri.path().to_owned();
-        let route = route::resolve(&request.method, &path)?;
-        journey.record.route = route.label();
-        if let Route::Native(_) = route {
-            journey.rpc = Some(Rpc { id: None, sign_in: resource::sign_in(request, &self.settings) });
-            origin::refuse_foreign(request, &self.settings)?;
-        }
-        if let Route::Page(page) = route
-            && endpoints::audience(page) == Audience::Anyone
-        {
-            let answer = match page {
-                Page::ProtectedResource => resource::metadata(request, &self.settings),
-                page => endpoints::public_answer(page),
-            };
-            return answer.map(Step::Answer);
-        }
+        let route = match self.at_the_door(request, &path, journey)? {
+            Door::Answered(answer) => return Ok(Step::Answer(answer)),
+            Door::Open(route) => route,
+        };
         // Read before the snapshot, so that a change in between is noticed at departure.
         let change_count = self.current.change_count();
         let caller = self.identity.identify(request, face(&route)).await?;
@@ -99,8 +91,7 @@ impl Gateway {
             }
             Route::LegacyCall(name) => {
                 let reach = self.access.reach(&caller, known);
-                let reading = legacy_reading(&snapshot, &reach, name);
-                let (server, tool) = reading.ok_or_else(access::unknown_server)?;
+                let (server, tool) = legacy_reading(&snapshot, &reach, name)?;
                 let permit = permit(server)?;
                 journey.preferred_url = Some(format!("/{server}/{tool}"));
                 (permit, tool)
@@ -116,6 +107,36 @@ impl Gateway {
             Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
+    }
+
+    /// What is decided before anybody asks who is asking.
+    fn at_the_door<'p>(
+        &self,
+        request: &Parts,
+        path: &'p str,
+        journey: &mut Journey,
+    ) -> Result<Door<'p>, Refusal> {
+        journey.origin = cors::listed_origin(request, &self.settings.cors_origins);
+        // Before identity: a browser cannot read a 401 that lacks the CORS headers.
+        if cors::is_preflight(request, journey.origin.as_deref()) {
+            return Ok(Door::Answered(cors::preflight_answer(request)));
+        }
+        let route = route::resolve(&request.method, path)?;
+        journey.record.route = route.label();
+        match route {
+            Route::Native(_) => {
+                journey.rpc = Some(Rpc { id: None, sign_in: resource::sign_in(request, &self.settings) });
+                origin::refuse_foreign(request, &self.settings)?;
+            }
+            Route::Page(Page::ProtectedResource) => {
+                return resource::metadata(request, &self.settings).map(Door::Answered);
+            }
+            Route::Page(page) if endpoints::audience(page) == Audience::Anyone => {
+                return endpoints::public_answer(page).map(Door::Answered);
+            }
+            _ => {}
+        }
+        Ok(Door::Open(route))
     }
 
     fn note_arrival(&self, session: &Session, journey: &mut Journey) {
@@ -222,7 +243,11 @@ fn is_path_or_url(request: &RequestHeader) -> bool {
 /// The reading of `{server}_{tool}` whose tool is known, or else the one with the longest known server.
 ///
 /// A tool that rules deny counts as unknown, or what became of its name would show that the server has it.
-fn legacy_reading<'n>(snapshot: &Snapshot, reach: &Reach, name: &'n str) -> Option<(&'n str, &'n str)> {
+fn legacy_reading<'n>(
+    snapshot: &Snapshot,
+    reach: &Reach,
+    name: &'n str,
+) -> Result<(&'n str, &'n str), Refusal> {
     let known_server = |(server, _): &(&str, &str)| snapshot.catalog.get(server).is_some();
     let known_tool = |(server, tool): &(&str, &str)| {
         let is_allowed = |server: &Arc<Server>| reach.tools(&server.id).allows(tool);
@@ -232,6 +257,7 @@ fn legacy_reading<'n>(snapshot: &Snapshot, reach: &Reach, name: &'n str) -> Opti
         .filter(known_server)
         .find(known_tool)
         .or_else(|| route::legacy_readings(name).find(known_server))
+        .ok_or_else(access::unknown_server)
 }
 
 /// The answer about a server that is switched off.

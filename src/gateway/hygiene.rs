@@ -32,7 +32,9 @@ static TRAVELS: [HeaderName; 8] = [
 ];
 
 /// Headers of a peer that stay with the gateway.
-static STAYS: [HeaderName; 12] = [
+static STAYS: [HeaderName; 13] = [
+    // About the peer's connection, not the client's (RFC 9110 section 7.6.1).
+    HeaderName::from_static("keep-alive"),
     header::SERVER,
     header::SET_COOKIE,
     header::WWW_AUTHENTICATE,

@@ -138,32 +138,8 @@ impl LiveTrips {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::{
-        access::{KnownGrants, Settings},
-        catalog::server::tests_support::server,
-        identity::Caller,
-        names::GroupName,
-        store::GrantRow,
-    };
-
-    fn permit(rules: &[(&str, &str)]) -> Permit {
-        let grant = GrantRow::User { email: "ann@x.org", server: "github" };
-        let rules = rules.iter().map(|(effect, pattern)| GrantRow::Rule {
-            kind: "user",
-            subject: "ann@x.org",
-            server: "github",
-            pattern,
-            effect,
-        });
-        let known = KnownGrants { version: 1, grants: Arc::new(rules.chain([grant]).collect()) };
-        let admin_group = GroupName::parse("MCP-Admin").unwrap();
-        let settings = Settings { admin_group, max_stale: Duration::from_secs(1), is_concealing: false };
-        let caller = Caller::for_test("ann@x.org", &[]);
-        Access::new(settings).authorize(&caller, &server("github"), &known).unwrap()
-    }
+    use crate::access::tests_support::permit;
 
     /// Checks what goes on after the rules have become others.
     #[track_caller]

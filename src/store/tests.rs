@@ -228,7 +228,10 @@ async fn a_rule_that_no_reader_would_understand_is_refused_by_the_table() {
         let store = scratch.store().await;
         for (row, column) in [
             ("'User','a@x','git','*','deny'", "subject_kind"),
-            ("'user','G','git','*','deny'", "subject_of_a_user"),
+            ("'user','G','git','*','deny'", "subject_is_an_email_or_a_group_name"),
+            ("'user','a b@x','git','*','deny'", "subject_is_an_email_or_a_group_name"),
+            ("'group','G ','git','*','deny'", "subject_is_an_email_or_a_group_name"),
+            ("'group','','git','*','deny'", "subject_is_an_email_or_a_group_name"),
             ("'group','G','GitHub','*','deny'", "tenant_id"),
             ("'group','G','','*','deny'", "tenant_id"),
             ("'group','G','git hub','*','deny'", "tenant_id"),
@@ -437,7 +440,10 @@ async fn another_schema_works_whatever_the_writers_search_path() {
         // This connection's search_path is the server's: `public`, where there is no such table.
         scratch.execute(r#"INSERT INTO "Odd ""name".user_tenant_access VALUES ('a@x', 'git')"#).await;
         assert_eq!(told(&store, &mut cursor).await, "a@x");
-        assert_eq!(load(&store).await.0, ["user a@x git"]);
+        let rule = r#"INSERT INTO "Odd ""name".tool_rules VALUES ('group', 'G', 'git', '*', 'deny')"#;
+        scratch.execute(rule).await;
+        assert_eq!(told(&store, &mut cursor).await, "[G]");
+        assert_eq!(load(&store).await.0, ["rule group G git * deny", "user a@x git"]);
         assert_eq!(store.pending_migrations().await.unwrap(), 0);
         scratch.settings.schema = "public".into();
         assert_eq!(Store::open(&scratch.settings).unwrap().pending_migrations().await.unwrap(), 3);
@@ -454,21 +460,21 @@ async fn a_writer_needs_no_rights_on_the_feed_and_cannot_divert_it() {
         writer
             .execute(
                 "DO $$ BEGIN CREATE ROLE portcullis_test_operator; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
-                 GRANT SELECT, INSERT, DELETE ON user_tenant_access TO portcullis_test_operator; \
+                 GRANT SELECT, INSERT, DELETE ON user_tenant_access, tool_rules TO portcullis_test_operator; \
                  SET ROLE portcullis_test_operator; \
                  CREATE TEMPORARY TABLE portcullis_changes (kind text, subject text); \
-                 INSERT INTO user_tenant_access VALUES ('a@x', 'git')",
+                 INSERT INTO user_tenant_access VALUES ('a@x', 'git'); \
+                 INSERT INTO tool_rules VALUES ('group', 'G', 'git', '*', 'deny')",
             )
             .await
             .unwrap();
-        assert_eq!(told(&store, &mut cursor).await, "a@x");
-        let attached = writer
-            .execute(
-                "CREATE TEMPORARY TABLE mine (user_email text); \
-                 CREATE TRIGGER t AFTER TRUNCATE ON mine FOR EACH STATEMENT EXECUTE FUNCTION portcullis_note_users()",
-            )
-            .await;
-        assert!(attached.is_err(), "only the owner may attach the feed's functions");
+        assert_eq!(told(&store, &mut cursor).await, "a@x [G]");
+        writer.execute("CREATE TEMPORARY TABLE mine (user_email text, subject text)").await.unwrap();
+        for function in ["portcullis_note_users", "portcullis_note_rules"] {
+            let attach = format!("CREATE TRIGGER t AFTER TRUNCATE ON mine FOR EACH STATEMENT EXECUTE FUNCTION {function}()");
+            let attached = writer.execute(sqlx::AssertSqlSafe(attach)).await;
+            assert!(attached.is_err(), "only the owner may attach the feed's functions");
+        }
     })
     .await;
 }

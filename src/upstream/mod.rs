@@ -157,3 +157,30 @@ impl Trip {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{access::tests_support::permit, catalog::tools::ToolList};
+
+    /// Checks whether a trip to the tool `search` can be planned, and how it is refused otherwise.
+    #[track_caller]
+    fn check(rules: &[(&str, &str)], expected: Option<Code>) {
+        let (list, _) =
+            ToolList::parse(br#"{"openapi": "3.1.0", "paths": {"/search": {"post": {}}}}"#).unwrap();
+        let peer = permit(&[]).server().peers[0].clone();
+        let destination = Destination::new(peer, ([127, 0, 0, 1], 9).into());
+        let addresses = Addresses::default().with(permit(&[]).server().id.clone(), [destination].into());
+        let planned = plan(permit(rules), list.get("search").unwrap().clone(), &addresses);
+        assert_eq!(planned.err().map(|refusal| refusal.code()), expected, "{rules:?}");
+    }
+
+    #[test]
+    fn no_trip_leads_to_a_tool_that_rules_deny() {
+        check(&[], None);
+        check(&[("deny", "delete_*")], None);
+        check(&[("allow", "s*")], None);
+        check(&[("deny", "search")], Some(Code::UnknownTool));
+        check(&[("allow", "get_*")], Some(Code::UnknownTool));
+    }
+}

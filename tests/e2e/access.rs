@@ -18,24 +18,24 @@ pub const GRANT_GROUP: &str =
     "INSERT INTO group_tenant_mapping (group_name, tenant_id) VALUES ('MCP-GitHub','github');";
 
 /// Where grants are: the same tests hold on both.
-enum Grants {
+pub enum Grants {
     Postgres(Database),
     Sqlite(tempfile::TempDir),
 }
 
 impl Grants {
-    async fn both() -> [Self; 2] {
+    pub async fn both() -> [Self; 2] {
         [Self::Postgres(Database::create().await), Self::Sqlite(tempfile::tempdir().unwrap())]
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         match self {
             Self::Postgres(database) => database.url(),
             Self::Sqlite(folder) => format!("sqlite:{}", folder.path().join("grants.db").display()),
         }
     }
 
-    async fn execute(&self, sql: &'static str) {
+    pub async fn execute(&self, sql: &'static str) {
         match self {
             Self::Postgres(database) => database.execute(sql).await,
             Self::Sqlite(_) => {

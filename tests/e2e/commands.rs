@@ -4,11 +4,13 @@ use serde_json::json;
 
 use crate::harness::{
     commands::{Said, portcullis},
-    fake_peer::FakePeer,
+    fake_peer::{Behaviour, FakePeer},
     gateway::Setup,
+    grants::Grants,
     openwebui::{self, JANE_EMAIL},
     postgres::Database,
     tokens::SESSION_SECRET,
+    wire,
 };
 
 #[track_caller]
@@ -58,6 +60,11 @@ async fn a_command_asked_wrong_exits_2_and_says_nothing_on_stdout() {
         &["grant", "github"],
         &["grant", "--user", "user@company.com"],
         &["grant", "--user", "user@company.com", "--group", "g", "github"],
+        &["grant", "--group", "g", "--deny", "github"],
+        &["grant", "--user", "user@company.com", "--deny", "--member-of", "g"],
+        &["grant", "--group", "g", "github/"],
+        &["grant", "--group", "g", "github/get repo"],
+        &["revoke", "--group", "g", "--deny", "github/search"],
         &["revoke", "--group", "g", "--member-of", "h"],
         &["token", "--email", "user@company.com", "--hours", "0"],
     ] {
@@ -108,22 +115,77 @@ async fn check_reports_every_problem_with_its_line_and_exits_1() {
 }
 
 #[tokio::test]
+async fn check_tells_of_sessions_that_end_with_the_process_where_there_are_any() {
+    let grants = Grants::of(&[]).await;
+    let check_with = async |dialect: &str, is_enabled: bool, key: &str, is_told: bool| {
+        let keys = [("dialect".to_owned(), dialect.into()), ("enabled".to_owned(), is_enabled.into())];
+        let setup = grants.setup().server_with("x", "http://127.0.0.1:1", toml::Table::from_iter(keys));
+        let folder = setup.set("mcp.session_keys", vec![key.to_owned()]).write();
+        let words = ["note: `mcp.session_keys` is empty, so MCP sessions end with this process"];
+        let said = format!("ok: 1 servers, {} of them on\n", u8::from(is_enabled));
+        check(&portcullis(folder.path(), &["check"]).await, 0, &said, if is_told { &words } else { &[] });
+    };
+    check_with("mcp", true, "", true).await;
+    check_with("mcp-sse", true, "", true).await;
+    check_with("mcp", true, &"5f".repeat(32), false).await;
+    check_with("mcp", false, "", false).await;
+    check_with("openapi", true, "", false).await;
+}
+
+#[tokio::test]
 async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
     let database = openwebui::database().await;
     let peer = FakePeer::start().await.with_json("search", json!([]));
     let good = setup(&database.url(), &peer.url()).set("auth.openwebui.database_url", database.url()).write();
     let said = portcullis(good.path(), &["check", "--connect"]).await;
-    check(&said, 0, "ok: 2 servers, 1 of them on\n", &["2 migrations are pending"]);
+    check(&said, 0, "ok: 2 servers, 1 of them on\n", &["3 migrations are pending"]);
     let dead = setup(&database.url(), "http://127.0.0.1:1").write();
     let said = portcullis(dead.path(), &["check", "--connect"]).await;
     check(&said, 1, "", &["server `github`"]);
 }
 
 #[tokio::test]
+async fn check_connect_asks_servers_of_mcp_whether_they_are_there() {
+    let grants = Grants::of(&[]).await;
+    let peer = FakePeer::start().await;
+    let answer = |status: &str| Behaviour::Answer(wire::answer(status, "text/plain", b"so"));
+    let check_with = async |dialect: &str, path: &str, code: i32, words: &str| {
+        let keys = toml::Table::from_iter([("dialect".to_owned(), dialect.into())]);
+        let setup = grants.setup().server_with("x", &format!("{}{path}", peer.url()), keys);
+        let folder = setup.set("mcp.session_keys", vec!["5f".repeat(32)]).write();
+        let said = portcullis(folder.path(), &["check", "--connect"]).await;
+        let words = [words].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>();
+        check(&said, code, if code == 0 { "ok: 1 servers, 1 of them on\n" } else { "" }, &words);
+    };
+    for (status, code, words) in [
+        ("200 OK", 0, ""),
+        // Servers without `server/discover` refuse it in ways of their own.
+        ("400 Bad Request", 0, ""),
+        ("405 Method Not Allowed", 0, ""),
+        ("404 Not Found", 0, "warning: server `x`: `http://"),
+        ("401 Unauthorized", 1, "look at the `credential`"),
+        ("307 Temporary Redirect", 1, "the slash at its end"),
+        ("502 Bad Gateway", 1, "answered 502"),
+    ] {
+        peer.set("/mcp/", answer(status));
+        check_with("mcp", "/mcp/", code, words).await;
+    }
+    let asked = &peer.requests()[0];
+    assert_eq!((asked.method.as_str(), asked.json()["method"].as_str()), ("POST", Some("server/discover")));
+    assert_eq!(asked.head.header("mcp-method"), Some("server/discover"));
+    for (status, code, words) in [("200 OK", 0, ""), ("404 Not Found", 1, "404"), ("405 No", 1, "405")] {
+        peer.set("/sse", answer(status));
+        check_with("mcp-sse", "/sse", code, words).await;
+    }
+    peer.set("/sse", Behaviour::Hold);
+    check_with("mcp-sse", "/sse", 0, "").await;
+}
+
+#[tokio::test]
 async fn migrate_makes_the_tables_and_can_be_repeated() {
     let database = Database::create().await;
     let folder = setup(&database.url(), "http://127.0.0.1:1").set("database.schema", "gate").write();
-    check(&portcullis(folder.path(), &["migrate"]).await, 0, "", &["applied 2 migrations"]);
+    check(&portcullis(folder.path(), &["migrate"]).await, 0, "", &["applied 3 migrations"]);
     check(&portcullis(folder.path(), &["migrate"]).await, 0, "", &["applied 0 migrations"]);
     database.execute("INSERT INTO gate.user_tenant_access VALUES ('user@company.com', 'github')").await;
 }
@@ -163,6 +225,75 @@ async fn explain_says_which_grant_lets_somebody_in_or_what_is_missing() {
     }
     let as_member = run(&["explain", "--as", "new@company.com", "--group", "MCP-GitHub", "github"]).await;
     assert_eq!(as_member.code, 0, "{as_member:?}");
+}
+
+#[tokio::test]
+async fn a_rule_about_tools_is_made_changed_and_removed() {
+    let database = Database::create().await;
+    let folder = setup(&database.url(), "http://127.0.0.1:1").write();
+    let run = async |words: &[&str]| portcullis(folder.path(), words).await;
+    let rule = |words: &[&'static str]| [words, &["--group", "MCP-GitHub", "github/search_*"]].concat();
+    let allowed =
+        "tools `search_*` of `github` are allowed to group `MCP-GitHub`, and none that no rule allows";
+    let narrows = "this narrows what group `MCP-GitHub` may use of `github`; they also need a grant";
+    check(&run(&rule(&["grant"])).await, 0, "", &[&format!("{allowed}\n{narrows}")]);
+    assert_eq!(run(&["grant", "--group", "MCP-GitHub", "github"]).await.code, 0);
+    let again = run(&rule(&["grant"])).await;
+    check(&again, 0, "", &[&format!("{allowed} (and was before)\n")]);
+    assert!(!again.stderr.contains("narrows"), "{again:?}");
+    let denied = "tools `search_*` of `github` are denied to group `MCP-GitHub`";
+    check(&run(&rule(&["grant", "--deny"])).await, 0, "", &[&format!("{denied}\n")]);
+    check(&run(&rule(&["grant", "--deny"])).await, 0, "", &[&format!("{denied} (and was before)\n")]);
+    let none = "group `MCP-GitHub` has no rule about `search_*` of `github` any more";
+    check(&run(&rule(&["revoke"])).await, 0, "", &[&format!("{none}; 1 rows removed\n")]);
+    check(&run(&rule(&["revoke"])).await, 0, "", &[&format!("{none}; 0 rows removed\n")]);
+    // A grant through a group, or the admin group, is one too.
+    assert_eq!(run(&["grant", "--user", "user@company.com", "--member-of", "MCP-GitHub"]).await.code, 0);
+    for who in [["--user", "user@company.com"], ["--group", "MCP-Admin"]] {
+        let said = run(&[&["grant"], &who[..], &["github/get_*"]].concat()).await;
+        assert!(said.code == 0 && !said.stderr.contains("narrows"), "{said:?}");
+    }
+    let said = run(&["grant", "--user", "other@company.com", "github/get_*"]).await;
+    assert!(said.code == 0 && said.stderr.contains("narrows what `other@company.com` may use"), "{said:?}");
+}
+
+#[tokio::test]
+async fn explain_names_the_rule_that_decides_about_a_tool() {
+    let database = Database::create().await;
+    let folder = setup(&database.url(), "http://127.0.0.1:1").write();
+    let run = async |words: &[&str]| portcullis(folder.path(), words).await;
+    let explain = async |target: &str| run(&["explain", "--as", "user@company.com", target]).await;
+    for words in [
+        &["grant", "--user", "user@company.com", "github"][..],
+        &["grant", "--user", "user@company.com", "--member-of", "Interns"],
+        &["grant", "--group", "Interns", "--deny", "github/delete_*"],
+        &["grant", "--user", "user@company.com", "github/*_repo"],
+        &["grant", "--user", "user@company.com", "--deny", "notes/*"],
+        &["grant", "--user", "other@company.com", "--deny", "github/*"],
+    ] {
+        assert_eq!(run(words).await.code, 0, "{words:?}");
+    }
+    let granted = "`user@company.com` may use `github`: `user_tenant_access` gives them `github`\n";
+    let denial = "`tool_rules` denies `delete_*` to group `Interns` (from `user_group_membership`)\n";
+    let allowance = "`tool_rules` allows `*_repo` to `user@company.com`\n";
+    check(&explain("github").await, 0, &format!("{granted}{denial}{allowance}"), &[]);
+    let get = format!("{granted}`get_repo` is allowed: {allowance}");
+    check(&explain("github/get_repo").await, 0, &get, &[]);
+    let delete = format!("{granted}but `delete_repo` is denied: {denial}");
+    check(&explain("github/delete_repo").await, 1, &delete, &[]);
+    let search = format!("{granted}but `search` is denied, for rules allow only others: {allowance}");
+    check(&explain("github/search").await, 1, &search, &[]);
+    let as_admin = run(&[
+        "explain",
+        "--as",
+        "new@company.com",
+        "--group",
+        "MCP-Admin",
+        "--group",
+        "Interns",
+        "github/delete_x",
+    ]);
+    assert_eq!(as_admin.await.code, 1, "rules narrow what admins may use too");
 }
 
 #[tokio::test]

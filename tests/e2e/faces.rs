@@ -108,7 +108,14 @@ const WALK: &[Stop] = &[
     (None, "POST", "/nowhere_search", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
     (None, "GET", "/nowhere", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
     (None, "GET", "/a/b/c", [WHO, NOTHING, NOTHING, NOTHING]),
-    (None, "POST", "/alpha/mcp", [WHO, NOTHING, NOTHING, NOTHING]),
+    // A server of REST has no MCP.
+    (None, "POST", "/alpha/mcp", [WHO, NO_GRANT, NOTHING, NOTHING]),
+    (None, "GET", "/alpha/mcp", [WHO, NO_GRANT, NOTHING, NOTHING]),
+    (None, "DELETE", "/alpha/mcp", [WHO, NO_GRANT, NOTHING, NOTHING]),
+    (None, "POST", "/beta/mcp", [WHO, NO_GRANT, NO_GRANT, NOTHING]),
+    (None, "POST", "/dark/mcp", [WHO, NO_GRANT, NO_GRANT, OFF]),
+    (None, "POST", "/nowhere/mcp", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
+    (None, "PUT", "/alpha/mcp", [WHO, METHOD, METHOD, METHOD]),
     (None, "GET", "/alpha/", [NOTHING, NOTHING, NOTHING, NOTHING]),
     (None, "POST", "/alpha/search/", [NOTHING, NOTHING, NOTHING, NOTHING]),
     (None, "GET", "/alpha/search", [WHO, METHOD, METHOD, METHOD]),
@@ -127,14 +134,22 @@ async fn every_endpoint_answers_nobody_stranger_caller_and_admin_as_the_table_sa
             assert_eq!(answer.status.as_u16(), *status, "{asked}");
             let id = answer.header("x-request-id").unwrap_or_else(|| panic!("no request id: {asked}"));
             if !code.is_empty() {
-                let refusal = answer.json();
-                assert_eq!(keys(&refusal), ["code", "detail", "request_id"], "{asked}");
+                let body = answer.json();
+                let is_native = path.ends_with("/mcp") && *method != "PUT" && !path.starts_with("/.");
+                let (refusal, sentence) = if is_native {
+                    assert_eq!(keys(&body), ["error", "jsonrpc"], "{asked}");
+                    assert_eq!(keys(&body["error"]["data"]), ["code", "request_id"], "{asked}");
+                    (&body["error"]["data"], &body["error"]["message"])
+                } else {
+                    assert_eq!(keys(&body), ["code", "detail", "request_id"], "{asked}");
+                    (&body, &body["detail"])
+                };
                 assert_eq!(
                     (refusal["code"].as_str(), &refusal["request_id"]),
                     (Some(*code), &json!(id)),
                     "{asked}"
                 );
-                assert!(!refusal["detail"].as_str().unwrap().contains('@'), "{asked}");
+                assert!(!sentence.as_str().unwrap().contains('@'), "{asked}");
             }
             assert_eq!(answer.header("www-authenticate").is_some(), *status == 401, "{asked}");
         }

@@ -29,5 +29,6 @@ mod peers;
 mod readme;
 mod revocation;
 mod tool_lists;
+mod tool_rules;
 mod unmigrated;
 mod wire;

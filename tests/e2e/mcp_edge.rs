@@ -5,11 +5,13 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{
+    fake_peer::{Behaviour, FakePeer},
     gateway::{Gateway, Setup},
-    grants::{CALLER, Grants},
+    grants::{CALLER, Grants, STRANGER},
     raw::{RawAnswer, RawClient},
     request::get,
     tokens::email_token,
+    wire,
 };
 
 const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -133,4 +135,124 @@ async fn names_and_origins_are_looked_at_on_mcp_paths_alone() {
     let request = get("/servers", &token).replace("host: gateway", "host: evil.example.com\r\norigin: null");
     let answer = RawClient::connect(&gateway.address()).await.exchange(request).await;
     assert_eq!(answer.status, 200);
+}
+
+const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":7,"method":"initialize","params":{"protocolVersion":"2025-11-25",
+    "capabilities":{},"clientInfo":{"name":"a","version":"1"}}}"#;
+
+/// A peer that answers each request to its endpoint.
+async fn peer() -> FakePeer {
+    let peer = FakePeer::start().await;
+    let result = br#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
+    peer.set("/mcp", Behaviour::Answer(wire::answer("200 OK", "application/json", result)));
+    peer
+}
+
+/// A request of native MCP that says these things about where it comes from.
+fn native(method: &str, token: &str, lines: &[&str]) -> Vec<u8> {
+    let body = if method == "POST" { INITIALIZE } else { "" };
+    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let credential =
+        if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
+    let labels = "content-type: application/json\r\naccept: application/json, text/event-stream\r\n";
+    let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    format!("{method} /alpha/mcp HTTP/1.1\r\n{lines}{credential}{labels}{length}\r\n{body}").into_bytes()
+}
+
+#[tokio::test]
+async fn a_foreign_page_reaches_no_server_whatever_it_holds() {
+    let peer = peer().await;
+    let (gateway, _grants) = start(&format!("{}/mcp", peer.url()), |setup| {
+        setup.set("listen.hosts", vec!["gw.example.com"]).set("listen.max_header_bytes", 4096)
+    })
+    .await;
+    let token = email_token(CALLER);
+    for (lines, code) in [
+        (&["host: evil.example.com", "origin: http://evil.example.com"][..], "foreign_host"),
+        (&["host: evil.example.com:8000"], "foreign_host"),
+        (&["host: evil.example.com", "origin: http://localhost:3000"], "foreign_host"),
+        (&["host: gw.example.com."], "foreign_host"),
+        (&["host:"], "foreign_host"),
+        (&["host: localhost", "origin: http://evil.example.com"], "foreign_origin"),
+        (&["host: gw.example.com", "origin: null"], "foreign_origin"),
+        (&["host: gw.example.com", "origin: https://gw.example.com.evil.org"], "foreign_origin"),
+        (&["host: gw.example.com", "origin: http://localhost", "origin: http://localhost"], "foreign_origin"),
+    ] {
+        for (method, token) in [("POST", token.as_str()), ("GET", &token), ("DELETE", &token), ("POST", "")] {
+            let mut client = RawClient::connect(&gateway.address()).await;
+            let answer = client.exchange(native(method, token, lines)).await;
+            let shown = format!("{method} {lines:?}: {}", answer.text());
+            let refusal = answer.json();
+            assert_eq!(
+                (answer.status, refusal["error"]["data"]["code"].as_str()),
+                (403, Some(code)),
+                "{shown}"
+            );
+            assert_eq!(answer.head.header("www-authenticate"), None, "{shown}");
+            assert_eq!(answer.head.header("access-control-allow-origin"), None, "{shown}");
+        }
+    }
+    // The framework has these for no HTTP at all.
+    for lines in [&["host: localhost@evil.example.com"][..], &["host: localhost", "host: localhost"]] {
+        let mut client = RawClient::connect(&gateway.address()).await;
+        assert_eq!(client.exchange(native("POST", &token, lines)).await.status, 400, "{lines:?}");
+    }
+    assert_eq!(peer.connections(), (0, 0));
+    for lines in [
+        &["host: localhost:8000", "origin: http://localhost:8000"][..],
+        &["host: 127.0.0.1:8000", "origin: http://127.0.0.1:6274"],
+        &["host: GW.example.com:8443", "origin: https://gw.example.com:8443"],
+        &["host: gw.example.com", "origin: https://chat.example.com"],
+        &["host: gateway"],
+    ] {
+        let mut client = RawClient::connect(&gateway.address()).await;
+        let answer = client.exchange(native("POST", &token, lines)).await;
+        assert_eq!(
+            (answer.status, answer.json()["id"].as_u64()),
+            (200, Some(7)),
+            "{lines:?}: {}",
+            answer.text()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_token_is_led_to_the_metadata_of_its_endpoint() {
+    let peer = peer().await;
+    let (gateway, _grants) = start(&format!("{}/mcp", peer.url()), |setup| {
+        with_issuer(setup).set("auth.oauth.scopes", vec!["mcp", "x"])
+    })
+    .await;
+    for (token, error) in [("", ""), ("not.a.token", r#", error="invalid_token""#)] {
+        for method in ["POST", "GET", "DELETE"] {
+            let mut client = RawClient::connect(&gateway.address()).await;
+            let answer = client.exchange(native(method, token, &["host: localhost:8000"])).await;
+            let expected = format!(
+                r#"Bearer realm="portcullis"{error}, resource_metadata="http://localhost:8000{WELL_KNOWN}/alpha/mcp", scope="mcp x""#
+            );
+            assert_eq!((answer.status, answer.head.all("www-authenticate")), (401, vec![expected.as_str()]));
+            let url = expected.split('"').find(|part| part.starts_with("http://")).unwrap();
+            let path = url.strip_prefix("http://localhost:8000").unwrap();
+            let metadata = ask(&gateway, "GET", path, &["host: localhost:8000"]).await;
+            assert_eq!(metadata.json()["resource"], "http://localhost:8000/alpha/mcp");
+        }
+    }
+    let answer = gateway.send(gateway.request(Method::POST, "/alpha/search").body("{}")).await;
+    assert_eq!(answer.header("www-authenticate"), Some(r#"Bearer realm="portcullis""#), "REST has no OAuth");
+    assert_eq!(peer.connections(), (0, 0));
+}
+
+/// No scope cures a missing grant, and a client told otherwise would go and ask for one, again and again.
+#[tokio::test]
+async fn a_missing_grant_sends_nobody_to_sign_in() {
+    let (gateway, _grants) = start("http://127.0.0.1:9/mcp", with_issuer).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    let answer = client.exchange(native("POST", &email_token(STRANGER), &["host: localhost"])).await;
+    assert_eq!(
+        (answer.status, answer.json()["error"]["data"]["code"].as_str()),
+        (403, Some("not_granted")),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(answer.head.header("www-authenticate"), None);
 }

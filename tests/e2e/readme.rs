@@ -255,6 +255,9 @@ impl Session {
             for place in ["", &there] {
                 let (code, said) = self.run(&format!("{place} portcullis explain --as {who} minutes")).await;
                 assert_eq!(code, 0, "{who} {place}: {said}");
+                let add = format!("{place} portcullis explain --as {who} minutes/add_note");
+                let is_denied = who == "dave@company.com";
+                assert_eq!(self.run(&add).await.0, i32::from(is_denied), "{add}");
             }
         }
     }

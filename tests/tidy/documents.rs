@@ -18,8 +18,11 @@ const ACCESS_LOG: &str = include_str!("../../src/record/access_log.rs");
 const LIBRARY: &str = include_str!("../../src/lib.rs");
 
 /// What the gateway sends on rather than answers, so that it is not among the endpoints.
-const CALLS: [[&str; 3]; 2] =
-    [["POST", "`/{server}/{tool}`", "with a grant"], ["POST", "`/{server}_{tool}`", "with a grant"]];
+const CALLS: [[&str; 3]; 3] = [
+    ["POST", "`/{server}/{tool}`", "with a grant"],
+    ["POST", "`/{server}_{tool}`", "with a grant"],
+    ["POST, GET, DELETE", "`/{server}/mcp`", "with a grant"],
+];
 
 /// The cells of the one table of a document whose header begins with these cells.
 #[track_caller]

@@ -6,7 +6,7 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ use crate::{
 /// What a request asked, as far as the gateway looks.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
+    /// Whether it opens or resumes a stream (GET), which may be silent and ends with its client.
+    pub is_get: bool,
     /// Whether it speaks a modern revision, without sessions.
     pub is_modern: bool,
     /// Whether it asks what the server speaks (`server/discover`).
@@ -57,30 +59,36 @@ pub struct Opened {
     pub upstream: String,
 }
 
+/// What session ids are sealed with, and for how long.
+#[derive(Debug, Clone)]
+pub struct Seal {
+    /// The keys in use.
+    pub keys: Arc<SessionKeys>,
+    /// How long a session may last.
+    pub ttl: Duration,
+}
+
+impl Seal {
+    fn seal(&self, permit: &Permit, purpose: Purpose, upstream: &str, place: Place) -> Option<String> {
+        let expires_at = now().saturating_add(self.ttl.as_secs());
+        let sealed = Sealed { upstream: upstream.to_owned(), place, expires_at };
+        self.keys.seal(&binding(permit, purpose), &sealed)
+    }
+}
+
 /// One exchange, from the departure to the last byte of the answer.
 pub struct Exchange {
-    /// Whether it opens or resumes a stream (GET), which may be silent and ends with its client.
-    pub is_get: bool,
     /// The request's body.
     pub load: Load,
     /// What it asked; of a held body, as much as its headers say.
     pub asked: Asked,
-    /// Its session.
-    pub session: Option<Opened>,
-    /// Under which permit.
-    pub permit: Permit,
-    /// What session ids are sealed with.
-    pub keys: Arc<SessionKeys>,
-    /// How long a session may last, in seconds.
-    pub session_ttl_secs: u64,
-    /// Bound of what is held of an edited answer.
-    pub answer_bound: usize,
-    /// The answer being edited.
-    pub edited: Option<Answer>,
-    /// Whether the answer is a stream of events.
-    pub is_stream: bool,
-    /// Whether a piece of the answer was seen.
-    pub is_begun: bool,
+    answer_bound: usize,
+    permit: Permit,
+    session: Option<Opened>,
+    seal: Seal,
+    edited: Option<Answer>,
+    is_stream: bool,
+    is_begun: bool,
 }
 
 impl Asked {
@@ -152,6 +160,34 @@ fn refuse_tool(tool: &str, is_batch: bool) -> Refusal {
 }
 
 impl Exchange {
+    /// An exchange that departs now; `answer_bound` limits what is held of an answer that is edited.
+    pub fn new(
+        permit: Permit,
+        (load, asked): (Load, Asked),
+        session: Option<Opened>,
+        seal: Seal,
+        answer_bound: usize,
+    ) -> Self {
+        Self {
+            load,
+            asked,
+            answer_bound,
+            permit,
+            session,
+            seal,
+            edited: None,
+            is_stream: false,
+            is_begun: false,
+        }
+    }
+
+    /// The request departs; an answer is due once all of it has.
+    pub fn begin(&self) {
+        if !matches!(self.load, Load::Held(..)) {
+            self.expect_answer();
+        }
+    }
+
     /// Turns the next bytes from the client into the next bytes for the peer. What is held is judged at its
     /// end: nothing of it has gone on before.
     pub fn pass(
@@ -186,9 +222,9 @@ impl Exchange {
 
     /// The request is complete: from now on an answer is due, and a legacy client may leave without
     /// cancelling it (MCP 2025-11-25, Transports; 2026-07-28: leaving is cancelling).
-    pub fn expect_answer(&self) {
+    fn expect_answer(&self) {
         if let Some(line) = Line::current()
-            && !self.is_get
+            && !self.asked.is_get
         {
             line.expect_answer(self.permit.server().deadlines.read);
             line.outlive_client(!self.asked.is_modern);
@@ -233,16 +269,12 @@ impl Exchange {
         let upstream = upstream.to_str().unwrap_or_default();
         let sealed = match &self.session {
             Some(session) if session.upstream == upstream => Some(session.sealed.clone()),
-            _ => self.seal(Purpose::Session, upstream, place),
+            _ => self.seal.seal(&self.permit, Purpose::Session, upstream, place),
         };
         let sealed = sealed.ok_or_else(|| {
             Refusal::new(Code::PeerBadAnswer, "the server named a session in a way that MCP does not allow")
         })?;
         header.insert_header(&headers::SESSION_ID, sealed).map_err(Refusal::internal)
-    }
-
-    fn seal(&self, purpose: Purpose, upstream: &str, place: Place) -> Option<String> {
-        seal(&self.keys, &self.permit, self.session_ttl_secs, purpose, upstream, place)
     }
 
     fn begin_edit(&mut self, header: &mut ResponseHeader, destination: &Destination) -> Result<(), Refusal> {
@@ -286,13 +318,13 @@ impl Exchange {
     /// Whether the answer may hold tools that this caller is not to see. A stream that a client opens or
     /// resumes may hold the answer to any request.
     fn is_narrowed(&self) -> bool {
-        (self.is_get || self.asked.may_list || matches!(self.load, Load::Held(..)))
+        (self.asked.is_get || self.asked.may_list || matches!(self.load, Load::Held(..)))
             && !self.permit.tools().is_everything()
     }
 
     /// Whether the answer names a message endpoint: the one stream of legacy HTTP+SSE does.
     fn names_endpoint(&self) -> bool {
-        self.permit.server().dialect == Dialect::McpSse && self.is_get
+        self.permit.server().dialect == Dialect::McpSse && self.asked.is_get
     }
 
     fn allows(&self) -> Box<dyn Fn(&str) -> bool + Send + Sync> {
@@ -301,11 +333,11 @@ impl Exchange {
     }
 
     fn endpoint(&self, destination: &Destination) -> Box<dyn Fn(&str) -> Option<String> + Send + Sync> {
-        let (keys, permit, ttl) = (self.keys.clone(), self.permit.clone(), self.session_ttl_secs);
+        let (seal, permit) = (self.seal.clone(), self.permit.clone());
         let (stream, place) = (Url::parse(&destination.peer.to_string()), destination.place);
         Box::new(move |named| {
             let path = mcp::answer::resolve_endpoint(stream.as_ref().ok()?, named)?;
-            let sealed = seal(&keys, &permit, ttl, Purpose::Endpoint, &path, place)?;
+            let sealed = seal.seal(&permit, Purpose::Endpoint, &path, place)?;
             Some(format!("/{}/mcp?{}={sealed}", permit.server().id, super::ENDPOINT_PARAMETER))
         })
     }
@@ -322,12 +354,10 @@ impl Exchange {
         *body = (!edited.is_empty()).then_some(edited);
         Ok(())
     }
-}
 
-impl Exchange {
     fn note_piece(&mut self, bytes: &[u8], line: &Line) {
         let is_first = !std::mem::replace(&mut self.is_begun, true);
-        if !self.is_stream && !self.is_get {
+        if !self.is_stream && !self.asked.is_get {
             // The next piece is due, too: only a stream may be silent.
             line.expect_answer(self.permit.server().deadlines.read);
         }
@@ -340,19 +370,6 @@ impl Exchange {
 
 fn unreadable(why: &'static str) -> Refusal {
     Refusal::new(Code::PeerBadAnswer, "the server's answer cannot be passed on").because(why)
-}
-
-fn seal(
-    keys: &SessionKeys,
-    permit: &Permit,
-    ttl_secs: u64,
-    purpose: Purpose,
-    upstream: &str,
-    place: Place,
-) -> Option<String> {
-    let expires_at = now().saturating_add(ttl_secs);
-    let sealed = Sealed { upstream: upstream.to_owned(), place, expires_at };
-    keys.seal(&binding(permit, purpose), &sealed)
 }
 
 /// Whose a session is, and with which server.

@@ -9,9 +9,8 @@ pub mod exchange;
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Uri, request::Parts};
 use pingora::proxy::Session;
-use tracing::info;
 
 use super::{
     Gateway,
@@ -25,14 +24,14 @@ use crate::{
     catalog::server::{Dialect, Server},
     mcp::{
         headers,
-        session::{Purpose, Sealed, SessionKey, SessionKeys},
+        session::{Place, Purpose, Sealed, SessionKey, SessionKeys},
     },
     names::ToolName,
     refusal::{Code, Refusal},
     upstream::native::{self, Native, unknown_session},
 };
 use body::Load;
-use exchange::{Asked, Exchange, Opened};
+use exchange::{Asked, Exchange, Opened, Seal};
 
 /// Bounds of native MCP.
 #[derive(Debug, Clone)]
@@ -53,16 +52,20 @@ impl Settings {
         if !self.session_keys.is_empty() {
             return Ok(Arc::new(SessionKeys::new(&self.session_keys)));
         }
-        info!(
-            "`mcp.session_keys` is empty: MCP sessions end with this process, and other replicas do not know them; \
-             make a key with `openssl rand -hex 32`"
-        );
         Ok(Arc::new(SessionKeys::new(&[SessionKey::random()?])))
     }
 }
 
 /// Where a legacy HTTP+SSE client finds the sealed message endpoint in its URL.
 pub const ENDPOINT_PARAMETER: &str = "sessionId";
+
+/// Where a request's session lives, in the client's words and the server's.
+#[derive(Default)]
+struct Whereabouts {
+    session: Option<Opened>,
+    endpoint: Option<String>,
+    place: Option<Place>,
+}
 
 impl Gateway {
     /// Walks a request of native MCP from its permit to its departure.
@@ -73,64 +76,24 @@ impl Gateway {
         permit: Permit,
         change_count: u64,
     ) -> Result<Step, Refusal> {
-        let server = permit.server().clone();
-        if server.dialect == Dialect::OpenApi {
+        if permit.server().dialect == Dialect::OpenApi {
             let sentence = "this server speaks REST; `GET /{server}` lists its tools";
             return Err(Refusal::new(Code::NotFound, sentence));
         }
-        let request = session.req_header();
-        headers::refuse_repeated(&request.headers)?;
-        let method = request.method.clone();
-        let headers = request.headers.clone();
-        let uri = request.uri.clone();
-        let (load, asked) = if method == Method::POST {
-            body::refuse_label(&headers)?;
-            self.read_message(session, journey, &headers, &permit).await?
-        } else {
-            refuse_body(&headers)?;
-            (Load::Nothing, Asked::of_headers(&headers))
-        };
+        headers::refuse_repeated(&session.req_header().headers)?;
+        let (load, asked) = self.read_message(session, journey, &permit).await?;
         journey.record.tool = asked.tool.as_deref().and_then(|tool| ToolName::parse(tool).ok());
-        let request_is_get = method == Method::GET;
-        let mut native = Native { method, session: None, endpoint: None };
-        let mut opened = None;
-        let mut place = None;
-        if server.dialect == Dialect::McpSse {
-            if let Some(sealed) = self.endpoint(&permit, &native.method, &uri)? {
-                (native.endpoint, place) = (Some(sealed.upstream), Some(sealed.place));
-            }
-        } else if !asked.is_modern
-            && let Some(id) = headers.get(&headers::SESSION_ID)
-        {
-            let id = id.to_str().unwrap_or_default();
-            let sealed = self.open(&permit, Purpose::Session, id)?;
-            place = Some(sealed.place);
-            native.session = Some(sealed.upstream.clone());
-            opened = Some(Opened { sealed: id.to_owned(), upstream: sealed.upstream });
-        }
-        let addresses = &self.current.load().addresses;
-        let trip = native::plan(permit.clone(), native, place, addresses)?;
-        let live = self.begin_live(
-            &permit,
-            journey.record.tool.clone().map_or(Use::Stream, Use::Tool),
-            change_count,
-        )?;
-        let exchange = Exchange {
-            is_get: request_is_get,
-            load,
-            asked,
-            session: opened,
-            permit,
-            keys: self.session_keys.clone(),
-            session_ttl_secs: self.settings.mcp.session_ttl.as_secs(),
-            answer_bound: self.settings.mcp.max_list_bytes,
-            edited: None,
-            is_stream: false,
-            is_begun: false,
-        };
-        if !matches!(exchange.load, Load::Held(..)) {
-            exchange.expect_answer();
-        }
+        let request: &Parts = session.req_header();
+        let Whereabouts { session, endpoint, place } = self.whereabouts(request, &permit, &asked)?;
+        let upstream_session = session.as_ref().map(|session| session.upstream.clone());
+        let native = Native { method: request.method.clone(), session: upstream_session, endpoint };
+        let trip = native::plan(permit.clone(), native, place, &self.current.load().addresses)?;
+        let what = journey.record.tool.clone().map_or(Use::Stream, Use::Tool);
+        let live = self.begin_live(&permit, what, change_count)?;
+        let seal = Seal { keys: self.session_keys.clone(), ttl: self.settings.mcp.session_ttl };
+        let answer_bound = self.settings.mcp.max_list_bytes;
+        let exchange = Exchange::new(permit, (load, asked), session, seal, answer_bound);
+        exchange.begin();
         Ok(Step::Depart(trip, Cargo::Native(Box::new(exchange)), live))
     }
 
@@ -138,10 +101,17 @@ impl Gateway {
         &self,
         session: &mut Session,
         journey: &mut Journey,
-        headers: &HeaderMap,
         permit: &Permit,
     ) -> Result<(Load, Asked), Refusal> {
+        if session.req_header().method != Method::POST {
+            let headers = &session.req_header().headers;
+            refuse_body(headers)?;
+            let is_get = session.req_header().method == Method::GET;
+            return Ok((Load::Nothing, Asked { is_get, ..Asked::of_headers(headers) }));
+        }
+        body::refuse_label(&session.req_header().headers)?;
         let load = body::read(session, self.settings.mcp.max_message_bytes).await?;
+        let headers = &session.req_header().headers;
         let asked = match &load {
             Load::Whole(bytes) => {
                 let (id, asked) = Asked::read(bytes, headers, permit);
@@ -151,6 +121,25 @@ impl Gateway {
             Load::Held(..) | Load::Nothing => Asked::of_headers(headers),
         };
         Ok((load, asked))
+    }
+
+    fn whereabouts(&self, request: &Parts, permit: &Permit, asked: &Asked) -> Result<Whereabouts, Refusal> {
+        if permit.server().dialect == Dialect::McpSse {
+            let sealed = self.endpoint(permit, &request.method, &request.uri)?;
+            let place = sealed.as_ref().map(|sealed| sealed.place);
+            return Ok(Whereabouts { endpoint: sealed.map(|sealed| sealed.upstream), place, session: None });
+        }
+        match request.headers.get(&headers::SESSION_ID) {
+            // A modern request has none, whatever it says.
+            Some(id) if !asked.is_modern => {
+                let id = id.to_str().unwrap_or_default();
+                let sealed = self.open(permit, Purpose::Session, id)?;
+                let place = Some(sealed.place);
+                let session = Some(Opened { sealed: id.to_owned(), upstream: sealed.upstream });
+                Ok(Whereabouts { session, place, endpoint: None })
+            }
+            _ => Ok(Whereabouts::default()),
+        }
     }
 
     fn open(&self, permit: &Permit, purpose: Purpose, id: &str) -> Result<Sealed, Refusal> {

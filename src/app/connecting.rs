@@ -1,0 +1,122 @@
+//! `check --connect`: whether what the configuration points to is there.
+//!
+//! Decides what keeps callers from being served and what is only worth knowing. Changes nothing anywhere.
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use serde_json::json;
+
+use crate::{
+    catalog::{
+        self,
+        server::{Dialect, PeerUrl, ProtocolVersion, Server},
+    },
+    config::Config,
+    dial::Dialer,
+    mcp::headers,
+    snapshot,
+    store::{self, DatabaseUrl, Store, openwebui::OpenWebUi},
+};
+
+/// What `check --connect` found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// What `run` will see to by itself.
+    pub warnings: Vec<String>,
+    /// What keeps callers from being served.
+    pub problems: Vec<String>,
+}
+
+/// Checks what `check --connect` checks: the databases, every server's tool list, and that servers of MCP answer.
+pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
+    let Findings { mut warnings, mut problems } = Findings::default();
+    match connect_store(&config.store).await {
+        Ok(warning) => warnings.extend(warning),
+        Err(error) => problems.push(format!("the grants database: {error:#}")),
+    }
+    if let Some(tables) = &config.identity.openwebui_tables
+        && let Err(error) = connect_openwebui(&tables.database, &tables.schema).await
+    {
+        problems.push(format!("Open WebUI's database: {error:#}"));
+    }
+    let catalog::Settings { deadline, max_bytes, .. } = config.catalog;
+    let dialer = Dialer::new(deadline, max_bytes)?;
+    for server in config.servers.iter().filter(|server| server.is_enabled) {
+        let found = match server.dialect {
+            Dialect::OpenApi => snapshot::tools::read(&dialer, server).await.map(|_| None),
+            Dialect::Mcp | Dialect::McpSse => knock(&dialer, server).await,
+        };
+        match found {
+            Ok(None) => {}
+            Ok(Some(warning)) => warnings.push(format!("server `{}`: {warning}", server.id)),
+            Err(error) => problems.push(format!("server `{}`: {error:#}", server.id)),
+        }
+    }
+    Ok(Findings { warnings, problems })
+}
+
+/// Whether every address of a server answers as an endpoint of MCP does. What it says is for its callers.
+async fn knock(dialer: &Dialer, server: &Server) -> anyhow::Result<Option<String>> {
+    let mut warning = None;
+    for peer in server.peers.iter() {
+        let asked = dialer.status(question(server, peer)?).await;
+        let status = asked.with_context(|| format!("`{peer}` cannot be asked"))?;
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                bail!("`{peer}` answered {status}; look at the `credential` of the server");
+            }
+            status if status.is_redirection() => {
+                bail!(
+                    "`{peer}` answered {status}; name the address it leads to, the slash at its end included"
+                );
+            }
+            // Older servers may answer so to a method they do not know.
+            StatusCode::NOT_FOUND if server.dialect == Dialect::Mcp => {
+                warning = Some(format!("`{peer}` answered {status}; is that the path of its endpoint?"));
+            }
+            status if status.is_success() => {}
+            status if status.is_client_error() && server.dialect == Dialect::Mcp => {}
+            status => bail!("`{peer}` answered {status}"),
+        }
+    }
+    Ok(warning)
+}
+
+/// A question that changes nothing, and that even a server that cannot answer it refuses in its own way.
+fn question(server: &Server, peer: &PeerUrl) -> anyhow::Result<Request<Bytes>> {
+    let request = Request::builder().uri(peer.to_string());
+    let request = match &server.credential {
+        Some(credential) => request.header(&credential.name, credential.value.expose()),
+        None => request,
+    };
+    if server.dialect == Dialect::McpSse {
+        return Ok(request.header(header::ACCEPT, "text/event-stream").body(Bytes::new())?);
+    }
+    let (version, method) = (ProtocolVersion::V2026_07_28.as_str(), "server/discover");
+    let about_us = json!({"io.modelcontextprotocol/protocolVersion": version,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "portcullis", "version": env!("CARGO_PKG_VERSION")}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": about_us}});
+    let request = request
+        .method(Method::POST)
+        .header(header::ACCEPT, "application/json, text/event-stream")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(&headers::PROTOCOL_VERSION, version)
+        .header(&headers::METHOD, method);
+    Ok(request.body(serde_json::to_vec(&body)?.into())?)
+}
+
+async fn connect_store(settings: &store::Settings) -> anyhow::Result<Option<String>> {
+    let store = Store::open(settings)?;
+    let pending = store.pending_migrations().await?;
+    store.close().await;
+    if pending > 0 && !settings.auto_migrate {
+        bail!("{pending} migrations are pending; run `portcullis migrate`");
+    }
+    Ok((pending > 0).then(|| format!("{pending} migrations are pending; `run` will apply them")))
+}
+
+async fn connect_openwebui(url: &DatabaseUrl, schema: &str) -> anyhow::Result<()> {
+    OpenWebUi::open(url, schema)?.users(&["-".to_owned()]).await.map(drop)
+}
