@@ -1,6 +1,7 @@
 //! Native MCP against peers made of bytes: what is refused, what is held, what passes untouched.
 
 mod bodies;
+mod rules;
 mod sessions;
 mod streams;
 
