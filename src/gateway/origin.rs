@@ -1,8 +1,8 @@
 //! Whose pages may speak MCP here: `Host` and `Origin`, held against names that nobody else can answer for.
 //!
 //! A page of a foreign site can have that site's name lead to this machine and then call it as its own (DNS
-//! rebinding; MCP 2025-11-25, Transports, Security Warning). Decides by the two headers alone, before identity,
-//! because a browser on this machine may be believed for its address. Never asks DNS.
+//! rebinding; MCP 2025-11-25, Transports, Security Warning). Decides by the two headers alone and before identity: what
+//! such a page holds is not looked at. Never asks DNS.
 
 use http::{HeaderMap, HeaderName, header, request::Parts};
 
