@@ -21,10 +21,7 @@ const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 /// The caller may use everything of the first server but what begins with `drop_`.
 async fn scene(dialect: &str) -> Scene {
     let scene = Scene::start_with(dialect, |setup| setup).await;
-    let rows = || async { scene.gateway.metrics().await.sum("portcullis_grant_rows", &[]) };
-    let before = rows().await;
-    scene.grants.deny(CALLER, "alpha", "drop_*").await;
-    until("the rule in force", || async { (rows().await > before).then_some(()) }).await;
+    scene.deny_drops().await;
     scene
 }
 
@@ -84,6 +81,7 @@ async fn a_list_has_no_denied_tool_in_it_and_is_otherwise_as_it_was() {
     assert_eq!(call.head.all("accept-encoding"), ["identity"], "it has to be read");
     call.send(answer("200 OK", "application/json; charset=utf-8", list.as_bytes())).await;
     assert_eq!(client.read_answer().await.text(), narrowed);
+    drop(call); // and its connection, which would be used again
 
     let (mut client, mut call) = sent(&scene, LIST).await;
     call.send(STREAM).await;
@@ -141,6 +139,37 @@ async fn an_answer_that_cannot_be_told_apart_is_not_passed_on() {
 }
 
 #[tokio::test]
+async fn a_rule_that_comes_while_a_body_is_on_its_way_holds_for_it() {
+    let body = call("drop_x").to_string();
+    let batch = format!("[{},{body}]", call("fine"));
+    for (body, is_chunked) in [(&body, false), (&batch, false), (&body, true), (&batch, true)] {
+        let scene = Scene::start().await;
+        let length = format!("content-length: {}", body.len());
+        let framing = if is_chunked { "transfer-encoding: chunked" } else { &length };
+        let framed =
+            |piece: &str| if is_chunked { chunk(piece.as_bytes()) } else { piece.as_bytes().to_vec() };
+        let mut client = scene.client().await;
+        client
+            .send(head("POST", "/alpha/mcp", &scene.token, &["content-type: application/json", framing]))
+            .await;
+        let (first, rest) = body.split_at(20);
+        client.send(framed(first)).await;
+        scene.deny_drops().await;
+        let _ = client.try_send(framed(rest)).await;
+        if is_chunked {
+            let _ = client.try_send(chunk(b"")).await;
+        }
+        // Refused, or cut where its head had departed already.
+        let refused = tokio::spawn(async move { refusal(&client.read_answer().await).2 }).await;
+        assert!(refused.is_err() || refused.as_ref().is_ok_and(|code| code == "unknown_tool"), "{refused:?}");
+        while scene.peer.was_called().await {
+            let rest = scene.peer.call().await.rest_within(Duration::from_secs(10)).await;
+            assert_eq!(rest.as_deref(), Some(&b""[..]), "no byte of it went on");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_rule_that_comes_ends_streams_that_were_opened_without_it() {
     let scene = Scene::start().await;
     let mut client = scene.client().await;
@@ -149,10 +178,13 @@ async fn a_rule_that_comes_ends_streams_that_were_opened_without_it() {
     held.send(STREAM).await;
     client.read_head().await;
     let (mut calling, mut call) = sent(&scene, &call("drop_x").to_string()).await;
+    let batch = format!("[{},{}]", super::call("fine"), super::call("drop_x"));
+    let (mut several, _batch) = sent(&scene, &batch).await;
     let (mut other, mut fine) = sent(&scene, &super::call("fine").to_string()).await;
     scene.grants.deny(CALLER, "alpha", "drop_*").await;
     assert!(client.is_closed_within(Duration::from_secs(10)).await, "the stream is narrowed from now on");
     assert!(calling.is_closed_within(Duration::from_secs(10)).await, "a call of a denied tool ends");
+    assert!(several.is_closed_within(Duration::from_secs(10)).await, "a batch with one in it ends");
     assert!(call.rest_within(Duration::from_secs(10)).await.is_some());
     fine.send(answer("200 OK", "application/json", b"{}")).await;
     assert_eq!(other.read_answer().await.status, 200, "a call of another tool goes on");
