@@ -73,6 +73,7 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use http::{HeaderValue, Request};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::gateway::tests::settings;
@@ -199,5 +200,35 @@ mod tests {
         }
         check(&[own], &[LISTED, LISTED], Err(Code::ForeignOrigin));
         check(&[own], &["https://chat.example.com https://evil.org"], Err(Code::ForeignOrigin));
+    }
+
+    fn asked(host: &str, origin: Option<&str>) -> Result<(), Refusal> {
+        let mut request = Request::new(()).into_parts().0;
+        request.headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            request.headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        let settings = Settings { hosts: vec!["mcp.example.com".into()], ..settings() };
+        refuse_foreign(&request, &settings)
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_around_a_foreign_name_makes_it_ours(before in "[ -~]{0,12}", after in "([:/@?#.,; ][ -~]{0,12})?") {
+            let name = format!("{before}evil.org{after}");
+            prop_assert!(asked(&name, None).is_err(), "Host: {name}");
+            for scheme in ["http://", "https://", ""] {
+                let origin = format!("{scheme}{name}");
+                prop_assert!(asked("mcp.example.com", Some(&origin)).is_err(), "Origin: {origin}");
+            }
+        }
+
+        #[test]
+        fn a_page_of_the_gateway_itself_may_call(port in 1_u16.., is_listed in any::<bool>()) {
+            let host = format!("{}:{port}", if is_listed { "mcp.example.com" } else { "10.0.0.1" });
+            let (own, other) = (format!("http://{host}"), format!("http://{host}0"));
+            prop_assert!(asked(&host, Some(&own)).is_ok());
+            prop_assert!(asked(&host, Some(&other)).is_err());
+        }
     }
 }
