@@ -13,13 +13,18 @@ use super::{
     tool_list::{Unreadable, narrow},
 };
 
+/// Whether a tool may be seen.
+pub type Allows = Box<dyn Fn(&str) -> bool + Send + Sync>;
+/// What stands for a message endpoint, if anything may.
+pub type Endpoint = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// What is edited.
 #[derive(Default)]
 pub struct Edit {
     /// Which tools may be seen; without it lists are not looked at.
-    pub allows: Option<Box<dyn Fn(&str) -> bool + Send + Sync>>,
+    pub allows: Option<Allows>,
     /// What stands for the message endpoint that a legacy HTTP+SSE server names; none where it may not be called.
-    pub endpoint: Option<Box<dyn Fn(&str) -> Option<String> + Send + Sync>>,
+    pub endpoint: Option<Endpoint>,
 }
 
 /// How the body is made up, as its `Content-Type` says.

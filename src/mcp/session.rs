@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn neither_a_key_nor_the_servers_own_id_prints() {
         let (key, sealed) = (SessionKey::parse(&"ab".repeat(32)).unwrap(), sealed("0a1b"));
-        let printed = format!("{key:?} {:?} {sealed:?}", SessionKeys::new(&[key.clone()]));
+        let printed = format!("{key:?} {:?} {sealed:?}", SessionKeys::new(std::slice::from_ref(&key)));
         assert!(
             !printed.contains("171") && !printed.contains("abab") && !printed.contains("0a1b"),
             "{printed}"
