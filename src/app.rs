@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use pingora::{
+    listeners::TcpSocketOptions,
     proxy::http_proxy,
     server::{RunArgs, Server, ShutdownWatch, configuration::ServerConf},
     services::{
@@ -48,6 +49,7 @@ use crate::{
         tools::{Refresher, Wish},
     },
     store::{Store, openwebui::OpenWebUi},
+    upstream::peer::PROBES,
 };
 
 pub use connecting::{Findings, connect_all};
@@ -81,7 +83,10 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config.gateway));
     server.bootstrap();
     let mut public = Service::new("gateway".to_owned(), guarded(&conf, &config.gateway, &parts));
-    public.add_tcp(&config.gateway.http.to_string());
+    // A client that has died without a word would hold its stream for ever.
+    let mut sockets = TcpSocketOptions::default();
+    sockets.tcp_keepalive = Some(PROBES);
+    public.add_tcp_with_settings(&config.gateway.http.to_string(), sockets);
     let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
     let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
     let Parts { recorder, current, identity, access, live, users, questions, wishes, .. } = parts;

@@ -102,7 +102,8 @@ pub struct Refusal {
     cause: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
-    version_gap: Option<VersionGap>,
+    /// Boxed, because refusals are handed on in every result and few have it.
+    version_gap: Option<Box<VersionGap>>,
     is_closing: bool,
 }
 
@@ -163,7 +164,7 @@ impl Refusal {
     pub fn unsupported_version(supported: Vec<&'static str>, requested: Option<String>) -> Self {
         let sentence = "this server does not speak this revision of MCP";
         let mut refusal = Self::new(Code::UnsupportedVersion, sentence);
-        refusal.version_gap = Some(VersionGap { supported, requested });
+        refusal.version_gap = Some(Box::new(VersionGap { supported, requested }));
         refusal
     }
 
@@ -194,7 +195,7 @@ impl Refusal {
 
     /// Which revisions of MCP would do.
     pub fn version_gap(&self) -> Option<&VersionGap> {
-        self.version_gap.as_ref()
+        self.version_gap.as_deref()
     }
 
     /// Methods for the `Allow` header.

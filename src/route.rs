@@ -220,9 +220,9 @@ mod tests {
         let metadata = Ok(Route::Page(Page::ProtectedResource));
         for path in ["", "/mcp", "/github/mcp", "/no-such-server/mcp"] {
             let path = &format!("{PROTECTED_RESOURCE}{path}");
-            check(Method::GET, path, metadata.clone());
-            check(Method::HEAD, path, metadata.clone());
-            check(Method::OPTIONS, path, metadata.clone());
+            check(Method::GET, path, metadata);
+            check(Method::HEAD, path, metadata);
+            check(Method::OPTIONS, path, metadata);
             check(Method::POST, path, Ok(Route::OtherMethod("GET, HEAD")));
         }
         check(Method::GET, &format!("{PROTECTED_RESOURCE}/github"), Ok(Route::Nothing));

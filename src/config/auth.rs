@@ -410,7 +410,7 @@ mod tests {
             &format!("{servers}scopes = ['a b', '', 'a\"', 'a\\']"),
             "",
             &[],
-            &"g:3: `auth.oauth.scopes` must hold scopes, each one word without quotes or backslashes\n"
+            "g:3: `auth.oauth.scopes` must hold scopes, each one word without quotes or backslashes\n"
                 .repeat(4)
                 .trim_end(),
         );

@@ -63,8 +63,7 @@ impl Client {
     /// What a failed write means: nothing, where the client's leaving does not count.
     fn forgive(&mut self, outcome: Poll<io::Result<usize>>, whole: usize) -> Poll<io::Result<usize>> {
         match outcome {
-            Poll::Ready(Err(_)) if self.line.outlives_client() => {
-                self.leave();
+            Poll::Ready(Err(_)) if self.may_leave() => {
                 self.is_deaf = true;
                 Poll::Ready(Ok(whole))
             }
@@ -72,11 +71,12 @@ impl Client {
         }
     }
 
-    fn leave(&mut self) {
-        if !std::mem::replace(&mut self.has_left, true) {
-            self.line.note_client_left();
-            self.line.expect_answer(FORSAKEN);
+    /// The client has left: whether its answer goes on all the same.
+    fn may_leave(&mut self) -> bool {
+        if !self.has_left {
+            self.has_left = self.line.outlives_client() && self.line.forsake(FORSAKEN);
         }
+        self.has_left
     }
 }
 
@@ -94,7 +94,7 @@ impl AsyncRead for Client {
                 Poll::Ready(Ok(())) if buf.filled().len() > before || buf.remaining() == 0 => {
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(_) if client.line.outlives_client() => client.leave(),
+                Poll::Ready(_) if client.may_leave() => {}
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
             }
         }
@@ -208,13 +208,16 @@ impl fmt::Debug for Client {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        sync::Semaphore,
+    };
 
     use super::*;
 
     fn connected() -> (Client, Arc<Line>, DuplexStream) {
         let (near, far) = duplex(1024);
-        let line = Line::new(Duration::from_secs(60));
+        let line = Line::new(Duration::from_secs(60), None, Arc::new(Semaphore::new(1)));
         (Client::new(Box::new(near), line.clone()), line, far)
     }
 
@@ -280,8 +283,31 @@ mod tests {
         line.outlive_client(true);
         drop(far);
         assert!(is_waiting(&mut client).await);
-        assert!(line.answer_due().is_some());
+        let end = line.answer_due().expect("an end");
+        line.answer_began();
+        line.expect_answer(FORSAKEN * 2);
+        assert_eq!(line.answer_due(), Some(end), "whatever the server does");
         line.expect_answer(Duration::ZERO);
         assert!(client.read(&mut [0; 8]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_so_many_answers_go_on_without_their_clients_and_those_give_their_seats_back() {
+        let (connections, forsaken) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(1)));
+        let mut seated = || {
+            let (near, far) = duplex(64);
+            let seat = connections.clone().try_acquire_owned().ok();
+            let line = Line::new(Duration::from_secs(60), seat, forsaken.clone());
+            line.outlive_client(true);
+            drop(far);
+            Client::new(Box::new(near), line)
+        };
+        let (mut first, mut second) = (seated(), seated());
+        assert_eq!(connections.available_permits(), 0);
+        assert!(is_waiting(&mut first).await);
+        assert_eq!(connections.available_permits(), 1, "its seat is free for others");
+        assert!(!is_waiting(&mut second).await, "the second is gone as any other client is");
+        drop(first);
+        assert_eq!(forsaken.available_permits(), 1);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Settings, client::Client};
 use crate::record::metrics::Metrics;
@@ -21,6 +21,9 @@ use crate::record::metrics::Metrics;
 tokio::task_local! {
     static LINE: Arc<Line>;
 }
+
+/// Of how many connections one may be forsaken by its client and go on.
+const FORSAKEN_SHARE: usize = 10;
 
 /// No deadline is running.
 const DISARMED: u64 = u64::MAX;
@@ -34,12 +37,21 @@ pub struct Line {
     answer_due_millis: AtomicU64,
     is_answer_overdue: AtomicBool,
     outlives_client: AtomicBool,
-    is_client_gone: AtomicBool,
+    /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
+    forsaken_until_millis: AtomicU64,
+    /// Among the connections, or among the forsaken once the client has left.
+    seat: Mutex<Option<OwnedSemaphorePermit>>,
+    forsaken: Arc<Semaphore>,
 }
 
 impl Line {
-    /// A connection whose first header must come within this time.
-    pub fn new(first_header: Duration) -> Arc<Self> {
+    /// A connection whose first header must come within this time. Where its client leaves too early, it takes
+    /// one of the `forsaken` seats instead of its own.
+    pub fn new(
+        first_header: Duration,
+        seat: Option<OwnedSemaphorePermit>,
+        forsaken: Arc<Semaphore>,
+    ) -> Arc<Self> {
         let line = Self {
             opened: Instant::now(),
             deadline_millis: AtomicU64::new(DISARMED),
@@ -47,7 +59,9 @@ impl Line {
             answer_due_millis: AtomicU64::new(DISARMED),
             is_answer_overdue: AtomicBool::new(false),
             outlives_client: AtomicBool::new(false),
-            is_client_gone: AtomicBool::new(false),
+            forsaken_until_millis: AtomicU64::new(DISARMED),
+            seat: Mutex::new(seat),
+            forsaken,
         };
         line.arm(first_header);
         Arc::new(line)
@@ -80,9 +94,10 @@ impl Line {
         self.answer_due_millis.store(DISARMED, Ordering::Relaxed);
     }
 
-    /// When the peer's answer must have begun, if one is waited for.
+    /// When the peer's answer must have begun, if one is waited for, or be over, if nobody wants it.
     pub fn answer_due(&self) -> Option<Instant> {
         let due = self.answer_due_millis.load(Ordering::Relaxed);
+        let due = due.min(self.forsaken_until_millis.load(Ordering::Relaxed));
         (due != DISARMED).then(|| self.opened + Duration::from_millis(due))
     }
 
@@ -106,14 +121,19 @@ impl Line {
         self.outlives_client.load(Ordering::Relaxed)
     }
 
-    /// The client has left, and its answer goes on.
-    pub fn note_client_left(&self) {
-        self.is_client_gone.store(true, Ordering::Relaxed);
+    /// The client has left, and its answer goes on for at most this time. False where it may not: too many do.
+    pub fn forsake(&self, within: Duration) -> bool {
+        let Ok(seat) = self.forsaken.clone().try_acquire_owned() else { return false };
+        // The one among the connections is free for others.
+        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+        let until = (self.opened.elapsed() + within).as_millis() as u64;
+        self.forsaken_until_millis.store(until, Ordering::Relaxed);
+        true
     }
 
     /// Whether the client left before its answer was over.
     pub fn is_client_gone(&self) -> bool {
-        self.is_client_gone.load(Ordering::Relaxed)
+        self.forsaken_until_millis.load(Ordering::Relaxed) != DISARMED
     }
 
     /// A request is over: the next one on this connection begins with nothing said.
@@ -148,7 +168,8 @@ impl Line {
 /// Guards every connection of the app inside.
 pub struct Guard<A> {
     inner: Arc<A>,
-    room: Semaphore,
+    room: Arc<Semaphore>,
+    forsaken: Arc<Semaphore>,
     header_timeout: Duration,
     metrics: Arc<Metrics>,
 }
@@ -156,8 +177,9 @@ pub struct Guard<A> {
 impl<A> Guard<A> {
     /// A guard around `inner`.
     pub fn new(inner: A, settings: &Settings, metrics: Arc<Metrics>) -> Self {
-        let room = Semaphore::new(settings.max_connections);
-        Self { inner: Arc::new(inner), room, header_timeout: settings.header_timeout, metrics }
+        let room = Arc::new(Semaphore::new(settings.max_connections));
+        let forsaken = Arc::new(Semaphore::new((settings.max_connections / FORSAKEN_SHARE).max(1)));
+        Self { inner: Arc::new(inner), room, forsaken, header_timeout: settings.header_timeout, metrics }
     }
 
     fn close(&self, reason: &'static str) -> Option<Stream> {
@@ -169,11 +191,11 @@ impl<A> Guard<A> {
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let Ok(_seat) = self.room.try_acquire() else {
+        let Ok(seat) = self.room.clone().try_acquire_owned() else {
             return self.close("too_many");
         };
         let _open = Open::new(&self.metrics);
-        let line = Line::new(self.header_timeout);
+        let line = Line::new(self.header_timeout, Some(seat), self.forsaken.clone());
         let client = Box::new(Client::new(stream, line.clone()));
         let serve = LINE.scope(line.clone(), self.inner.process_new(client, shutdown));
         tokio::select! {

@@ -1,8 +1,8 @@
 //! Whose pages may speak MCP here: `Host` and `Origin`, held against names that nobody else can answer for.
 //!
 //! A page of a foreign site can have that site's name lead to this machine and then call it as its own (DNS
-//! rebinding; MCP 2025-11-25, Transports, Security Warning). Decides by the two headers alone, before identity,
-//! because a browser on this machine may be believed for its address. Never asks DNS.
+//! rebinding; MCP 2025-11-25, Transports, Security Warning). Decides by the two headers alone and before identity: what
+//! such a page holds is not looked at. Never asks DNS.
 
 use http::{HeaderMap, HeaderName, header, request::Parts};
 
@@ -73,6 +73,7 @@ fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use http::{HeaderValue, Request};
+    use proptest::prelude::*;
 
     use super::*;
     use crate::gateway::tests::settings;
@@ -199,5 +200,35 @@ mod tests {
         }
         check(&[own], &[LISTED, LISTED], Err(Code::ForeignOrigin));
         check(&[own], &["https://chat.example.com https://evil.org"], Err(Code::ForeignOrigin));
+    }
+
+    fn asked(host: &str, origin: Option<&str>) -> Result<(), Refusal> {
+        let mut request = Request::new(()).into_parts().0;
+        request.headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            request.headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        let settings = Settings { hosts: vec!["mcp.example.com".into()], ..settings() };
+        refuse_foreign(&request, &settings)
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_around_a_foreign_name_makes_it_ours(before in "[ -~]{0,12}", after in "([:/@?#.,; ][ -~]{0,12})?") {
+            let name = format!("{before}evil.org{after}");
+            prop_assert!(asked(&name, None).is_err(), "Host: {name}");
+            for scheme in ["http://", "https://", ""] {
+                let origin = format!("{scheme}{name}");
+                prop_assert!(asked("mcp.example.com", Some(&origin)).is_err(), "Origin: {origin}");
+            }
+        }
+
+        #[test]
+        fn a_page_of_the_gateway_itself_may_call(port in 1_u16.., is_listed in any::<bool>()) {
+            let host = format!("{}:{port}", if is_listed { "mcp.example.com" } else { "10.0.0.1" });
+            let (own, other) = (format!("http://{host}"), format!("http://{host}0"));
+            prop_assert!(asked(&host, Some(&own)).is_ok());
+            prop_assert!(asked(&host, Some(&other)).is_err());
+        }
     }
 }

@@ -97,6 +97,8 @@ impl fmt::Display for Host {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -158,6 +160,18 @@ mod tests {
             ("notlocalhost", false),
         ] {
             assert_eq!(Authority::parse(text).unwrap().host.is_loopback(), is_loopback, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_parsed_is_written_as_it_was_read(text in "([a-z0-9_.-]{1,12}|\\[[0-9a-f:]{2,20}\\])(:[0-9]{0,6})?|.{0,20}") {
+            if let Ok(Authority { host, port }) = Authority::parse(&text) {
+                let host = if text.starts_with('[') { format!("[{host}]") } else { host.to_string() };
+                let written = port.map_or(host.clone(), |port| format!("{host}:{port}"));
+                prop_assert_eq!(Authority::parse(&written), Authority::parse(&text));
+                prop_assert!(!host.contains(['/', '@', ' ', '?', '#', '%', '"']));
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(4);
 const WRITE: Duration = Duration::from_secs(30);
 
 /// When a silent connection is asked whether anybody is there: after a minute, then every 15 s, four times.
-const PROBES: TcpKeepalive = TcpKeepalive {
+pub const PROBES: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_secs(60),
     interval: Duration::from_secs(15),
     count: 4,

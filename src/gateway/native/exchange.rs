@@ -42,7 +42,7 @@ pub struct Asked {
     pub is_probe: bool,
     /// Whether its answer may hold a list of tools.
     pub may_list: bool,
-    /// The one tool it calls.
+    /// The one tool it calls. A batch, whatever it calls, ends with any change of the caller's tools.
     pub tool: Option<String>,
     /// The id to answer to, as it stands in the body.
     pub id: Option<String>,
@@ -112,7 +112,10 @@ impl Asked {
             is_probe: is_method("server/discover"),
             may_list: is_method("tools/list") || matches!(body, Body::Batch(_)),
             id: body.id().map(str::to_owned),
-            tool: messages.first().and_then(|message| message.tool()).map(str::to_owned),
+            tool: match body {
+                Body::One(message) => message.tool().map(str::to_owned),
+                Body::Batch(_) => None,
+            },
             ..Self::of_headers(headers)
         };
         let revision = asked.revision.or_else(|| body.version().map(str::to_owned));

@@ -1,8 +1,8 @@
 //! Grants in an embedded SQLite database, and the callers every face is asked as.
 
 use portcullis::{
-    names::{Email, GroupName, ServerId},
-    store::{self, DatabaseUrl, Store},
+    names::{Email, GroupName, ServerId, ToolPattern},
+    store::{self, DatabaseUrl, Effect, Store, Whom},
 };
 
 use super::{
@@ -50,6 +50,13 @@ impl Grants {
     pub async fn take_back(&self, email: &str, server: &str) {
         let (email, server) = (Email::parse(email).unwrap(), ServerId::parse(server).unwrap());
         self.store.revoke_user(&email, &server).await.unwrap();
+    }
+
+    /// Denies this user the tools of this server that match the pattern.
+    pub async fn deny(&self, email: &str, server: &str, pattern: &str) {
+        let (email, server) = (Email::parse(email).unwrap(), ServerId::parse(server).unwrap());
+        let pattern = ToolPattern::parse(pattern).unwrap();
+        self.store.set_rule(Whom::User(&email), &server, &pattern, Effect::Deny).await.unwrap();
     }
 
     /// What to start a gateway with that decides by these grants.

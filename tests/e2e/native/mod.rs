@@ -1,12 +1,14 @@
 //! Native MCP against peers made of bytes: what is refused, what is held, what passes untouched.
 
 mod bodies;
+mod rules;
 mod sessions;
 mod streams;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
+    deadline::until,
     gateway::{Gateway, Setup},
     grants::{CALLER, Grants, STRANGER},
     raw::{RawAnswer, RawClient},
@@ -53,6 +55,14 @@ impl Scene {
         let usual = ["content-type: application/json", "accept: application/json, text/event-stream"];
         let lines: Vec<_> = usual.iter().chain(lines).copied().collect();
         post_with(path, token, &lines, body)
+    }
+
+    /// Denies the caller the tools of the first server that begin with `drop_`; returns once it is in force.
+    pub async fn deny_drops(&self) {
+        let rows = || async { self.gateway.metrics().await.sum("portcullis_grant_rows", &[]) };
+        let before = rows().await;
+        self.grants.deny(CALLER, "alpha", "drop_*").await;
+        until("the rule in force", || async { (rows().await > before).then_some(()) }).await;
     }
 
     /// Nothing has reached the peer, and the gateway still works.

@@ -5,7 +5,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Scene, call, refusal};
-use crate::harness::{raw::RawAnswer, request::head, tokens::email_token};
+use crate::harness::{
+    raw::{RawAnswer, RawClient},
+    raw_peer::RawPeer,
+    request::head,
+    tokens::email_token,
+};
 
 const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const OTHER_KEY: &str = "ffeeddccbbaa99887766554433221100ffeeddccbbaa99887766554433221100";
@@ -169,4 +174,49 @@ async fn a_revoked_caller_s_session_is_of_no_use() {
     assert!(held.rest_within(Duration::from_secs(10)).await.is_some(), "at the server, too");
     let answer = scene.client().await.exchange(scene.post(&[&line], call("a").to_string())).await;
     assert_eq!(refusal(&answer).0, 403);
+}
+
+#[tokio::test]
+async fn a_session_stays_at_the_peer_that_opened_it() {
+    let second = RawPeer::with_tools(&[]).await;
+    let url = format!("{}/mcp", second.url());
+    let scene = Scene::start_with("mcp", |setup| setup).await;
+    let urls: toml::Value = vec![format!("{}/mcp", scene.peer.url()), url].into();
+    let keys = toml::Table::from_iter([("dialect".to_owned(), "mcp".into()), ("url".to_owned(), urls)]);
+    let gateway = scene.grants.setup().server_with("alpha", "", keys).start().await;
+    let peers = [&scene.peer, &second];
+    let next_call = || async {
+        tokio::select! {
+            call = peers[0].call() => (0, call),
+            call = peers[1].call() => (1, call),
+        }
+    };
+    let mut seen = [0, 0];
+    for _ in 0..6 {
+        let mut client = RawClient::connect(&gateway.address()).await;
+        client.send(scene.post(&[], INITIALIZE)).await;
+        let (opened_at, mut call) = next_call().await;
+        seen[opened_at] += 1;
+        call.read_body().await;
+        call.send("HTTP/1.1 200 OK\r\nmcp-session-id: same\r\ncontent-length: 2\r\n\r\n{}").await;
+        let answer = client.read_answer().await;
+        drop(call);
+        let line = format!("mcp-session-id: {}", answer.head.header("mcp-session-id").unwrap());
+        for method in ["POST", "GET", "POST", "DELETE"] {
+            let mut client = RawClient::connect(&gateway.address()).await;
+            client
+                .send(match method {
+                    "POST" => scene.post(&[&line], super::call("echo").to_string()),
+                    _ => head(method, "/alpha/mcp", &scene.token, &[&line]).into_bytes(),
+                })
+                .await;
+            let (at, mut call) = next_call().await;
+            assert_eq!(at, opened_at, "{method}");
+            assert_eq!(call.head.header("mcp-session-id"), Some("same"));
+            call.read_body().await;
+            call.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+            assert_eq!(client.read_answer().await.status, 200);
+        }
+    }
+    assert_eq!(seen, [3, 3], "new sessions are spread");
 }
