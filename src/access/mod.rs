@@ -181,6 +181,7 @@ pub fn unknown_tool() -> Refusal {
 #[cfg(test)]
 mod tests;
 
+/// Permits for the tests of other modules.
 #[cfg(test)]
 pub mod tests_support {
     use super::*;

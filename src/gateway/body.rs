@@ -159,7 +159,7 @@ pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> 
         .get(header::EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if is_waiting {
-        session.as_downstream_mut().write_continue_response().await.map_err(unreadable)?;
+        session.as_downstream_mut().write_continue_response().await.map_err(|error| unreadable(&error))?;
     }
     read_piece(session).await
 }
@@ -167,11 +167,11 @@ pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> 
 /// The next bytes of the body; none at its end.
 pub(super) async fn read_piece(session: &mut Session) -> Result<Bytes, Refusal> {
     let piece = session.as_downstream_mut().read_request_body().await;
-    Ok(piece.map_err(unreadable)?.unwrap_or_default())
+    Ok(piece.map_err(|error| unreadable(&error))?.unwrap_or_default())
 }
 
 /// What follows a body that cannot be read is anybody's guess, and no next request.
-fn unreadable(error: Box<pingora::Error>) -> Refusal {
+fn unreadable(error: &pingora::Error) -> Refusal {
     Refusal::new(Code::BadRequest, "the body did not arrive")
         .because(format_args!("reading the body: {}", error.etype().as_str()))
         .closing()

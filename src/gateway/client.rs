@@ -294,7 +294,7 @@ mod tests {
     #[tokio::test]
     async fn only_so_many_answers_go_on_without_their_clients_and_those_give_their_seats_back() {
         let (connections, forsaken) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(1)));
-        let mut seated = || {
+        let seated = || {
             let (near, far) = duplex(64);
             let seat = connections.clone().try_acquire_owned().ok();
             let line = Line::new(Duration::from_secs(60), seat, forsaken.clone());

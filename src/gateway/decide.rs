@@ -35,6 +35,7 @@ use crate::{
 const MISS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What to do with a request.
+#[allow(clippy::large_enum_variant, reason = "made once a request and taken apart at once")]
 pub enum Step {
     /// Answer it here.
     Answer(Answer),
@@ -203,17 +204,24 @@ impl Gateway {
     ) -> Result<LiveTrip, Refusal> {
         let live = self.live.begin(permit, what.clone(), self.identity.pin(permit.caller()));
         if self.current.change_count() != change_count {
-            let snapshot = self.current.load();
-            let known = self.current.grants(&snapshot)?;
-            let caller = self.identity.current(permit.caller()).ok_or_else(|| {
-                Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again")
-            })?;
-            let now = self.access.authorize(&caller, permit.server(), known)?;
+            let now = self.permit_now(permit)?;
             if !what.may_go_on(permit, &now) {
                 return Err(access::unknown_tool());
             }
         }
         Ok(live)
+    }
+}
+
+impl Gateway {
+    /// The permit that the same caller gets at this moment.
+    pub(super) fn permit_now(&self, permit: &Permit) -> Result<Permit, Refusal> {
+        let snapshot = self.current.load();
+        let known = self.current.grants(&snapshot)?;
+        let caller = self.identity.current(permit.caller()).ok_or_else(|| {
+            Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again")
+        })?;
+        self.access.authorize(&caller, permit.server(), known)
     }
 }
 

@@ -143,20 +143,19 @@ mod tests {
 
     /// Checks what goes on after the rules have become others.
     #[track_caller]
-    fn check(before: &[(&str, &str)], now: &[(&str, &str)], tool_goes_on: bool, stream_goes_on: bool) {
+    fn check(before: &[(&str, &str)], now: &[(&str, &str)], expected: (bool, bool)) {
         let (before, now) = (permit(before), permit(now));
         let tool = Use::Tool(ToolName::parse("search").unwrap());
-        assert_eq!(tool.may_go_on(&before, &now), tool_goes_on);
-        assert_eq!(Use::Stream.may_go_on(&before, &now), stream_goes_on);
+        assert_eq!((tool.may_go_on(&before, &now), Use::Stream.may_go_on(&before, &now)), expected);
     }
 
     #[test]
     fn a_call_goes_on_while_its_tool_is_allowed_and_a_stream_while_nothing_changed() {
-        check(&[], &[], true, true);
-        check(&[], &[("deny", "search")], false, false);
-        check(&[], &[("deny", "delete_*")], true, false);
-        check(&[("deny", "delete_*")], &[], true, false);
-        check(&[("deny", "a"), ("allow", "s*")], &[("allow", "s*"), ("deny", "a")], true, true);
-        check(&[("allow", "search")], &[("allow", "get_*")], false, false);
+        check(&[], &[], (true, true));
+        check(&[], &[("deny", "search")], (false, false));
+        check(&[], &[("deny", "delete_*")], (true, false));
+        check(&[("deny", "delete_*")], &[], (true, false));
+        check(&[("deny", "a"), ("allow", "s*")], &[("allow", "s*"), ("deny", "a")], (true, true));
+        check(&[("allow", "search")], &[("allow", "get_*")], (false, false));
     }
 }

@@ -217,8 +217,11 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
     ) -> pingora::Result<()> {
         caught(|| {
-            let headers = &session.req_header().headers;
-            journey.underway().ok_or_else(no_trip)?.cargo.pass(body, is_end, headers).map_err(refused)
+            let cargo = &mut journey.underway().ok_or_else(no_trip)?.cargo;
+            if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
+                exchange.renew(self.permit_now(exchange.permit()).map_err(refused)?);
+            }
+            cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)
         })
     }
 

@@ -13,9 +13,9 @@ use super::{
     tool_list::{Unreadable, narrow},
 };
 
-/// Whether a tool may be seen.
+/// Says whether a tool may be seen.
 pub type Allows = Box<dyn Fn(&str) -> bool + Send + Sync>;
-/// What stands for a message endpoint, if anything may.
+/// Says what stands for a message endpoint.
 pub type Endpoint = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What is edited.

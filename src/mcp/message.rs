@@ -141,7 +141,7 @@ fn read_message<'de, A: MapAccess<'de>>(map: A) -> Result<Message<'de>, A::Error
             1 => message.id = Some(read_id(map)?),
             2 => message.method = Some(map.next_value::<Text<'de>>()?.0),
             3 => message.params = map.next_value::<Option<Params<'de>>>()?.unwrap_or_default(),
-            _ => drop(map.next_value::<Checked>()?),
+            _ => _ = map.next_value::<Checked>()?,
         }
         Ok(())
     })?;
@@ -156,7 +156,7 @@ fn read_params<'de, A: MapAccess<'de>>(map: A) -> Result<Params<'de>, A::Error> 
             1 => params.uri = Some(map.next_value::<Text<'de>>()?.0),
             2 => params.task_id = Some(map.next_value::<Text<'de>>()?.0),
             3 => params.version = map.next_value::<Option<Meta<'de>>>()?.and_then(|meta| meta.version),
-            _ => drop(map.next_value::<Checked>()?),
+            _ => _ = map.next_value::<Checked>()?,
         }
         Ok(())
     })?;

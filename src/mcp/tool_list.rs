@@ -296,10 +296,10 @@ mod tests {
             r#"{"name":"no"}"#,
         ];
         for (tools, expected) in [
-            (no.to_owned(), String::new()),
+            (no.to_string(), String::new()),
             (format!(" {no} , {no} "), "  ".to_owned()),
-            (format!("{a},{no}"), a.to_owned()),
-            (format!("{no},{a}"), a.to_owned()),
+            (format!("{a},{no}"), a.to_string()),
+            (format!("{no},{a}"), a.to_string()),
             (format!("\n  {no},\n  {a},\n  {b}\n"), format!("\n  {a},\n  {b}\n")),
             (format!("\n  {a},\n  {no},\n  {no},\n  {b}\n"), format!("\n  {a},\n  {b}\n")),
             (format!("\n  {a} ,\n  {b} , {no}\n"), format!("\n  {a} ,\n  {b}\n")),

@@ -17,11 +17,11 @@ use url::Url;
 use super::{body::Load, legacy_revisions};
 use crate::{
     access::Permit,
-    catalog::server::Dialect,
+    catalog::server::{Dialect, Server},
     gateway::{guard::Line, hygiene},
     mcp::{
         self,
-        answer::{Answer, Edit, Kind},
+        answer::{Allows, Answer, Edit, Endpoint, Kind},
         headers,
         message::{self, Body},
         session::{Binding, Place, Purpose, Sealed, SessionKeys},
@@ -30,6 +30,9 @@ use crate::{
     refusal::{Code, Refusal},
     upstream::Destination,
 };
+
+/// No server has a tool of this name: it holds what names may not.
+const NO_TOOL: &str = "<no such tool>";
 
 /// What a request asked, as far as the gateway looks.
 #[derive(Debug, Clone, Default)]
@@ -151,6 +154,17 @@ fn refuse_modern(permit: &Permit, requested: Option<String>) -> Result<(), Refus
     }
 }
 
+/// What goes to a legacy HTTP+SSE server in place of a call that is denied: its client looks for answers in the
+/// stream alone, which only the server can write to. So it is asked for a tool that it certainly lacks.
+pub fn stand_in(server: &Server, refusal: &Refusal, id: Option<&str>) -> Option<Bytes> {
+    let is_needed = server.dialect == Dialect::McpSse && refusal.code() == Code::UnknownTool;
+    let id = id.filter(|_| is_needed)?;
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{NO_TOOL}","arguments":{{}}}}}}"#
+    );
+    Some(call.into())
+}
+
 /// The sentence every server has for a tool it lacks. In a batch no single id can be answered.
 fn refuse_tool(tool: &str, is_batch: bool) -> Refusal {
     let shown: String = tool.chars().take(128).collect();
@@ -184,9 +198,24 @@ impl Exchange {
         }
     }
 
+    /// Under which permit.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// Whether the body departs only when it was judged.
+    pub fn is_held(&self) -> bool {
+        matches!(self.load, Load::Held(..))
+    }
+
+    /// The permit of this moment, for a body that was long on its way.
+    pub fn renew(&mut self, permit: Permit) {
+        self.permit = permit;
+    }
+
     /// The request departs; an answer is due once all of it has.
     pub fn begin(&self) {
-        if !matches!(self.load, Load::Held(..)) {
+        if !self.is_held() {
             self.expect_answer();
         }
     }
@@ -214,13 +243,23 @@ impl Exchange {
                     let whole = held.split().freeze();
                     let (id, asked) = Asked::read(&whole, headers, &self.permit);
                     self.asked.id = id;
-                    self.asked = asked?;
+                    let stand_in = asked.as_ref().err().and_then(|refusal| self.stand_in(refusal));
+                    *body = match stand_in {
+                        Some(stand_in) => Some(stand_in),
+                        None => {
+                            self.asked = asked?;
+                            Some(whole)
+                        }
+                    };
                     self.expect_answer();
-                    *body = Some(whole);
                 }
             }
         }
         Ok(())
+    }
+
+    fn stand_in(&self, refusal: &Refusal) -> Option<Bytes> {
+        stand_in(self.permit.server(), refusal, self.asked.id.as_deref())
     }
 
     /// The request is complete: from now on an answer is due, and a legacy client may leave without
@@ -294,7 +333,7 @@ impl Exchange {
             (true, _) => Kind::Events,
             (false, true) => Kind::Json,
             // Errors and empty answers hold no list.
-            (false, false) if header.status != http::StatusCode::OK => return Ok(()),
+            (false, false) if header.status != http::StatusCode::OK || is_empty(header) => return Ok(()),
             (false, false) => return Err(unreadable("it is neither JSON nor a stream of events")),
         };
         let is_encoded = header.headers.contains_key(header::CONTENT_ENCODING);
@@ -321,8 +360,12 @@ impl Exchange {
     /// Whether the answer may hold tools that this caller is not to see. A stream that a client opens or
     /// resumes may hold the answer to any request.
     fn is_narrowed(&self) -> bool {
-        (self.asked.is_get || self.asked.may_list || matches!(self.load, Load::Held(..)))
-            && !self.permit.tools().is_everything()
+        let may_list = match self.permit.server().dialect {
+            // Every answer comes by the one stream.
+            Dialect::McpSse => false,
+            Dialect::Mcp | Dialect::OpenApi => self.asked.may_list || self.is_held(),
+        };
+        (self.asked.is_get || may_list) && !self.permit.tools().is_everything()
     }
 
     /// Whether the answer names a message endpoint: the one stream of legacy HTTP+SSE does.
@@ -330,12 +373,12 @@ impl Exchange {
         self.permit.server().dialect == Dialect::McpSse && self.asked.is_get
     }
 
-    fn allows(&self) -> Box<dyn Fn(&str) -> bool + Send + Sync> {
+    fn allows(&self) -> Allows {
         let tools = self.permit.tools().clone();
         Box::new(move |tool| tools.allows(tool))
     }
 
-    fn endpoint(&self, destination: &Destination) -> Box<dyn Fn(&str) -> Option<String> + Send + Sync> {
+    fn endpoint(&self, destination: &Destination) -> Endpoint {
         let (seal, permit) = (self.seal.clone(), self.permit.clone());
         let (stream, place) = (Url::parse(&destination.peer.to_string()), destination.place);
         Box::new(move |named| {
@@ -369,6 +412,10 @@ impl Exchange {
             line.outlive_client(false);
         }
     }
+}
+
+fn is_empty(header: &ResponseHeader) -> bool {
+    header.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
 fn unreadable(why: &'static str) -> Refusal {

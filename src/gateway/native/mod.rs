@@ -115,8 +115,16 @@ impl Gateway {
         let asked = match &load {
             Load::Whole(bytes) => {
                 let (id, asked) = Asked::read(bytes, headers, permit);
-                journey.note_rpc_id(id);
-                asked?
+                journey.note_rpc_id(id.clone());
+                match asked {
+                    Ok(asked) => asked,
+                    Err(refusal) => {
+                        let stand_in = exchange::stand_in(permit.server(), &refusal, id.as_deref());
+                        let stand_in = stand_in.ok_or_else(|| refusal.clone())?;
+                        journey.record.refuse(&refusal);
+                        return Ok((Load::Whole(stand_in), Asked::of_headers(headers)));
+                    }
+                }
             }
             Load::Held(..) | Load::Nothing => Asked::of_headers(headers),
         };

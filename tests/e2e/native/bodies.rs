@@ -22,7 +22,8 @@ async fn a_body_that_two_parsers_could_read_differently_never_reaches_the_server
         "[".repeat(500),
         "]".repeat(500)
     );
-    let cases: Vec<(&[&str], Vec<u8>, (u16, i64, &str))> = vec![
+    type Case<'a> = (&'a [&'a str], Vec<u8>, (u16, i64, &'a str));
+    let cases: Vec<Case<'_>> = vec![
         (&["content-encoding: gzip"], gzip.clone(), (415, 415, "body_encoded")),
         (&["content-encoding: identity, gzip"], gzip.clone(), (415, 415, "body_encoded")),
         (&[], gzip, (415, 415, "body_encoded")),

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::{Scene, call, refusal};
 use crate::harness::{
-    deadline::until,
     grants::CALLER,
     raw::RawClient,
     raw_peer::Call,
@@ -188,4 +187,50 @@ async fn a_rule_that_comes_ends_streams_that_were_opened_without_it() {
     assert!(call.rest_within(Duration::from_secs(10)).await.is_some());
     fine.send(answer("200 OK", "application/json", b"{}")).await;
     assert_eq!(other.read_answer().await.status, 200, "a call of another tool goes on");
+}
+
+#[tokio::test]
+async fn on_a_legacy_stream_the_server_itself_says_that_it_has_no_such_tool() {
+    let scene = scene("mcp-sse").await;
+    let mut stream = scene.client().await;
+    stream.send(head("GET", "/alpha/mcp", &scene.token, &[])).await;
+    let mut held = scene.peer.call().await;
+    held.send(STREAM).await;
+    stream.read_head().await;
+    held.send(chunk(b"event: endpoint\ndata: /messages?id=1\n\n")).await;
+    let endpoint = String::from_utf8(stream.read_chunk().await.unwrap()).unwrap();
+    let path = endpoint.trim().rsplit_once("data: ").unwrap().1.to_owned();
+    let denied = call("drop_x").to_string();
+    for is_chunked in [false, true] {
+        let mut client = scene.client().await;
+        if is_chunked {
+            let lines = ["content-type: application/json", "transfer-encoding: chunked"];
+            client.send(head("POST", &path, &scene.token, &lines)).await;
+            client
+                .send([chunk(&denied.as_bytes()[..20]), chunk(&denied.as_bytes()[20..]), chunk(b"")].concat())
+                .await;
+        } else {
+            client.send(scene.post_as(&scene.token, &path, &[], &denied)).await;
+        }
+        let mut posted = scene.peer.call().await;
+        let body: Value = serde_json::from_slice(&posted.read_body().await).unwrap();
+        assert_eq!((&body["id"], &body["params"]["name"]), (&json!(1), &json!("<no such tool>")));
+        assert!(!body.to_string().contains("drop_x"));
+        posted.send("HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await;
+        assert_eq!(client.read_answer().await.status, 202);
+    }
+    scene.gateway.stdout.find("the record", |line| line.contains("\"code\":\"unknown_tool\"")).await;
+    // What is not awaited is not asked for in its stead.
+    let notification = r#"{"method":"tools/call","params":{"name":"drop_x"}}"#;
+    let got = scene.client().await.exchange(scene.post_as(&scene.token, &path, &[], notification)).await;
+    assert_eq!(refusal(&got).2, "unknown_tool");
+    // A server of that time may answer a message with anything.
+    for nothing in ["content-length: 0\r\n\r\n", "content-type: text/plain\r\ncontent-length: 2\r\n\r\nok"] {
+        let mut client = scene.client().await;
+        client.send(scene.post_as(&scene.token, &path, &[], LIST)).await;
+        let mut posted = scene.peer.call().await;
+        posted.read_body().await;
+        posted.send(format!("HTTP/1.1 200 OK\r\n{nothing}")).await;
+        assert_eq!(client.read_answer().await.status, 200);
+    }
 }
