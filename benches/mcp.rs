@@ -42,12 +42,12 @@ fn peek(bencher: Bencher, bytes: usize) {
     });
 }
 
-/// 200 tools, 100 kB: what a big server lists.
+/// 200 tools, 86 kB: what a big server lists.
 fn list() -> String {
     let tool = |number: usize| {
         let field = |name: &str| json!({"type": "string", "description": format!("The {name} to look for, as it is written.")});
         let schema = json!({"type": "object", "properties": {"owner": field("owner"), "repository": field("repository"), "state": field("state")}, "required": ["owner", "repository"]});
-        json!({"name": format!("tool_{number}"), "description": "Finds what was asked for and lists it, newest first. Give an owner and a repository; the state is all unless told.", "inputSchema": schema})
+        json!({"name": format!("tool_{number}"), "description": "Finds what was asked for and lists it, newest first.", "inputSchema": schema})
     };
     let tools: Vec<Value> = (0..200).map(tool).collect();
     json!({"jsonrpc": "2.0", "id": 3, "result": {"tools": tools, "nextCursor": "n", "ttlMs": 300_000, "cacheScope": "public", "resultType": "complete"}}).to_string()

@@ -194,7 +194,7 @@ mod tests {
         check(
             Kind::Events,
             format!("data: {in_lines}\n\n"),
-            format!("data: {NARROWED}\n\n").replace(":1,", ":1,\ndata: "),
+            format!("data: {NARROWED}\n:\n:\n\n").replace(":1,", ":1,\ndata: "),
         );
         check(
             Kind::Events,

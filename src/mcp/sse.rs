@@ -166,7 +166,11 @@ impl Event {
             if field(text).0 != b"data" {
                 bytes.extend_from_slice(text);
                 bytes.extend_from_slice(ending);
-            } else if !is_written {
+            } else if is_written {
+                // An empty comment: without the line, a `\r` before it and a `\n` behind it would meet.
+                bytes.push(b':');
+                bytes.extend_from_slice(ending);
+            } else {
                 is_written = true;
                 for value in data.replace("\r\n", "\n").split(['\r', '\n']) {
                     bytes.extend_from_slice(b"data: ");
@@ -370,10 +374,12 @@ mod tests {
         check(
             "data:1\r\nx: y\r\ndata:2\r\n: c\r\n\r\n",
             "a\nb\r\nc\rd",
-            "data: a\r\ndata: b\r\ndata: c\r\ndata: d\r\nx: y\r\n: c\r\n\r\n",
+            "data: a\r\ndata: b\r\ndata: c\r\ndata: d\r\nx: y\r\n:\r\n: c\r\n\r\n",
         );
         check("\u{feff}data: 1\r\r", " two", "\u{feff}data:  two\r\r");
         check("data\n\n", "", "data: \n\n");
+        check("data: a\rdata: b\n\n", "c", "data: c\r:\n\n");
+        check("data: a\n\u{feff}data: b\n\n", "c", "data: c\n\u{feff}data: b\n\n");
     }
 
     #[test]
