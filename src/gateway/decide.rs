@@ -35,7 +35,7 @@ use crate::{
 const MISS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What to do with a request.
-#[allow(clippy::large_enum_variant, reason = "made once a request and taken apart at once")]
+#[expect(clippy::large_enum_variant, reason = "made once a request and taken apart at once")]
 pub enum Step {
     /// Answer it here.
     Answer(Answer),
@@ -175,7 +175,7 @@ impl Gateway {
     async fn tool(&self, permit: &Permit, name: &str) -> Result<Arc<Tool>, Refusal> {
         let server = permit.server();
         if server.dialect != Dialect::OpenApi {
-            let sentence = "this server speaks native MCP, which this version does not call yet";
+            let sentence = "this server speaks MCP: its tools are at `/{server}/mcp`, for MCP clients";
             return Err(Refusal::new(Code::UnknownTool, sentence));
         }
         if !permit.tools().allows(name) {
@@ -211,9 +211,7 @@ impl Gateway {
         }
         Ok(live)
     }
-}
 
-impl Gateway {
     /// The permit that the same caller gets at this moment.
     pub(super) fn permit_now(&self, permit: &Permit) -> Result<Permit, Refusal> {
         let snapshot = self.current.load();

@@ -3,7 +3,7 @@
 //! The caller's credential, cookies and identity claims never travel; the peer's own identity,
 //! cookies and CORS opinions never come back.
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
@@ -103,7 +103,8 @@ fn add_native(
     native: &Native,
     is_modern: bool,
 ) -> pingora::Result<()> {
-    let only_legacy = (!is_modern).then_some(&mcp::LAST_EVENT_ID);
+    // Streams are resumed by a GET alone.
+    let only_legacy = (!is_modern && native.method == Method::GET).then_some(&mcp::LAST_EVENT_ID);
     let names = [&header::CONTENT_TYPE, &mcp::PROTOCOL_VERSION, &mcp::METHOD, &mcp::NAME];
     for name in names.into_iter().chain(only_legacy) {
         if let Some(value) = client.headers.get(name) {

@@ -221,7 +221,11 @@ impl ProxyHttp for Gateway {
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
                 exchange.renew(self.permit_now(exchange.permit()).map_err(refused)?);
             }
-            cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)
+            cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
+            if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
+                journey.record.refuse(&denied);
+            }
+            Ok(())
         })
     }
 
@@ -231,20 +235,9 @@ impl ProxyHttp for Gateway {
         header: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        if header.status == http::StatusCode::SWITCHING_PROTOCOLS {
-            let sentence = "the server answered with another protocol, which a tool may not";
-            return Err(refused(Refusal::new(Code::PeerBadAnswer, sentence)));
-        }
+        refuse_leading_away(header.status).map_err(refused)?;
         if header.status.is_informational() {
             return Ok(());
-        }
-        if header.status.is_redirection() && header.status != http::StatusCode::NOT_MODIFIED {
-            // Followed or passed on, a redirect would leave the permitted address.
-            let refusal = Refusal::new(
-                Code::PeerBadAnswer,
-                "the server answered with a redirect, which a tool may not",
-            );
-            return Err(refused(refusal));
         }
         caught(|| {
             hygiene::clean_answer(header);
@@ -295,6 +288,10 @@ impl ProxyHttp for Gateway {
             journey.end(Some(Outcome::ClientGone));
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
+        let refusal = match journey.underway().and_then(|underway| underway.cargo.exchange()) {
+            Some(exchange) => exchange.told(refusal, !is_about_connecting(error), overdue().is_some()),
+            None => refusal,
+        };
         if let Some(id) = journey.underway().and_then(|underway| underway.cargo.exchange()?.asked.id.clone())
         {
             journey.note_rpc_id(Some(id));
@@ -330,10 +327,40 @@ fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
         .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
 }
 
+/// Refuses answers that would lead away from the permitted address, or from HTTP.
+fn refuse_leading_away(status: http::StatusCode) -> Result<(), Refusal> {
+    let sentence = if status == http::StatusCode::SWITCHING_PROTOCOLS {
+        "the server answered with another protocol, which it may not"
+    } else if status.is_redirection() && status != http::StatusCode::NOT_MODIFIED {
+        "the server answered with a redirect, which it may not"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(Code::PeerBadAnswer, sentence).because(format_args!("status {}", status.as_u16())))
+}
+
 /// What the client is told when the answer it waits for has not begun in time.
 fn overdue() -> Option<Refusal> {
     let is_overdue = Line::current().is_some_and(|line| line.is_answer_overdue());
     is_overdue.then(|| Refusal::new(Code::PeerTooSlow, "the server did not answer in time"))
+}
+
+/// Whether the peer could not even be asked.
+fn is_about_connecting(error: &Error) -> bool {
+    *error.esource() != ErrorSource::Upstream && error.root_cause().downcast_ref::<Refusal>().is_none()
+        || matches!(
+            error.etype(),
+            ErrorType::ConnectTimedout
+                | ErrorType::ConnectRefused
+                | ErrorType::ConnectNoRoute
+                | ErrorType::ConnectError
+                | ErrorType::SocketError
+                | ErrorType::TLSHandshakeFailure
+                | ErrorType::TLSHandshakeTimedout
+                | ErrorType::TLSWantX509Lookup
+                | ErrorType::InvalidCert
+                | ErrorType::HandshakeError
+        )
 }
 
 fn no_trip() -> Box<Error> {

@@ -324,6 +324,8 @@ mod tests {
             "{\"method\":\"a\",\"param\u{17f}\":{\"name\":\"b\"}}",
             r#"{"params":{"tas\u212aId":"b"}}"#,
             r#"{"params":{"Name":"b"}}"#,
+            r#"{"params":{"name\u0000x":"b"}}"#,
+            r#"{"params":{" name":"b"}}"#,
             // Of another type: some would make a string of it.
             r#"{"method":["a"]}"#,
             r#"{"method":1}"#,

@@ -22,5 +22,10 @@ pub const WITH_BATCHES: &str = "2025-03-26";
 
 /// Whether this revision is a modern one. Revisions are dates, so they compare as text.
 pub fn is_modern(version: &str) -> bool {
-    version >= FIRST_MODERN
+    let is_date = version.len() == FIRST_MODERN.len()
+        && version.bytes().zip(FIRST_MODERN.bytes()).all(|(byte, known)| match known {
+            b'-' => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    is_date && version >= FIRST_MODERN
 }

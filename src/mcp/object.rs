@@ -50,6 +50,8 @@ impl Visitor<'_> for KeyOf {
 
 /// Whether two keys are equal for parsers that do not look at case.
 fn folds_to(key: &str, known: &str) -> bool {
+    // For some a text ends at a NUL, and some take blanks away.
+    let key = key.split('\0').next().unwrap_or_default().trim();
     // U+017F and U+212A are the two characters outside ASCII that fold into it.
     let fold = |c: char| match c {
         '\u{17f}' => 's',

@@ -99,6 +99,11 @@ pub fn too_large(bound: usize) -> Refusal {
     Refusal::new(Code::BodyTooLarge, format!("an MCP request may have at most {bound} bytes"))
 }
 
+/// The answer to a body that takes too long.
+pub fn too_slow() -> Refusal {
+    Refusal::new(Code::BadRequest, "the body did not arrive in time").closing()
+}
+
 /// Refuses a body that is not labelled as JSON in UTF-8: some servers read it in whatever coding its label names.
 pub fn refuse_label(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut labels = headers.get_all(http::header::CONTENT_TYPE).iter();

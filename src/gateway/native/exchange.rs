@@ -14,44 +14,25 @@ use http::{HeaderMap, header};
 use pingora::http::ResponseHeader;
 use url::Url;
 
-use super::{body::Load, legacy_revisions};
+use super::{
+    asked::{self, Asked},
+    body::Load,
+    legacy_revisions,
+};
 use crate::{
     access::Permit,
-    catalog::server::{Dialect, Server},
-    gateway::{guard::Line, hygiene},
+    catalog::server::Dialect,
+    gateway::guard::Line,
     mcp::{
         self,
         answer::{Allows, Answer, Edit, Endpoint, Kind},
         headers,
-        message::{self, Body},
         session::{Binding, Place, Purpose, Sealed, SessionKeys},
         sse,
     },
     refusal::{Code, Refusal},
     upstream::Destination,
 };
-
-/// No server has a tool of this name: it holds what names may not.
-const NO_TOOL: &str = "<no such tool>";
-
-/// What a request asked, as far as the gateway looks.
-#[derive(Debug, Clone, Default)]
-pub struct Asked {
-    /// Whether it opens or resumes a stream (GET), which may be silent and ends with its client.
-    pub is_get: bool,
-    /// Whether it speaks a modern revision, without sessions.
-    pub is_modern: bool,
-    /// Whether it asks what the server speaks (`server/discover`).
-    pub is_probe: bool,
-    /// Whether its answer may hold a list of tools.
-    pub may_list: bool,
-    /// The one tool it calls. A batch, whatever it calls, ends with any change of the caller's tools.
-    pub tool: Option<String>,
-    /// The id to answer to, as it stands in the body.
-    pub id: Option<String>,
-    /// The revision it names.
-    pub revision: Option<String>,
-}
 
 /// The session a request belongs to.
 #[derive(Debug)]
@@ -91,90 +72,14 @@ pub struct Exchange {
     seal: Seal,
     edited: Option<Answer>,
     is_stream: bool,
-    is_begun: bool,
+    /// What has been seen of a stream, until it shows whether it can be resumed.
+    beginning: Option<Vec<u8>>,
+    /// A denied call that another one stands in for: only the record knows.
+    pub denied: Option<Refusal>,
 }
 
-impl Asked {
-    /// What a whole body asks; refuses what the permit or the server does not allow.
-    pub fn read(
-        body: &[u8],
-        headers: &HeaderMap,
-        permit: &Permit,
-    ) -> (Option<String>, Result<Self, Refusal>) {
-        match message::peek(body) {
-            Ok(body) => (body.id().map(str::to_owned), Self::judge(&body, headers, permit)),
-            Err(refusal) => (None, Err(refusal)),
-        }
-    }
-
-    fn judge(body: &Body<'_>, headers: &HeaderMap, permit: &Permit) -> Result<Self, Refusal> {
-        headers::refuse_disagreement(headers, body)?;
-        let messages = body.messages();
-        let is_method = |method| messages.iter().any(|message| message.method() == Some(method));
-        let asked = Self {
-            is_probe: is_method("server/discover"),
-            may_list: is_method("tools/list") || matches!(body, Body::Batch(_)),
-            id: body.id().map(str::to_owned),
-            tool: match body {
-                Body::One(message) => message.tool().map(str::to_owned),
-                Body::Batch(_) => None,
-            },
-            ..Self::of_headers(headers)
-        };
-        let revision = asked.revision.or_else(|| body.version().map(str::to_owned));
-        let is_modern = asked.is_modern || asked.is_probe || revision.as_deref().is_some_and(mcp::is_modern);
-        let asked = Self { revision, is_modern, ..asked };
-        if asked.is_modern {
-            refuse_modern(permit, asked.revision.clone())?;
-        }
-        for tool in messages.iter().filter_map(|message| message.tool()) {
-            if !permit.tools().allows(tool) {
-                return Err(refuse_tool(tool, matches!(body, Body::Batch(_))));
-            }
-        }
-        Ok(asked)
-    }
-
-    /// What can be said before the body is known.
-    pub fn of_headers(headers: &HeaderMap) -> Self {
-        let revision = headers::version(headers);
-        Self {
-            is_modern: revision.is_some_and(mcp::is_modern),
-            revision: revision.map(str::to_owned),
-            ..Self::default()
-        }
-    }
-}
-
-/// A server that is known to speak no modern revision says so here, without being asked.
-fn refuse_modern(permit: &Permit, requested: Option<String>) -> Result<(), Refusal> {
-    match legacy_revisions(permit.server()) {
-        Some(supported) => Err(Refusal::unsupported_version(supported, requested)),
-        None => Ok(()),
-    }
-}
-
-/// What goes to a legacy HTTP+SSE server in place of a call that is denied: its client looks for answers in the
-/// stream alone, which only the server can write to. So it is asked for a tool that it certainly lacks.
-pub fn stand_in(server: &Server, refusal: &Refusal, id: Option<&str>) -> Option<Bytes> {
-    let is_needed = server.dialect == Dialect::McpSse && refusal.code() == Code::UnknownTool;
-    let id = id.filter(|_| is_needed)?;
-    let call = format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{NO_TOOL}","arguments":{{}}}}}}"#
-    );
-    Some(call.into())
-}
-
-/// The sentence every server has for a tool it lacks. In a batch no single id can be answered.
-fn refuse_tool(tool: &str, is_batch: bool) -> Refusal {
-    let shown: String = tool.chars().take(128).collect();
-    let sentence = format!("Unknown tool: {shown}");
-    if is_batch {
-        Refusal::new(Code::BadMessage, sentence)
-    } else {
-        Refusal::new(Code::UnknownTool, sentence)
-    }
-}
+/// So many bytes show whether a stream can be resumed, or it counts as one that cannot.
+const BEGINNING: usize = 1024;
 
 impl Exchange {
     /// An exchange that departs now; `answer_bound` limits what is held of an answer that is edited.
@@ -194,7 +99,8 @@ impl Exchange {
             seal,
             edited: None,
             is_stream: false,
-            is_begun: false,
+            beginning: Some(Vec::new()),
+            denied: None,
         }
     }
 
@@ -215,8 +121,10 @@ impl Exchange {
 
     /// The request departs; an answer is due once all of it has.
     pub fn begin(&self) {
-        if !self.is_held() {
-            self.expect_answer();
+        match Line::current() {
+            // Its end is due.
+            Some(line) if self.is_held() => line.expect_answer(self.permit.server().deadlines.read),
+            _ => self.expect_answer(),
         }
     }
 
@@ -241,16 +149,7 @@ impl Exchange {
                 *body = Some(Bytes::new());
                 if is_end {
                     let whole = held.split().freeze();
-                    let (id, asked) = Asked::read(&whole, headers, &self.permit);
-                    self.asked.id = id;
-                    let stand_in = asked.as_ref().err().and_then(|refusal| self.stand_in(refusal));
-                    *body = match stand_in {
-                        Some(stand_in) => Some(stand_in),
-                        None => {
-                            self.asked = asked?;
-                            Some(whole)
-                        }
-                    };
+                    *body = Some(self.judge(whole, headers)?);
                     self.expect_answer();
                 }
             }
@@ -258,8 +157,25 @@ impl Exchange {
         Ok(())
     }
 
-    fn stand_in(&self, refusal: &Refusal) -> Option<Bytes> {
-        stand_in(self.permit.server(), refusal, self.asked.id.as_deref())
+    /// Judges a body that was held, and gives back what goes on.
+    fn judge(&mut self, whole: Bytes, headers: &HeaderMap) -> Result<Bytes, Refusal> {
+        let (id, asked) = Asked::read(&whole, headers, &self.permit);
+        self.asked.id = id;
+        let refusal = match asked {
+            Ok(asked) => {
+                self.asked = asked;
+                self.load = Load::Nothing;
+                return Ok(whole);
+            }
+            Err(refusal) => refusal,
+        };
+        match asked::stand_in(self.permit.server(), &refusal, self.asked.id.as_deref()) {
+            Some(stand_in) => {
+                self.denied = Some(refusal);
+                Ok(stand_in)
+            }
+            None => Err(refusal),
+        }
     }
 
     /// The request is complete: from now on an answer is due, and a legacy client may leave without
@@ -268,7 +184,9 @@ impl Exchange {
         if let Some(line) = Line::current()
             && !self.asked.is_get
         {
-            line.expect_answer(self.permit.server().deadlines.read);
+            if !self.is_stream {
+                line.expect_answer(self.permit.server().deadlines.read);
+            }
             line.outlive_client(!self.asked.is_modern);
         }
     }
@@ -281,11 +199,7 @@ impl Exchange {
     ) -> Result<(), Refusal> {
         let status = header.status.as_u16();
         if self.asked.is_probe && (matches!(status, 401 | 403) || status >= 500) {
-            // Some clients fall back to the handshake after a 400, and after none of these.
-            let supported = legacy_revisions(self.permit.server())
-                .unwrap_or_else(|| vec!["2025-11-25", "2025-06-18", "2025-03-26"]);
-            let cause = format!("the server answered {status} to `server/discover`");
-            return Err(Refusal::unsupported_version(supported, self.asked.revision.clone()).because(cause));
+            return Err(self.refused_probe(format_args!("it answered {status}")));
         }
         if status == 401 {
             // Passed on, it would send the client to renew a credential that is good.
@@ -293,7 +207,7 @@ impl Exchange {
                 .because("the server answered 401: see `credential` in servers.toml"));
         }
         self.replace_session(header, destination.place)?;
-        self.is_stream = hygiene::is_event_stream(header);
+        self.is_stream = media_type(header) == Some("text/event-stream".to_owned());
         if let Some(line) = Line::current()
             && self.is_stream
         {
@@ -325,19 +239,20 @@ impl Exchange {
         if !self.is_edited() {
             return Ok(());
         }
-        let is_json = header
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"application/json"));
-        let kind = match (self.is_stream, is_json) {
-            (true, _) => Kind::Events,
-            (false, true) => Kind::Json,
-            // Errors and empty answers hold no list.
-            (false, false) if header.status != http::StatusCode::OK || is_empty(header) => return Ok(()),
-            (false, false) => return Err(unreadable("it is neither JSON nor a stream of events")),
+        if has_no_body(header) {
+            return Ok(());
+        }
+        let kind = match media_type(header).as_deref() {
+            Some("text/event-stream") => Kind::Events,
+            Some("application/json") => Kind::Json,
+            // Errors hold no list, and a legacy HTTP+SSE server answers a message with anything or nothing.
+            _ if !header.status.is_success() || self.permit.server().dialect == Dialect::McpSse => {
+                return Ok(());
+            }
+            _ => return Err(unreadable("it is neither JSON nor a stream of events")),
         };
-        let is_encoded = header.headers.contains_key(header::CONTENT_ENCODING);
-        if is_encoded {
+        let encodings = header.headers.get_all(header::CONTENT_ENCODING);
+        if !encodings.iter().all(|encoding| encoding == "identity") {
             return Err(unreadable("it is encoded, though that was not accepted"));
         }
         for name in [&header::CONTENT_LENGTH, &header::ETAG, &header::ACCEPT_RANGES] {
@@ -360,12 +275,8 @@ impl Exchange {
     /// Whether the answer may hold tools that this caller is not to see. A stream that a client opens or
     /// resumes may hold the answer to any request.
     fn is_narrowed(&self) -> bool {
-        let may_list = match self.permit.server().dialect {
-            // Every answer comes by the one stream.
-            Dialect::McpSse => false,
-            Dialect::Mcp | Dialect::OpenApi => self.asked.may_list || self.is_held(),
-        };
-        (self.asked.is_get || may_list) && !self.permit.tools().is_everything()
+        let may_list = self.asked.is_get || self.asked.may_list || self.is_held();
+        may_list && !self.permit.tools().is_everything()
     }
 
     /// Whether the answer names a message endpoint: the one stream of legacy HTTP+SSE does.
@@ -402,20 +313,54 @@ impl Exchange {
     }
 
     fn note_piece(&mut self, bytes: &[u8], line: &Line) {
-        let is_first = !std::mem::replace(&mut self.is_begun, true);
         if !self.is_stream && !self.asked.is_get {
             // The next piece is due, too: only a stream may be silent.
             line.expect_answer(self.permit.server().deadlines.read);
         }
-        if self.is_stream && is_first && sse::first_event_has_id(bytes) == Some(true) {
+        let Some(mut beginning) = self.beginning.take().filter(|_| self.is_stream) else { return };
+        beginning.extend_from_slice(&bytes[..bytes.len().min(BEGINNING)]);
+        match sse::first_event_has_id(&beginning) {
             // It can be resumed elsewhere, and a server may refuse that while it still runs here.
-            line.outlive_client(false);
+            Some(true) => line.outlive_client(false),
+            None if beginning.len() < BEGINNING => self.beginning = Some(beginning),
+            Some(false) | None => {}
         }
+    }
+
+    /// What the client is told instead of `refusal`, which ended the trip.
+    pub fn told(&self, refusal: Refusal, was_asked: bool, is_overdue: bool) -> Refusal {
+        if is_overdue && self.is_held() {
+            return super::body::too_slow();
+        }
+        if self.asked.is_probe && (was_asked || is_overdue) {
+            // It was asked, and gave no answer that a client could go on with.
+            return self.refused_probe(&refusal);
+        }
+        refusal
+    }
+
+    /// What a client is told whose probe the server did not take: some fall back to the handshake after a 400,
+    /// and after nothing else.
+    fn refused_probe(&self, how: impl std::fmt::Display) -> Refusal {
+        let supported = legacy_revisions(self.permit.server())
+            .unwrap_or_else(|| vec!["2025-11-25", "2025-06-18", "2025-03-26"]);
+        Refusal::unsupported_version(supported, self.asked.revision.clone())
+            .because(format_args!("the server did not take `server/discover`: {how}"))
     }
 }
 
-fn is_empty(header: &ResponseHeader) -> bool {
-    header.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
+fn has_no_body(header: &ResponseHeader) -> bool {
+    header.status == http::StatusCode::NO_CONTENT
+        || header.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
+}
+
+/// What the body is labelled as; none where that is not said once.
+fn media_type(header: &ResponseHeader) -> Option<String> {
+    let mut labels = header.headers.get_all(header::CONTENT_TYPE).iter();
+    let label = labels.next()?.to_str().ok()?;
+    let is_only = labels.next().is_none();
+    let kind = label.split(';').next()?.trim().to_ascii_lowercase();
+    is_only.then_some(kind)
 }
 
 fn unreadable(why: &'static str) -> Refusal {

@@ -4,6 +4,7 @@
 //! Decides which revision a request speaks, whose session it belongs to and where that lives. Era by era,
 //! request by request: nothing is remembered between two of them.
 
+pub mod asked;
 mod body;
 pub mod exchange;
 
@@ -30,8 +31,9 @@ use crate::{
     refusal::{Code, Refusal},
     upstream::native::{self, Native, unknown_session},
 };
+use asked::Asked;
 use body::Load;
-use exchange::{Asked, Exchange, Opened, Seal};
+use exchange::{Exchange, Opened, Seal};
 
 /// Bounds of native MCP.
 #[derive(Debug, Clone)]
@@ -110,7 +112,11 @@ impl Gateway {
             return Ok((Load::Nothing, Asked { is_get, ..Asked::of_headers(headers) }));
         }
         body::refuse_label(&session.req_header().headers)?;
-        let load = body::read(session, self.settings.mcp.max_message_bytes).await?;
+        let reading = body::read(session, self.settings.mcp.max_message_bytes);
+        // In all, not between two pieces: what is held of a body must not be held for ever.
+        let load = tokio::time::timeout(self.settings.body_timeout, reading)
+            .await
+            .map_err(|_| body::too_slow())??;
         let headers = &session.req_header().headers;
         let asked = match &load {
             Load::Whole(bytes) => {
@@ -119,7 +125,7 @@ impl Gateway {
                 match asked {
                     Ok(asked) => asked,
                     Err(refusal) => {
-                        let stand_in = exchange::stand_in(permit.server(), &refusal, id.as_deref());
+                        let stand_in = asked::stand_in(permit.server(), &refusal, id.as_deref());
                         let stand_in = stand_in.ok_or_else(|| refusal.clone())?;
                         journey.record.refuse(&refusal);
                         return Ok((Load::Whole(stand_in), Asked::of_headers(headers)));

@@ -43,11 +43,15 @@ async fn a_denied_tool_is_unknown_however_it_is_called() {
         call("drop_table").to_string(),
         r#"{"id":1,"method":"tools/call","params":{"name":"dro\u0070_table"}}"#.to_owned(),
         r#"{"id":1,"method":"tools\/call","params":{"arguments":{"name":"ok"},"name":"drop_"}}"#.to_owned(),
+        // No names: a server might take a denied one out of them.
+        r#"{"id":1,"method":"tools/call","params":{"name":" drop_x"}}"#.to_owned(),
+        r#"{"id":1,"method":"tools/call","params":{"name":"\u0000drop_x"}}"#.to_owned(),
+        r#"{"id":1,"method":"tools/call","params":{"arguments":{"drop_x":1}}}"#.to_owned(),
     ] {
         let answer = scene.client().await.exchange(scene.post(&[], &body)).await;
         assert_eq!(refusal(&answer), (200, -32602, "unknown_tool".to_owned()), "{body}");
         assert_eq!(answer.json()["id"], 1);
-        assert!(answer.text().contains("Unknown tool: drop_"), "{}", answer.text());
+        assert!(answer.text().contains("Unknown tool: "), "{}", answer.text());
         assert!(!answer.text().contains("insufficient_scope"));
     }
     let batch = format!("[{},{}]", call("fine"), call("drop_table"));
@@ -130,9 +134,16 @@ async fn an_answer_that_cannot_be_told_apart_is_not_passed_on() {
         let rest = tokio::spawn(async move { client.read_chunk().await });
         assert!(rest.await.is_err(), "the connection is cut: {list}");
     }
-    for head in ["content-type: text/html", "content-type: application/json\r\ncontent-encoding: gzip"] {
+    for head in [
+        "200 OK\r\ncontent-type: text/html",
+        "201 Created\r\ncontent-type: text/plain",
+        "200 OK\r\nx: y",
+        "200 OK\r\ncontent-type: text/event-streamx",
+        "200 OK\r\ncontent-type: text/plain\r\ncontent-type: application/json",
+        "200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip",
+    ] {
         let (mut client, mut call) = sent(&scene, LIST).await;
-        call.send(format!("HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: 6\r\n\r\ndrop_b")).await;
+        call.send(format!("HTTP/1.1 \r\n{head}\r\ncontent-length: 6\r\n\r\ndrop_b")).await;
         assert_eq!(refusal(&client.read_answer().await).2, "peer_bad_answer", "{head}");
     }
 }
@@ -233,4 +244,11 @@ async fn on_a_legacy_stream_the_server_itself_says_that_it_has_no_such_tool() {
         posted.send(format!("HTTP/1.1 200 OK\r\n{nothing}")).await;
         assert_eq!(client.read_answer().await.status, 200);
     }
+    let mut client = scene.client().await;
+    client.send(scene.post_as(&scene.token, &path, &[], LIST)).await;
+    let mut posted = scene.peer.call().await;
+    posted.read_body().await;
+    let list = r#"{"id":1,"result":{"tools":[{"name":"drop_b"},{"name":"c"}]}}"#;
+    posted.send(answer("200 OK", "application/json", list.as_bytes())).await;
+    assert_eq!(names(&client.read_answer().await.json()), ["c"], "a list is a list wherever it comes");
 }

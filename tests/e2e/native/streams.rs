@@ -130,9 +130,11 @@ async fn a_client_that_leaves_a_resumable_or_standing_stream_frees_it_for_its_ne
     let scene = Scene::start().await;
     let (mut client, mut call) = begun(&scene, &[]).await;
     call.send(STREAM).await;
-    call.send(chunk(b"id: 7\ndata:\n\n")).await;
     client.read_head().await;
-    client.read_chunk().await;
+    for piece in [&b": ping\n\n"[..], b"id: 7\nda", b"ta:\n\n"] {
+        call.send(chunk(piece)).await;
+        client.read_chunk().await;
+    }
     drop(client);
     assert!(call.rest_within(SOON).await.is_some(), "it can be resumed, so it is let go");
 
@@ -196,6 +198,20 @@ async fn a_refused_probe_lets_every_client_fall_back() {
         assert_eq!(refusal(&got), (400, -32022, "unsupported_protocol_version".to_owned()), "{status}");
         assert_eq!(got.json()["id"], "p");
         assert_eq!(got.json()["error"]["data"]["supported"][0], "2025-11-25");
+    }
+    for broken in [
+        "HTTP/1.1 307 x\r\nlocation: /\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 101 x\r\n\r\n",
+        "what?\r\n\r\n",
+        "",
+    ] {
+        let mut client = scene.client().await;
+        client.send(scene.post(&[], probe)).await;
+        let mut call = scene.peer.call().await;
+        call.read_body().await;
+        call.send(broken).await;
+        drop(call);
+        assert_eq!(refusal(&client.read_answer().await).1, -32022, "{broken:?}");
     }
     let mut client = scene.client().await;
     client.send(scene.post(&[], probe)).await;

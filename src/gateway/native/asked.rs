@@ -1,0 +1,129 @@
+//! What a request of native MCP asks, as far as the gateway looks, and whether it may.
+//!
+//! Decides by the whole body and its headers together: revision, tools called, lists asked for. Never
+//! changes them, but for one thing: what is asked of a legacy server in place of a denied call.
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::legacy_revisions;
+use crate::{
+    access::{Permit, ToolScope},
+    catalog::server::{Dialect, Server},
+    mcp::{
+        self, headers,
+        message::{self, Body},
+    },
+    names::ToolName,
+    refusal::{Code, Refusal},
+};
+
+/// No server has a tool of this name: it holds what names may not.
+const NO_TOOL: &str = "<no such tool>";
+
+/// What a request asked, as far as the gateway looks.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Whether it opens or resumes a stream (GET), which may be silent and ends with its client.
+    pub is_get: bool,
+    /// Whether it speaks a modern revision, without sessions.
+    pub is_modern: bool,
+    /// Whether it asks what the server speaks (`server/discover`).
+    pub is_probe: bool,
+    /// Whether its answer may hold a list of tools.
+    pub may_list: bool,
+    /// The one tool it calls. A batch, whatever it calls, ends with any change of the caller's tools.
+    pub tool: Option<String>,
+    /// The id to answer to, as it stands in the body.
+    pub id: Option<String>,
+    /// The revision it names.
+    pub revision: Option<String>,
+}
+
+impl Asked {
+    /// What a whole body asks; refuses what the permit or the server does not allow.
+    pub fn read(
+        body: &[u8],
+        headers: &HeaderMap,
+        permit: &Permit,
+    ) -> (Option<String>, Result<Self, Refusal>) {
+        match message::peek(body) {
+            Ok(body) => (body.id().map(str::to_owned), Self::judge(&body, headers, permit)),
+            Err(refusal) => (None, Err(refusal)),
+        }
+    }
+
+    fn judge(body: &Body<'_>, headers: &HeaderMap, permit: &Permit) -> Result<Self, Refusal> {
+        headers::refuse_disagreement(headers, body)?;
+        let messages = body.messages();
+        let (method, tool) = match body {
+            Body::One(message) => (message.method(), message.tool().map(str::to_owned)),
+            Body::Batch(_) => (None, None),
+        };
+        let revision = headers::version(headers).or_else(|| body.version()).map(str::to_owned);
+        let asked = Self {
+            is_get: false,
+            is_modern: revision.as_deref().is_some_and(mcp::is_modern),
+            is_probe: method == Some("server/discover"),
+            may_list: method.is_none() || method == Some("tools/list"),
+            id: body.id().map(str::to_owned),
+            revision,
+            tool,
+        };
+        if asked.is_modern || asked.is_probe {
+            refuse_modern(permit, asked.revision.clone())?;
+        }
+        for tool in messages.iter().filter_map(|message| message.tool()) {
+            if !allows(permit.tools(), tool) {
+                return Err(refuse_tool(tool, matches!(body, Body::Batch(_))));
+            }
+        }
+        Ok(asked)
+    }
+
+    /// What can be said before the body is known.
+    pub fn of_headers(headers: &HeaderMap) -> Self {
+        let revision = headers::version(headers);
+        Self {
+            is_modern: revision.is_some_and(mcp::is_modern),
+            revision: revision.map(str::to_owned),
+            ..Self::default()
+        }
+    }
+}
+
+/// A server that is known to speak no modern revision says so here, without being asked.
+fn refuse_modern(permit: &Permit, requested: Option<String>) -> Result<(), Refusal> {
+    match legacy_revisions(permit.server()) {
+        Some(supported) => Err(Refusal::unsupported_version(supported, requested)),
+        None => Ok(()),
+    }
+}
+
+/// What goes to a legacy HTTP+SSE server in place of a call that is denied: its client looks for answers in the
+/// stream alone, which only the server can write to. So it is asked for a tool that it certainly lacks.
+pub fn stand_in(server: &Server, refusal: &Refusal, id: Option<&str>) -> Option<Bytes> {
+    let is_needed = server.dialect == Dialect::McpSse && refusal.code() == Code::UnknownTool;
+    let id = id.filter(|_| is_needed)?;
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{NO_TOOL}","arguments":{{}}}}}}"#
+    );
+    Some(call.into())
+}
+
+/// Whether a tool may be called. Where any rule narrows them, a name that is none may not: a server might take
+/// another one out of it (`delete\0`, ` delete`).
+fn allows(tools: &ToolScope, tool: &str) -> bool {
+    tools.is_everything() || tools.allows(tool) && ToolName::parse(tool).is_ok()
+}
+
+/// The sentence every server has for a tool it lacks. In a batch no single id can be answered.
+fn refuse_tool(tool: &str, is_batch: bool) -> Refusal {
+    let shown: String = tool.chars().take(128).collect();
+    let sentence = format!("Unknown tool: {shown}");
+    if is_batch {
+        Refusal::new(Code::BadMessage, sentence)
+    } else {
+        Refusal::new(Code::UnknownTool, sentence)
+    }
+}
