@@ -7,6 +7,7 @@ mod body;
 mod client;
 mod cors;
 mod decide;
+mod failure;
 mod framing;
 pub mod guard;
 mod hygiene;
@@ -26,7 +27,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use pingora::{
-    Error, ErrorSource, ErrorType,
+    Error, ErrorType,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     proxy::{FailToProxy, ProxyHttp, Session},
@@ -39,7 +40,7 @@ use crate::{
     identity::Identity,
     mcp::session::SessionKeys,
     record::{Outcome, Recorder},
-    refusal::{Code, Refusal},
+    refusal::Refusal,
     snapshot::{Current, tools::Refresher},
     upstream::{self, peer::http_peer},
 };
@@ -235,7 +236,7 @@ impl ProxyHttp for Gateway {
         header: &mut ResponseHeader,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        refuse_leading_away(header.status).map_err(refused)?;
+        failure::refuse_leading_away(header.status).map_err(refused)?;
         if header.status.is_informational() {
             return Ok(());
         }
@@ -284,12 +285,12 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
     ) -> FailToProxy {
         journey.record.arrive_back();
-        let Some(refusal) = overdue().or_else(|| refusal_for(error)) else {
+        let Some(refusal) = failure::overdue().or_else(|| failure::refusal_for(error)) else {
             journey.end(Some(Outcome::ClientGone));
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };
         let refusal = match journey.underway().and_then(|underway| underway.cargo.exchange()) {
-            Some(exchange) => exchange.told(refusal, !is_about_connecting(error), overdue().is_some()),
+            Some(exchange) => exchange.told(refusal, failure::of(error)),
             None => refusal,
         };
         if let Some(id) = journey.underway().and_then(|underway| underway.cargo.exchange()?.asked.id.clone())
@@ -312,8 +313,8 @@ impl ProxyHttp for Gateway {
     async fn logging(&self, _session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
         let line = Line::current();
         let has_left = line.as_ref().is_some_and(|line| line.is_client_gone());
-        let is_client_gone = has_left || error.is_some_and(|error| refusal_for(error).is_none());
-        journey.end((is_client_gone && overdue().is_none()).then_some(Outcome::ClientGone));
+        let is_client_gone = has_left || error.is_some_and(|error| failure::refusal_for(error).is_none());
+        journey.end((is_client_gone && failure::overdue().is_none()).then_some(Outcome::ClientGone));
         if let Some(line) = line {
             line.settle();
             line.arm(self.settings.keepalive_timeout + self.settings.header_timeout);
@@ -327,42 +328,6 @@ fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
         .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
 }
 
-/// Refuses answers that would lead away from the permitted address, or from HTTP.
-fn refuse_leading_away(status: http::StatusCode) -> Result<(), Refusal> {
-    let sentence = if status == http::StatusCode::SWITCHING_PROTOCOLS {
-        "the server answered with another protocol, which it may not"
-    } else if status.is_redirection() && status != http::StatusCode::NOT_MODIFIED {
-        "the server answered with a redirect, which it may not"
-    } else {
-        return Ok(());
-    };
-    Err(Refusal::new(Code::PeerBadAnswer, sentence).because(format_args!("status {}", status.as_u16())))
-}
-
-/// What the client is told when the answer it waits for has not begun in time.
-fn overdue() -> Option<Refusal> {
-    let is_overdue = Line::current().is_some_and(|line| line.is_answer_overdue());
-    is_overdue.then(|| Refusal::new(Code::PeerTooSlow, "the server did not answer in time"))
-}
-
-/// Whether the peer could not even be asked.
-fn is_about_connecting(error: &Error) -> bool {
-    *error.esource() != ErrorSource::Upstream && error.root_cause().downcast_ref::<Refusal>().is_none()
-        || matches!(
-            error.etype(),
-            ErrorType::ConnectTimedout
-                | ErrorType::ConnectRefused
-                | ErrorType::ConnectNoRoute
-                | ErrorType::ConnectError
-                | ErrorType::SocketError
-                | ErrorType::TLSHandshakeFailure
-                | ErrorType::TLSHandshakeTimedout
-                | ErrorType::TLSWantX509Lookup
-                | ErrorType::InvalidCert
-                | ErrorType::HandshakeError
-        )
-}
-
 fn no_trip() -> Box<Error> {
     refused(Refusal::internal("a phase of a trip without a trip"))
 }
@@ -370,39 +335,4 @@ fn no_trip() -> Box<Error> {
 /// A refusal in Pingora's clothes, for phases that can only fail.
 fn refused(refusal: Refusal) -> Box<Error> {
     Error::because(ErrorType::Custom("refused"), "", refusal)
-}
-
-/// What the client is told about a failed trip; `None` when there is no client any more.
-fn refusal_for(error: &Error) -> Option<Refusal> {
-    if let Some(refusal) = error.root_cause().downcast_ref::<Refusal>() {
-        return Some(refusal.clone());
-    }
-    // Not the error itself: the framework's text quotes the peer's or the client's bytes.
-    let cause = format!("{} {}", error.esource().as_str(), error.etype().as_str());
-    let refuse = |code, sentence: &'static str| Some(Refusal::new(code, sentence).because(cause.clone()));
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {
-            refuse(Code::BadRequest, "the request's headers are not acceptable")
-        }
-        (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
-            refuse(Code::BadRequest, "the body did not arrive in time")
-        }
-        // A broken chunk, for example.
-        (ErrorSource::Downstream, ErrorType::Custom(_)) => {
-            refuse(Code::BadRequest, "the body is not framed as it should be")
-        }
-        (ErrorSource::Downstream, _) => None,
-        (
-            ErrorSource::Upstream,
-            ErrorType::ConnectTimedout
-            | ErrorType::ReadTimedout
-            | ErrorType::WriteTimedout
-            | ErrorType::TLSHandshakeTimedout,
-        ) => refuse(Code::PeerTooSlow, "the server did not answer in time"),
-        (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => {
-            refuse(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
-        }
-        (ErrorSource::Upstream, _) => Some(upstream::unreachable(cause)),
-        _ => Some(Refusal::internal(cause)),
-    }
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::{
     access, catalog::Catalog, identity, names::GroupName, record::access_log::AccessLog,
-    record::metrics::Metrics,
+    record::metrics::Metrics, refusal::Code,
 };
 
 /// The header that makes `decide` panic in these tests: nothing from outside can.
@@ -105,6 +105,6 @@ async fn a_panic_while_deciding_is_answered_with_500_and_recorded() {
 #[test]
 fn a_panic_in_a_later_phase_is_an_internal_refusal() {
     let error = caught::<()>(|| panic!("a test asked for a panic")).unwrap_err();
-    assert_eq!(refusal_for(&error).unwrap().code(), Code::Internal);
+    assert_eq!(failure::refusal_for(&error).unwrap().code(), Code::Internal);
     assert!(caught(|| Ok(())).is_ok());
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     access::Permit,
     catalog::server::Dialect,
-    gateway::guard::Line,
+    gateway::{failure::Failure, guard::Line},
     mcp::{
         self,
         answer::{Allows, Answer, Edit, Endpoint, Kind},
@@ -328,15 +328,13 @@ impl Exchange {
     }
 
     /// What the client is told instead of `refusal`, which ended the trip.
-    pub fn told(&self, refusal: Refusal, was_asked: bool, is_overdue: bool) -> Refusal {
-        if is_overdue && self.is_held() {
-            return super::body::too_slow();
-        }
-        if self.asked.is_probe && (was_asked || is_overdue) {
+    pub fn told(&self, refusal: Refusal, failure: Failure) -> Refusal {
+        match failure {
+            Failure::Overdue if self.is_held() => super::body::too_slow(),
             // It was asked, and gave no answer that a client could go on with.
-            return self.refused_probe(&refusal);
+            Failure::Overdue | Failure::Asked if self.asked.is_probe => self.refused_probe(&refusal),
+            Failure::Overdue | Failure::Asked | Failure::Unasked => refusal,
         }
-        refusal
     }
 
     /// What a client is told whose probe the server did not take: some fall back to the handshake after a 400,
