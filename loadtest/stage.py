@@ -210,7 +210,7 @@ class Stage:
         self.await_answer(process, f"http://127.0.0.1:{port}/openapi.json")
         return port, process
 
-    def gateway(self, name, program, database, servers, extra="", deadline=300):
+    def gateway(self, name, program, database, servers, extra="", deadline=300, server_keys='tier = "local"'):
         """The gateway with these servers (`id -> url`), once it is ready to decide."""
         folder = self.folder / name
         folder.mkdir()
@@ -218,7 +218,7 @@ class Stage:
         (folder / "gateway.toml").write_text(
             f'[listen]\nhttp = "127.0.0.1:{http}"\nops = "127.0.0.1:{ops}"\n{extra}')
         (folder / "servers.toml").write_text("".join(
-            f'[servers.{id}]\nname = "{id}"\ntier = "local"\nurl = "{url}"\n' for id, url in servers.items()))
+            f'[servers.{id}]\nname = "{id}"\nurl = "{url}"\n{server_keys}\n' for id, url in servers.items()))
         environment = {"DATABASE_URL": database, "WEBUI_SECRET_KEY": SECRET}
 
         def command(*words):

@@ -18,6 +18,7 @@ mod hardening;
 mod harness;
 mod identity;
 mod legacy;
+mod mcp;
 mod mcp_edge;
 mod native;
 mod openapi;

@@ -148,7 +148,7 @@ enum Reader {
 }
 
 impl Lines {
-    fn of(output: impl AsyncRead + Unpin + Send + 'static) -> Self {
+    pub(super) fn of(output: impl AsyncRead + Unpin + Send + 'static) -> Self {
         let lines = Self::default();
         let (kept, mut reader) = (lines.kept.clone(), lines.reader.subscribe());
         tokio::spawn(async move {

@@ -75,12 +75,17 @@ impl RawClient {
     /// The next answer to anything but HEAD, to its end.
     pub async fn read_answer(&mut self) -> RawAnswer {
         let (status, head) = self.read_head().await;
+        let body = self.read_body(status, &head).await;
+        RawAnswer { status, head, body }
+    }
+
+    /// The body of an answer to anything but HEAD, whose head has been read.
+    pub async fn read_body(&mut self, status: u16, head: &Head) -> Vec<u8> {
         let framing = match status {
             100..=199 | 204 | 304 => Framing::Length(0),
             _ => head.framing().unwrap_or(Framing::UntilClose),
         };
-        let body = within("the body of an answer", read_body(&mut self.connection, framing)).await;
-        RawAnswer { status, head, body: body.unwrap() }
+        within("the body of an answer", read_body(&mut self.connection, framing)).await.unwrap()
     }
 
     /// Sends a request and reads its answer.
