@@ -204,11 +204,11 @@ async fn a_name_that_does_not_resolve_delays_no_other_server() {
 #[tokio::test]
 async fn too_few_open_files_are_said_and_only_what_they_allow_is_accepted() {
     let scene = Scene::start(|setup| setup.open_files(256)).await;
-    let warns = |line: &str| line.contains("256 open files allow 64 connections");
+    let warns = |line: &str| line.contains("256 open files allow 58 connections");
     scene.gateway.stderr.find("a warning", warns).await;
-    // Each with a connection to the server as well: all the files there are for calls.
+    // Each with a connection to the server as well, and one in ten may be forsaken by its client besides.
     let mut streams = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..58 {
         streams.push(scene.stream().await);
     }
     for _ in 0..3 {
