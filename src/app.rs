@@ -171,7 +171,8 @@ fn refuse_taken(settings: &gateway::Settings) -> anyhow::Result<()> {
 fn with_room(mut config: Config) -> anyhow::Result<Config> {
     let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
     // A call takes two, the caller's connection and the server's, and one in ten may be forsaken besides.
-    let room = usize::try_from(limit.saturating_sub(OWN_FILES).saturating_mul(10) / 22).unwrap_or(usize::MAX).max(1);
+    let room =
+        usize::try_from(limit.saturating_sub(OWN_FILES).saturating_mul(10) / 22).unwrap_or(usize::MAX).max(1);
     if config.gateway.max_connections > room {
         warn!(
             "{limit} open files allow {room} connections, fewer than `listen.max_connections`; raise `LimitNOFILE`"

@@ -67,6 +67,10 @@ impl Client {
                 self.is_deaf = true;
                 Poll::Ready(Ok(whole))
             }
+            Poll::Ready(Ok(_)) => {
+                self.line.note_taken();
+                outcome
+            }
             outcome => outcome,
         }
     }
@@ -275,6 +279,19 @@ mod tests {
         line.answer_began();
         assert!(is_waiting(&mut client).await, "a quiet stream is left alone");
         assert!(!line.is_answer_overdue());
+    }
+
+    #[tokio::test]
+    async fn the_time_a_client_takes_is_not_the_server_s() {
+        let (mut client, line, _far) = connected();
+        line.expect_answer(Duration::from_secs(60));
+        let before = line.answer_due();
+        tokio::task::spawn_blocking(|| std::thread::park_timeout(Duration::from_millis(20))).await.unwrap();
+        client.write_all(b"a piece").await.unwrap();
+        assert!(line.answer_due() > before);
+        line.answer_began();
+        client.write_all(b"a piece").await.unwrap();
+        assert_eq!(line.answer_due(), None, "a stream stays without");
     }
 
     #[tokio::test]

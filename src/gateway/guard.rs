@@ -33,8 +33,9 @@ pub struct Line {
     opened: Instant,
     deadline_millis: AtomicU64,
     cut: Notify,
-    /// When the peer's answer must have begun.
+    /// When the peer's answer must have begun, and how long that wait is.
     answer_due_millis: AtomicU64,
+    answer_wait_millis: AtomicU64,
     is_answer_overdue: AtomicBool,
     outlives_client: AtomicBool,
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
@@ -57,6 +58,7 @@ impl Line {
             deadline_millis: AtomicU64::new(DISARMED),
             cut: Notify::new(),
             answer_due_millis: AtomicU64::new(DISARMED),
+            answer_wait_millis: AtomicU64::new(0),
             is_answer_overdue: AtomicBool::new(false),
             outlives_client: AtomicBool::new(false),
             forsaken_until_millis: AtomicU64::new(DISARMED),
@@ -85,8 +87,17 @@ impl Line {
 
     /// The peer's answer must begin within this time.
     pub fn expect_answer(&self, within: Duration) {
+        self.answer_wait_millis.store(within.as_millis() as u64, Ordering::Relaxed);
         let due = (self.opened.elapsed() + within).as_millis() as u64;
         self.answer_due_millis.store(due, Ordering::Relaxed);
+    }
+
+    /// The client has taken a piece of the answer. The time that took was not the peer's: the wait for the next
+    /// piece begins now.
+    pub fn note_taken(&self) {
+        if self.answer_due_millis.load(Ordering::Relaxed) != DISARMED {
+            self.expect_answer(Duration::from_millis(self.answer_wait_millis.load(Ordering::Relaxed)));
+        }
     }
 
     /// The peer's answer has begun: from now on it may be silent.
@@ -125,10 +136,14 @@ impl Line {
     pub fn forsake(&self, within: Duration) -> bool {
         let Ok(seat) = self.forsaken.clone().try_acquire_owned() else { return false };
         // The one among the connections is free for others.
-        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+        self.take_seat(Some(seat));
         let until = (self.opened.elapsed() + within).as_millis() as u64;
         self.forsaken_until_millis.store(until, Ordering::Relaxed);
         true
+    }
+
+    fn take_seat(&self, seat: Option<OwnedSemaphorePermit>) {
+        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
     }
 
     /// Whether the client left before its answer was over.
@@ -198,11 +213,14 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
         let line = Line::new(self.header_timeout, Some(seat), self.forsaken.clone());
         let client = Box::new(Client::new(stream, line.clone()));
         let serve = LINE.scope(line.clone(), self.inner.process_new(client, shutdown));
-        tokio::select! {
+        let left = tokio::select! {
             stream = serve => stream,
             () = line.overdue(self.header_timeout) => self.close("header_timeout"),
             () = line.cut.notified() => self.close("withdrawn"),
-        }
+        };
+        // Not when the last one lets go of the line: the next client may be waiting.
+        line.take_seat(None);
+        left
     }
 
     async fn cleanup(&self) {

@@ -207,7 +207,7 @@ impl Exchange {
                 .because("the server answered 401: see `credential` in servers.toml"));
         }
         self.replace_session(header, destination.place)?;
-        self.is_stream = media_type(header) == Some("text/event-stream".to_owned());
+        self.is_stream = media_type(header).as_deref() == Some("text/event-stream");
         if let Some(line) = Line::current()
             && self.is_stream
         {
@@ -236,10 +236,7 @@ impl Exchange {
     fn begin_edit(&mut self, header: &mut ResponseHeader, destination: &Destination) -> Result<(), Refusal> {
         let is_narrowed = self.is_narrowed();
         let names_endpoint = self.names_endpoint();
-        if !self.is_edited() {
-            return Ok(());
-        }
-        if has_no_body(header) {
+        if !self.is_edited() || has_no_body(header) {
             return Ok(());
         }
         let kind = match media_type(header).as_deref() {
