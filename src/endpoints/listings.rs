@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Answer, Asked, Visible};
 use crate::{
-    catalog::server::{Server, Tier},
+    catalog::server::{Dialect, Server, Tier},
     names::{ServerId, ToolName},
     refusal::Refusal,
 };
@@ -50,6 +50,7 @@ pub(super) fn servers(asked: &Asked<'_>) -> Result<Answer, Refusal> {
         list_tools: &'static str,
         call_tool: &'static str,
         specification: &'static str,
+        mcp: &'static str,
     }
     #[derive(Serialize)]
     struct Servers<'a> {
@@ -71,6 +72,7 @@ pub(super) fn servers(asked: &Asked<'_>) -> Result<Answer, Refusal> {
             list_tools: "GET /{server}",
             call_tool: "POST /{server}/{tool} with the arguments as a JSON object",
             specification: "GET /openapi.json, or GET /{server}/openapi.json for one server",
+            mcp: "/{server}/mcp, for MCP clients, where the server speaks MCP itself",
         },
     })
 }
@@ -113,7 +115,10 @@ pub(super) fn server(asked: &Asked<'_>) -> Result<Answer, Refusal> {
         enabled: server.is_enabled,
         tool_count: tools.len(),
         tools,
-        usage: format!("POST /{}/{{tool}} with the arguments as a JSON object", server.id),
+        usage: match server.dialect {
+            Dialect::OpenApi => format!("POST /{}/{{tool}} with the arguments as a JSON object", server.id),
+            Dialect::Mcp | Dialect::McpSse => format!("/{}/mcp, for MCP clients", server.id),
+        },
     })
 }
 

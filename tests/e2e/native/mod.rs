@@ -109,3 +109,12 @@ async fn refusals_are_json_rpc_and_keep_the_connection() {
     assert_eq!((answer.status, answer.head.header("allow")), (405, Some("GET, POST, DELETE")));
     scene.is_unharmed().await;
 }
+
+#[tokio::test]
+async fn the_pages_say_where_an_mcp_client_finds_a_server() {
+    let scene = Scene::start().await;
+    let page = scene.gateway.get("/alpha", &scene.token).await.json();
+    assert_eq!((&page["usage"], &page["tool_count"]), (&json!("/alpha/mcp, for MCP clients"), &json!(0)));
+    let servers = scene.gateway.get("/servers", &scene.token).await.json();
+    assert!(servers["usage"]["mcp"].as_str().unwrap().starts_with("/{server}/mcp"));
+}
