@@ -251,9 +251,10 @@ class Stage:
         return file
 
 
-def wrk(url, connections, seconds, tokens=None):
+def wrk(url, connections, seconds, tokens=None, mcp=False):
     """One round of calls; a dictionary of what `call.lua` counted, times in milliseconds."""
-    environment = {"PATH": os.environ["PATH"], **({"TOKENS": str(tokens)} if tokens else {})}
+    environment = {"PATH": os.environ["PATH"], **({"TOKENS": str(tokens)} if tokens else {}),
+                   **({"MCP": "1"} if mcp else {})}
     done = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
                            "-s", HERE / "call.lua", url],
                           env=environment, capture_output=True, text=True, timeout=seconds + 60)
