@@ -85,7 +85,7 @@ pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
 
 fn mcp(table: &mut Reader<'_>, max_list_bytes: usize) -> Read<native::Settings> {
     let keys = table.list_or("session_keys", "${PORTCULLIS_SESSION_KEY:-}", session_key);
-    let ttl = table.seconds("session_ttl_secs", DAY_SECS, 60..=30 * DAY_SECS);
+    let ttl = table.seconds("session_ttl_secs", DAY_SECS, 1..=30 * DAY_SECS);
     let max_message_bytes = table.size("max_message_bytes", 4_194_304, 1024..=MAX_BYTES);
     let session_keys: Vec<_> = keys?.into_iter().flatten().collect();
     Ok(native::Settings {
@@ -251,13 +251,13 @@ mod tests {
     #[test]
     fn numbers_outside_their_range_are_refused() {
         check(
-            "[mcp]\nsession_ttl_secs = 1\nmax_message_bytes = 1\n[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
+            "[mcp]\nsession_ttl_secs = 0\nmax_message_bytes = 1\n[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
              body_timeout_secs = 0\nwrite_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n\
              [shutdown]\ngrace_secs = -1\n[access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
              [upstream]\nconnect_timeout_secs = 0\nread_timeout_secs = 0",
             "",
             &[],
-            "g:2: `mcp.session_ttl_secs` must be a whole number from 60 to 2592000\n  hint: the default is 86400\n\
+            "g:2: `mcp.session_ttl_secs` must be a whole number from 1 to 2592000\n  hint: the default is 86400\n\
              g:3: `mcp.max_message_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 4194304\n\
              g:5: `listen.threads` must be a whole number from 0 to 1024\n  hint: the default is 0\n\
              g:6: `listen.max_connections` must be a whole number from 1 to 10000000\n  hint: the default is 10000\n\

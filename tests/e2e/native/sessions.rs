@@ -1,11 +1,12 @@
 //! Session ids: sealed for one caller and one server, opened by any replica, refused with 404 by all others.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{Scene, call, refusal};
 use crate::harness::{
+    deadline::until_so,
     raw::{RawAnswer, RawClient},
     raw_peer::RawPeer,
     request::head,
@@ -220,4 +221,23 @@ async fn a_session_stays_at_the_peer_that_opened_it() {
         }
     }
     assert_eq!(seen, [3, 3], "new sessions are spread");
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_time_is_over_and_no_sooner() {
+    let scene = Scene::start_with("mcp", |setup| setup.set("mcp.session_ttl_secs", 3)).await;
+    let since = Instant::now();
+    let sealed = open(&scene, "own").await;
+    assert_eq!(used(&scene, &sealed, "own").await.0, "own");
+    until_so("the end of the session's time", || since.elapsed() >= Duration::from_secs(4)).await;
+    for method in ["POST", "GET", "DELETE"] {
+        let line = format!("mcp-session-id: {sealed}");
+        let request = match method {
+            "POST" => scene.post(&[&line], call("a").to_string()),
+            _ => head(method, "/alpha/mcp", &scene.token, &[&line]).into_bytes(),
+        };
+        assert_eq!(refusal(&scene.client().await.exchange(request).await).2, "unknown_session", "{method}");
+    }
+    scene.is_unharmed().await;
+    assert_eq!(used(&scene, &open(&scene, "new").await, "new").await.0, "new");
 }
