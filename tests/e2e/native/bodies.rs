@@ -1,6 +1,6 @@
 //! Bodies: read whole and bounded before a byte of them goes on, and then sent as they came.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use serde_json::json;
 
@@ -197,4 +197,36 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_once() {
         call.send(answer("200 OK", "application/json", b"{}")).await;
         assert_eq!(client.read_answer().await.status, 200, "{size}");
     }
+}
+
+#[tokio::test]
+async fn a_body_that_comes_in_drops_is_not_waited_for_beyond_its_time() {
+    let scene = Scene::start_with("mcp", |setup| {
+        setup.set("listen.body_timeout_secs", 1).set("upstream.read_timeout_secs", 1)
+    })
+    .await;
+    for framing in ["content-length: 100000", "transfer-encoding: chunked"] {
+        let mut client = scene.client().await;
+        client
+            .send(head("POST", "/alpha/mcp", &scene.token, &["content-type: application/json", framing]))
+            .await;
+        let dripping = async {
+            let mut drops = tokio::time::interval(Duration::from_millis(200));
+            let drop = if framing.starts_with("content") { b" ".to_vec() } else { chunk(b" ") };
+            for _ in 0..50 {
+                drops.tick().await;
+                if client.try_send(&drop).await.is_err() {
+                    break;
+                }
+            }
+            client
+        };
+        let refused = dripping.await.read_answer().await;
+        assert_eq!(refusal(&refused), (400, 400, "bad_request".to_owned()), "{framing}");
+    }
+    let logged = |line: &str| line.contains("\"code\":\"bad_request\"");
+    let line = scene.gateway.stdout.find("the record", logged).await;
+    let millis =
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()["gateway_millis"].as_f64().unwrap();
+    assert!(millis < 5_000.0, "it took {millis} ms to refuse");
 }

@@ -253,3 +253,29 @@ async fn on_a_legacy_stream_the_server_itself_says_that_it_has_no_such_tool() {
     posted.send(answer("200 OK", "application/json", list.as_bytes())).await;
     assert_eq!(names(&client.read_answer().await.json()), ["c"], "a list is a list wherever it comes");
 }
+
+#[tokio::test]
+async fn an_answer_that_is_no_list_may_be_of_any_size_however_its_call_was_framed() {
+    let scene = scene("mcp").await;
+    let result = format!(r#"{{"id":1,"result":{{"content":"{}"}}}}"#, "x".repeat(9_000_000));
+    let body = call("fine").to_string();
+    for is_chunked in [false, true] {
+        let mut client = scene.client().await;
+        if is_chunked {
+            let lines = ["content-type: application/json", "transfer-encoding: chunked"];
+            client.send(head("POST", "/alpha/mcp", &scene.token, &lines)).await;
+            client.send([chunk(&body.as_bytes()[..9]), chunk(&body.as_bytes()[9..])].concat()).await;
+            client.send(chunk(b"")).await;
+        } else {
+            client.send(scene.post(&[], &body)).await;
+        }
+        let mut call = scene.peer.call().await;
+        assert_eq!(call.read_body().await, body.as_bytes());
+        let sending = async {
+            call.send(answer("200 OK", "application/json", result.as_bytes())).await;
+            call
+        };
+        let (_call, got) = tokio::join!(sending, client.read_answer());
+        assert!(got.body == result.as_bytes(), "chunked: {is_chunked}, {} bytes came", got.body.len());
+    }
+}
