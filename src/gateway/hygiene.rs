@@ -3,7 +3,7 @@
 //! The caller's credential, cookies and identity claims never travel; the peer's own identity,
 //! cookies and CORS opinions never come back.
 
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
@@ -127,6 +127,14 @@ fn add_native(
 pub fn clean_answer(header: &mut ResponseHeader) {
     for name in &STAYS {
         header.remove_header(name);
+    }
+}
+
+/// Takes off the coding that clients before HTTP/1.1 do not know (RFC 9112 section 6.1): the end of the connection
+/// ends their answer.
+pub fn frame_for(version: Version, header: &mut ResponseHeader) {
+    if version < Version::HTTP_11 {
+        header.remove_header(&header::TRANSFER_ENCODING);
     }
 }
 

@@ -301,3 +301,32 @@ async fn a_message_endpoint_elsewhere_ends_the_stream() {
         assert!(held.rest_within(SOON).await.is_some(), "{named}");
     }
 }
+
+#[tokio::test]
+async fn a_client_of_http_1_0_is_sent_no_chunks() {
+    let scene = Scene::start().await;
+    let old = |request: Vec<u8>| String::from_utf8(request).unwrap().replacen("HTTP/1.1", "HTTP/1.0", 1);
+    let list = r#"{"id":1,"result":{"tools":[{"name":"a"}]}}"#;
+    for is_narrowed in [false, true] {
+        if is_narrowed {
+            scene.deny_drops().await;
+        }
+        for (body, sent) in
+            [(call("slow").to_string(), "data: 1\n\n"), (r#"{"id":1,"method":"tools/list"}"#.into(), list)]
+        {
+            let mut client = scene.client().await;
+            client.send(old(scene.post(&[], &body))).await;
+            let mut call = scene.peer.call().await;
+            call.read_body().await;
+            let kind = if sent == list { "application/json" } else { "text/event-stream" };
+            call.send(format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n"
+            ))
+            .await;
+            call.send([chunk(sent.as_bytes()), chunk(b"")].concat()).await;
+            let answer = client.read_answer().await;
+            assert!(answer.head.all("transfer-encoding").is_empty(), "{:?}", answer.head);
+            assert_eq!(answer.text(), sent, "narrowed: {is_narrowed}");
+        }
+    }
+}
