@@ -143,7 +143,10 @@ fn count_malformed(rules: &[Ruled]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{GrantRow, Subject};
+    use crate::{
+        access::tests_support::rule,
+        store::{GrantRow, Subject},
+    };
 
     const ROWS: [GrantRow<'static>; 5] = [
         GrantRow::User { email: "Ann@x.org", server: "github" },
@@ -191,15 +194,6 @@ mod tests {
         let stray = GrantRow::User { email: "bob@x.org", server: "github" };
         let after = before.patched(&[Subject::User("ann@x.org".into())], [stray]);
         assert_eq!(after.servers_of_user(&Email::parse("bob@x.org").unwrap()).count(), 0);
-    }
-
-    const fn rule(
-        kind: &'static str,
-        subject: &'static str,
-        pattern: &'static str,
-        effect: &'static str,
-    ) -> GrantRow<'static> {
-        GrantRow::Rule { kind, subject, server: "github", pattern, effect }
     }
 
     const RULES: [GrantRow<'static>; 5] = [

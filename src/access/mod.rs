@@ -187,16 +187,20 @@ pub mod tests_support {
     use super::*;
     use crate::{catalog::server::tests_support::server, store::GrantRow};
 
+    /// A row about the tools of the server `github`.
+    pub const fn rule<'r>(
+        kind: &'r str,
+        subject: &'r str,
+        pattern: &'r str,
+        effect: &'r str,
+    ) -> GrantRow<'r> {
+        GrantRow::Rule { kind, subject, server: "github", pattern, effect }
+    }
+
     /// A permit for the server `github` under these rules, each an effect and a pattern.
     pub fn permit(rules: &[(&str, &str)]) -> Permit {
-        let (kind, subject, id) = ("user", "ann@x.org", "github");
-        let rules = rules.iter().map(|(effect, pattern)| GrantRow::Rule {
-            kind,
-            subject,
-            server: id,
-            pattern,
-            effect,
-        });
+        let (subject, id) = ("ann@x.org", "github");
+        let rules = rules.iter().map(|(effect, pattern)| rule("user", subject, pattern, effect));
         let rows = rules.chain([GrantRow::User { email: subject, server: id }]);
         let known = KnownGrants { version: 1, grants: Arc::new(rows.collect()) };
         let admin_group = GroupName::parse("MCP-Admin").unwrap();

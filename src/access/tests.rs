@@ -1,4 +1,4 @@
-use super::*;
+use super::{tests_support::rule, *};
 use crate::{catalog::server::tests_support::server, names::ToolName, store::GrantRow};
 
 fn access(is_concealing: bool) -> Access {
@@ -74,15 +74,6 @@ fn concealment_makes_a_missing_grant_look_like_a_missing_server() {
     assert_eq!(refusal(false).code(), Code::NotGranted);
     assert_eq!(refusal(true).code(), Code::UnknownServer);
     assert_eq!(refusal(true).sentence(), unknown_server().sentence());
-}
-
-const fn rule(
-    kind: &'static str,
-    subject: &'static str,
-    pattern: &'static str,
-    effect: &'static str,
-) -> GrantRow<'static> {
-    GrantRow::Rule { kind, subject, server: "github", pattern, effect }
 }
 
 const RULES: [GrantRow<'static>; 6] = [

@@ -2,6 +2,8 @@
 
 mod malformed;
 mod replaced;
+mod rules;
+mod schemas;
 
 use std::time::Instant;
 
@@ -152,106 +154,6 @@ async fn every_way_to_change_a_grant_is_told_once() {
         let (rows, mut cursor) = load(store).await;
         assert_eq!(rows.len(), 10_000);
         assert_eq!(told(store, &mut cursor).await, "nothing");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn every_way_to_change_a_rule_is_told_once() {
-    on_both(async |scratch| {
-        let store = scratch.store().await;
-        let (_, mut cursor) = load(&store).await;
-        let (scratch, store, cursor) = (&scratch, &store, &mut cursor);
-        check(scratch, store, cursor, OPERATORS_RULE, "[MCP-GitHub]").await;
-        assert_eq!(load(store).await.0, ["rule group MCP-GitHub github delete_* deny"]);
-        let users = "INSERT INTO tool_rules VALUES \
-             ('user','New@x','git','a','allow'), ('user','New@x','git','b','allow'), ('group','G','git','*','deny')";
-        check(scratch, store, cursor, users, "New@x [G]").await;
-        check(scratch, store, cursor, "UPDATE tool_rules SET effect = 'deny' WHERE tool_pattern = 'a'", "New@x")
-            .await;
-        check(scratch, store, cursor, "UPDATE tool_rules SET tenant_id = 'none' WHERE subject = 'G'", "[G]").await;
-        let other_kind = "UPDATE tool_rules SET subject_kind = 'user', subject = 'g@x' WHERE subject = 'G'";
-        check(scratch, store, cursor, other_kind, "g@x [G]").await;
-        check(scratch, store, cursor, "DELETE FROM tool_rules WHERE subject = 'none'", "nothing").await;
-        let rows = about(store, &[user("new@X"), user("G@x"), Subject::Group("MCP-GitHub".into())]).await;
-        let expected = [
-            "rule group MCP-GitHub github delete_* deny",
-            "rule user New@x git a deny",
-            "rule user New@x git b allow",
-            "rule user g@x none * deny",
-        ];
-        assert_eq!((rows, load(store).await.0), (expected.map(String::from).into(), expected.map(String::from).into()));
-        assert_eq!(about(store, &[user("mcp-github@x"), Subject::Group("New@x".into())]).await, [""; 0]);
-        check(scratch, store, cursor, "DELETE FROM tool_rules", "New@x g@x [MCP-GitHub]").await;
-        let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) \
-             INSERT INTO tool_rules SELECT 'user', 'u' || i || '@x', 'git', '*', 'deny' FROM n";
-        check(scratch, store, cursor, many, "everything").await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_rule_is_set_once_and_removed_whatever_it_does() {
-    on_both(async |scratch| {
-        let store = scratch.store().await;
-        scratch.execute("INSERT INTO tool_rules VALUES ('user','Jane@X.org','git','push','deny')").await;
-        let (jane, group, git) = (email("jane@x.org"), group("G"), server("git"));
-        let pattern = |text: &str| ToolPattern::parse(text).unwrap();
-        let (jane, group) = (Whom::User(&jane), Whom::Group(&group));
-        let set = async |whom, tool: &str, effect| {
-            store.set_rule(whom, &git, &pattern(tool), effect).await.unwrap()
-        };
-        assert!(!set(jane, "push", Effect::Deny).await, "was there already, in other letters");
-        assert!(set(jane, "push", Effect::Allow).await, "and does something else now");
-        assert!(!set(jane, "push", Effect::Allow).await);
-        assert!(set(jane, "pull", Effect::Deny).await);
-        assert!(set(group, "*", Effect::Deny).await);
-        assert!(set(group, "*", Effect::Allow).await);
-        assert!(!set(group, "*", Effect::Allow).await);
-        let expected = [
-            "rule group G git * allow",
-            "rule user Jane@X.org git push allow",
-            "rule user jane@x.org git pull deny",
-        ];
-        assert_eq!(load(&store).await.0, expected);
-        let remove = async |whom, tool: &str| store.remove_rule(whom, &git, &pattern(tool)).await.unwrap();
-        assert_eq!((remove(jane, "push").await, remove(jane, "push").await), (1, 0));
-        assert_eq!((remove(group, "pull").await, remove(group, "*").await), (0, 1));
-        assert_eq!(load(&store).await.0, ["rule user jane@x.org git pull deny"]);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_rule_that_no_reader_would_understand_is_refused_by_the_table() {
-    on_both(async |scratch| {
-        let store = scratch.store().await;
-        for (row, column) in [
-            ("'User','a@x','git','*','deny'", "subject_kind"),
-            ("'user','G','git','*','deny'", "subject_is_an_email_or_a_group_name"),
-            ("'user','a b@x','git','*','deny'", "subject_is_an_email_or_a_group_name"),
-            ("'group','G ','git','*','deny'", "subject_is_an_email_or_a_group_name"),
-            ("'group','','git','*','deny'", "subject_is_an_email_or_a_group_name"),
-            ("'group','G','GitHub','*','deny'", "tenant_id"),
-            ("'group','G','','*','deny'", "tenant_id"),
-            ("'group','G','git hub','*','deny'", "tenant_id"),
-            ("'group','G','git','','deny'", "tool_pattern"),
-            ("'group','G','git','get repo','deny'", "tool_pattern"),
-            ("'group','G','git','get%','deny'", "tool_pattern"),
-            ("'group','G','git','caf\u{e9}','deny'", "tool_pattern"),
-            ("'group','G','git','*','forbid'", "effect"),
-            ("'group','G','git','*','Deny'", "effect"),
-        ] {
-            let error =
-                scratch.try_execute(&format!("INSERT INTO tool_rules VALUES ({row})")).await.unwrap_err();
-            assert!(error.to_string().contains(column), "{row}: {error}");
-        }
-        for row in
-            ["'user','a@x','0_a-z','A.z_0-9*','allow'", "'group','Zesp\u{f3}\u{142}, QA','git','*','deny'"]
-        {
-            scratch.execute(&format!("INSERT INTO tool_rules VALUES ({row})")).await;
-        }
-        assert_eq!(load(&store).await.0.len(), 2);
     })
     .await;
 }
@@ -427,96 +329,6 @@ async fn grants_match_emails_without_regard_to_case() {
         assert_eq!(store.leave_group(&jane, &group("G")).await.unwrap(), 1);
         assert_eq!(store.revoke_group(&group("G"), &server("git")).await.unwrap(), 1);
         assert_eq!(load(&store).await.0, ["user jane@x.org time"]);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn another_schema_works_whatever_the_writers_search_path() {
-    on_postgres(async |mut scratch| {
-        scratch.settings.schema = "Odd \"name".into();
-        let store = scratch.store().await;
-        let (_, mut cursor) = load(&store).await;
-        // This connection's search_path is the server's: `public`, where there is no such table.
-        scratch.execute(r#"INSERT INTO "Odd ""name".user_tenant_access VALUES ('a@x', 'git')"#).await;
-        assert_eq!(told(&store, &mut cursor).await, "a@x");
-        let rule = r#"INSERT INTO "Odd ""name".tool_rules VALUES ('group', 'G', 'git', '*', 'deny')"#;
-        scratch.execute(rule).await;
-        assert_eq!(told(&store, &mut cursor).await, "[G]");
-        assert_eq!(load(&store).await.0, ["rule group G git * deny", "user a@x git"]);
-        assert_eq!(store.pending_migrations().await.unwrap(), 0);
-        scratch.settings.schema = "public".into();
-        assert_eq!(Store::open(&scratch.settings).unwrap().pending_migrations().await.unwrap(), 3);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_writer_needs_no_rights_on_the_feed_and_cannot_divert_it() {
-    on_postgres(async |scratch| {
-        let store = scratch.store().await;
-        let (_, mut cursor) = load(&store).await;
-        let mut writer = scratch.psql().await;
-        writer
-            .execute(
-                "DO $$ BEGIN CREATE ROLE portcullis_test_operator; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
-                 GRANT SELECT, INSERT, DELETE ON user_tenant_access, tool_rules TO portcullis_test_operator; \
-                 SET ROLE portcullis_test_operator; \
-                 CREATE TEMPORARY TABLE portcullis_changes (kind text, subject text); \
-                 INSERT INTO user_tenant_access VALUES ('a@x', 'git'); \
-                 INSERT INTO tool_rules VALUES ('group', 'G', 'git', '*', 'deny')",
-            )
-            .await
-            .unwrap();
-        assert_eq!(told(&store, &mut cursor).await, "a@x [G]");
-        writer.execute("CREATE TEMPORARY TABLE mine (user_email text, subject text)").await.unwrap();
-        for function in ["portcullis_note_users", "portcullis_note_rules"] {
-            let attach = format!("CREATE TRIGGER t AFTER TRUNCATE ON mine FOR EACH STATEMENT EXECUTE FUNCTION {function}()");
-            let attached = writer.execute(sqlx::AssertSqlSafe(attach)).await;
-            assert!(attached.is_err(), "only the owner may attach the feed's functions");
-        }
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn stores_that_migrate_at_once_wait_for_each_other() {
-    on_both(async |scratch| {
-        let stores: Vec<_> = (0..3).map(|_| Store::open(&scratch.settings).unwrap()).collect();
-        assert_eq!(stores[0].pending_migrations().await.unwrap(), 3);
-        let (a, b, c) = tokio::join!(stores[0].migrate(), stores[1].migrate(), stores[2].migrate());
-        a.unwrap();
-        b.unwrap();
-        c.unwrap();
-        assert_eq!(stores[2].pending_migrations().await.unwrap(), 0);
-        stores[1].migrate().await.unwrap();
-        // A newer gateway has been here: the older one runs on.
-        scratch
-            .execute(
-                "INSERT INTO portcullis_migrations \
-            (version, description, success, checksum, execution_time) VALUES (9999, 'newer', true, '', 0)",
-            )
-            .await;
-        stores[1].migrate().await.unwrap();
-        assert_eq!(stores[1].pending_migrations().await.unwrap(), 0);
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn tables_of_an_earlier_gateway_are_taken_as_they_are() {
-    on_both(async |scratch| {
-        scratch.execute("CREATE TABLE user_tenant_access (id integer, user_email varchar(255), tenant_id varchar(100), \
-                access_level varchar(50) DEFAULT 'read', created_at timestamp);
-            CREATE TABLE group_tenant_mapping (id integer, group_name varchar(255), tenant_id varchar(100));
-            INSERT INTO user_tenant_access (user_email, tenant_id) VALUES ('Old@x', 'git'), (NULL, 'git'), ('no@x', NULL);
-            INSERT INTO group_tenant_mapping (group_name, tenant_id) VALUES ('G', 'git'), ('G', 'git');").await;
-        let store = scratch.store().await;
-        let (rows, mut cursor) = load(&store).await;
-        assert_eq!(rows, ["group G git", "group G git", "user Old@x git"]);
-        assert!(!store.grant_user(&email("old@x"), &server("git")).await.unwrap());
-        assert_eq!(store.revoke_group(&group("G"), &server("git")).await.unwrap(), 2);
-        assert_eq!(told(&store, &mut cursor).await, "[G]");
     })
     .await;
 }
