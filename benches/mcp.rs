@@ -1,4 +1,5 @@
-//! What does the gateway's own work on MCP cost: the look into a request, narrowing a list of tools, a session id?
+//! What does the gateway's own work on MCP cost: the look into a request, narrowing a list of tools, a session id, a
+//! call translated between faces?
 //!
 //! Beside it: serde_json reading the same list into a tree and writing it out again.
 
@@ -7,7 +8,11 @@ use portcullis::{
     mcp::{
         answer::{Answer, Edit, Kind},
         message::{self, Body},
+        outgoing::{self, Protocol, Rewrite},
+        question::{self, Said},
+        result,
         session::{Binding, Place, Purpose, Sealed, SessionKey, SessionKeys},
+        told::{self, Told},
         tool_list::narrow,
     },
     names::ServerId,
@@ -119,7 +124,7 @@ fn server() -> ServerId {
 }
 
 fn binding(server: &ServerId) -> Binding<'_> {
-    Binding { purpose: Purpose::Session, server, caller: "ana@example.org" }
+    Binding { purpose: Purpose::Session, server: Some(server), caller: "ana@example.org" }
 }
 
 #[divan::bench]
@@ -133,4 +138,48 @@ fn open_a_session_id(bencher: Bencher) {
     let (keys, server) = (keys(1), server());
     let id = keys.seal(&binding(&server), &sealed()).expect("it is an id");
     bencher.bench(|| keys.open(&binding(&server), black_box(&id), 1));
+}
+
+/// A call read, given another name and sent on to a modern server: what a client's half of a translated call costs.
+#[divan::bench(args = [390, 960_000])]
+fn a_call_is_read_and_written_for_a_server(bencher: Bencher, bytes: usize) {
+    let body = call(bytes);
+    let rewrite = Rewrite { name: Some("search"), progress_token: Some("17"), ..Rewrite::default() };
+    let protocol = Protocol {
+        version: "2026-07-28",
+        client_info: r#"{"name":"portcullis","version":"0.1.0"}"#,
+        capabilities: "{}",
+        log_level: None,
+    };
+    bencher.counter(BytesCount::new(body.len())).bench(|| {
+        let Ok(Said::Request(question)) = question::read(black_box(body.as_bytes())) else { return None };
+        let params = outgoing::params(question.params, &rewrite, Some(&protocol));
+        Some(outgoing::request(17, &question.method, &params))
+    });
+}
+
+/// Its answer, unwrapped for REST: the server's half.
+#[divan::bench(args = [300, 64_000])]
+fn an_answer_is_read_and_unwrapped(bencher: Bencher, bytes: usize) {
+    let text = json!({"issues": [{"id": 1, "title": "x".repeat(bytes)}]}).to_string();
+    let answer = json!({"jsonrpc": "2.0", "id": 17, "result": {"content": [{"type": "text", "text": text}]}})
+        .to_string();
+    bencher.counter(BytesCount::new(answer.len())).bench(|| {
+        let told = told::read(black_box(&answer)).ok()?.pop();
+        let Some(Told::Result { result, .. }) = told else { return None };
+        result::unwrap(&result).ok()
+    });
+}
+
+/// The same by a tree: serde_json reads the answer and the text, and writes the text's JSON out.
+#[divan::bench(args = [300, 64_000])]
+fn an_answer_is_unwrapped_by_a_tree(bencher: Bencher, bytes: usize) {
+    let text = json!({"issues": [{"id": 1, "title": "x".repeat(bytes)}]}).to_string();
+    let answer = json!({"jsonrpc": "2.0", "id": 17, "result": {"content": [{"type": "text", "text": text}]}})
+        .to_string();
+    bencher.counter(BytesCount::new(answer.len())).bench(|| {
+        let message: Value = serde_json::from_str(black_box(&answer)).ok()?;
+        let inner: Value = serde_json::from_str(message["result"]["content"][0]["text"].as_str()?).ok()?;
+        Some(inner.to_string())
+    });
 }

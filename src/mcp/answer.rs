@@ -9,8 +9,9 @@ use bytes::{Bytes, BytesMut};
 use url::Url;
 
 use super::{
+    Unreadable,
     sse::{Event, Splitter, TooLong},
-    tool_list::{Unreadable, narrow},
+    tool_list::narrow,
 };
 
 /// Says whether a tool may be seen.

@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 
 use crate::refusal::{Code, Refusal};
 
-/// HTTP status on MCP routes. A tool that may not be called is unknown, and that is an answer
+/// HTTP status on MCP routes. What may not be used is unknown, and that is an answer
 /// (MCP 2025-11-25, Tools, Error Handling).
 pub fn status(refusal: &Refusal) -> u16 {
     match refusal.code() {
-        Code::UnknownTool => 200,
+        Code::UnknownTool | Code::UnknownOffer | Code::BadCursor => 200,
         code => code.status(),
     }
 }
@@ -61,7 +61,8 @@ fn code(code: Code) -> i32 {
     match code {
         Code::BodyNotJson => -32700,
         Code::BadMessage => -32600,
-        Code::UnknownTool => -32602,
+        Code::UnknownMethod => -32601,
+        Code::UnknownTool | Code::UnknownOffer | Code::BadCursor | Code::BadParams => -32602,
         Code::HeaderMismatch => -32020,
         Code::UnsupportedVersion => -32022,
         code => i32::from(code.status()),
@@ -101,7 +102,10 @@ mod tests {
     fn codes_of_our_own_are_outside_the_protocol_s() {
         for known in Code::ALL {
             let code = code(*known);
-            assert!(code > 0 || [-32700, -32600, -32602, -32020, -32022].contains(&code), "{known:?}");
+            assert!(
+                code > 0 || [-32700, -32600, -32601, -32602, -32020, -32022].contains(&code),
+                "{known:?}"
+            );
         }
     }
 }

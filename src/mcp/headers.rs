@@ -75,7 +75,7 @@ fn refuse_batch(headers: &HeaderMap, body: &Body<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn mismatch(sentence: &'static str) -> Refusal {
+pub(super) fn mismatch(sentence: &'static str) -> Refusal {
     Refusal::new(Code::HeaderMismatch, sentence)
 }
 
@@ -84,7 +84,7 @@ fn text(value: &HeaderValue) -> Option<&str> {
 }
 
 /// A value in plain, or in the sentinel `=?base64?…?=` (strict: alphabet, padding, UTF-8).
-fn decoded(value: &HeaderValue) -> Option<String> {
+pub(super) fn decoded(value: &HeaderValue) -> Option<String> {
     let text = text(value)?;
     match text.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) {
         Some(encoded) => String::from_utf8(STANDARD.decode(encoded).ok()?).ok(),

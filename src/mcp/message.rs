@@ -190,7 +190,7 @@ fn read_id<'de, A: MapAccess<'de>>(map: &mut A) -> Result<&'de RawValue, A::Erro
 ///
 /// Not `IgnoredAny`, which lets pass what other parsers stumble over: numbers beyond any range, halves
 /// of surrogate pairs, nesting without end.
-struct Checked;
+pub(super) struct Checked;
 
 impl<'de> Deserialize<'de> for Checked {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -241,7 +241,7 @@ impl<'de> Visitor<'de> for Checked {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -372,7 +372,8 @@ mod tests {
         assert_eq!(one(&body).id(), None);
     }
 
-    fn any_json() -> impl Strategy<Value = Value> {
+    /// Any JSON, with the keys that mean something among others.
+    pub(in crate::mcp) fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),

@@ -19,6 +19,8 @@ use crate::names::{Secret, ServerId};
 const VERSION: u8 = 1;
 /// Longest sealed id, in characters. It travels in a header.
 const LONGEST: usize = 4096;
+/// Bytes of a sealed text that are not the text: version, nonce, end and tag.
+const VERSION_AND_END: usize = 1 + NONCE_LEN + 8 + 16;
 const KEY_BYTES: usize = 32;
 
 /// A key that session ids are sealed with.
@@ -78,6 +80,14 @@ pub enum Purpose {
     Session,
     /// The message endpoint of legacy HTTP+SSE.
     Endpoint,
+    /// `Mcp-Session-Id` of what the gateway itself serves.
+    Aggregate,
+    /// Where the next page of a list begins.
+    Cursor,
+    /// What a client brings back with the input it was asked for (`requestState`).
+    State,
+    /// The id of a request that the gateway passes on from a server to a client.
+    Request,
 }
 
 /// What a sealed id is bound to: it opens only for the same.
@@ -85,20 +95,42 @@ pub enum Purpose {
 pub struct Binding<'a> {
     /// What it is for.
     pub purpose: Purpose,
-    /// The server the session is with.
-    pub server: &'a ServerId,
+    /// The server the session is with; none where it is with all of them.
+    pub server: Option<&'a ServerId>,
     /// The caller whose session it is: a text that no other caller has.
     pub caller: &'a str,
 }
 
+impl Purpose {
+    /// The longest text, in bytes, that is sealed for this.
+    pub fn longest_text(self) -> usize {
+        match self {
+            // It travels in a body, and holds what a server gave.
+            Self::State => 32 * 1024,
+            Self::Session | Self::Endpoint | Self::Aggregate | Self::Cursor | Self::Request => 2048,
+        }
+    }
+}
+
 impl Binding<'_> {
-    /// Unambiguous, because no server id holds a NUL.
+    /// Another binding than that of a session: a text never opens as one, nor one as a text.
+    fn to_text_bytes(self) -> Vec<u8> {
+        let mut bytes = self.to_bytes();
+        bytes[1].make_ascii_lowercase();
+        bytes
+    }
+
+    /// Unambiguous, because no server id is empty or holds a NUL.
     fn to_bytes(self) -> Vec<u8> {
         let purpose = match self.purpose {
             Purpose::Session => b'S',
             Purpose::Endpoint => b'E',
+            Purpose::Aggregate => b'A',
+            Purpose::Cursor => b'C',
+            Purpose::State => b'T',
+            Purpose::Request => b'R',
         };
-        let server = self.server.as_str().as_bytes();
+        let server = self.server.map_or("", ServerId::as_str).as_bytes();
         [&[VERSION, purpose], server, &[0], self.caller.as_bytes()].concat()
     }
 }
@@ -171,20 +203,33 @@ impl SessionKeys {
     /// The id for the client; none where the server's own is not 1 or more visible ASCII characters
     /// (MCP 2025-11-25, Transports, Session Management), or is too long.
     pub fn seal(&self, binding: &Binding<'_>, sealed: &Sealed) -> Option<String> {
-        let key = self.0.first()?;
         if sealed.upstream.is_empty() || !sealed.upstream.bytes().all(|byte| byte.is_ascii_graphic()) {
             return None;
         }
-        let mut secret = sealed.to_bytes();
-        let nonce = key.seal_in_place_append_tag(Aad::from(binding.to_bytes()), &mut secret).ok()?;
-        let text = URL_SAFE_NO_PAD.encode([&[VERSION], &nonce.as_ref()[..], &secret].concat());
+        let text = self.enclose(binding.to_bytes(), &mut sealed.to_bytes())?;
         (text.len() <= LONGEST).then_some(text)
+    }
+
+    fn enclose(&self, binding: Vec<u8>, secret: &mut Vec<u8>) -> Option<String> {
+        let nonce = self.0.first()?.seal_in_place_append_tag(Aad::from(binding), secret).ok()?;
+        Some(URL_SAFE_NO_PAD.encode([&[VERSION], &nonce.as_ref()[..], secret].concat()))
     }
 
     /// What an id says; none where it is not, to the last bit, one that was sealed for the same binding and has not
     /// expired.
     pub fn open(&self, binding: &Binding<'_>, text: &str, now: u64) -> Option<Sealed> {
-        if text.len() > LONGEST {
+        let sealed = self.disclose(binding.to_bytes(), text, LONGEST, Sealed::from_bytes)?;
+        (now < sealed.expires_at).then_some(sealed)
+    }
+
+    fn disclose<T>(
+        &self,
+        binding: Vec<u8>,
+        text: &str,
+        longest: usize,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Option<T> {
+        if text.len() > longest {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
@@ -193,14 +238,31 @@ impl SessionKeys {
         if version != VERSION {
             return None;
         }
-        let binding = binding.to_bytes();
-        let sealed = self.0.iter().find_map(|key| {
+        self.0.iter().find_map(|key| {
             // Where it fails to open, its bytes are spoilt for the next key.
             let mut secret = secret.to_vec();
-            let opened = key.open_in_place(Nonce::from(nonce), Aad::from(&binding), &mut secret).ok()?;
-            Sealed::from_bytes(opened)
-        })?;
-        (now < sealed.expires_at).then_some(sealed)
+            read(key.open_in_place(Nonce::from(nonce), Aad::from(&binding), &mut secret).ok()?)
+        })
+    }
+
+    /// Seals any text for its caller to bring back, up to [`Purpose::longest_text`] bytes; it opens until `expires_at`,
+    /// in seconds since 1970.
+    pub fn seal_text(&self, binding: &Binding<'_>, text: &str, expires_at: u64) -> Option<String> {
+        if text.len() > binding.purpose.longest_text() {
+            return None;
+        }
+        let mut secret = [&expires_at.to_be_bytes(), text.as_bytes()].concat();
+        self.enclose(binding.to_text_bytes(), &mut secret)
+    }
+
+    /// The text that was sealed for the same binding, where it has not expired.
+    pub fn open_text(&self, binding: &Binding<'_>, sealed: &str, now: u64) -> Option<String> {
+        let longest = binding.purpose.longest_text() + VERSION_AND_END;
+        self.disclose(binding.to_text_bytes(), sealed, longest.div_ceil(3) * 4, |bytes| {
+            let (expires_at, text) = bytes.split_first_chunk()?;
+            let is_open = now < u64::from_be_bytes(*expires_at);
+            is_open.then(|| Some(std::str::from_utf8(text).ok()?.to_owned()))
+        })?
     }
 }
 
@@ -221,7 +283,7 @@ mod tests {
     }
 
     fn binding(server: &ServerId) -> Binding<'_> {
-        Binding { purpose: Purpose::Session, server, caller: "ana@example.org" }
+        Binding { purpose: Purpose::Session, server: Some(server), caller: "ana@example.org" }
     }
 
     fn sealed(upstream: &str) -> Sealed {
@@ -273,11 +335,11 @@ mod tests {
         assert_eq!(keys.open(&own, &id, NOW), Some(sealed("abc")));
         for other in [
             Binding { purpose: Purpose::Endpoint, ..own },
-            Binding { server: &gitlab, ..own },
+            Binding { server: Some(&gitlab), ..own },
             Binding { caller: "eve@example.org", ..own },
             Binding { caller: "", ..own },
             // The border between server and caller counts.
-            Binding { server: &server("git"), caller: "hub\0ana@example.org", ..own },
+            Binding { server: Some(&server("git")), caller: "hub\0ana@example.org", ..own },
         ] {
             assert_eq!(keys.open(&other, &id, NOW), None, "{other:?}");
         }
@@ -342,7 +404,68 @@ mod tests {
         }
     }
 
+    const PURPOSES: [Purpose; 6] = [
+        Purpose::Session,
+        Purpose::Endpoint,
+        Purpose::Aggregate,
+        Purpose::Cursor,
+        Purpose::State,
+        Purpose::Request,
+    ];
+
+    #[test]
+    fn a_sealed_text_opens_for_nothing_but_what_it_is_bound_to() {
+        let (keys, github) = (SessionKeys::new(&[key(2), key(1)]), server("github"));
+        let own = Binding { purpose: Purpose::Cursor, server: None, caller: "ana@example.org" };
+        let text = keys.seal_text(&own, "é\n", NOW + 60).unwrap();
+        assert_eq!(keys.open_text(&own, &text, NOW + 59).as_deref(), Some("é\n"));
+        assert_eq!(keys.open_text(&own, &text, NOW + 60), None);
+        for purpose in PURPOSES {
+            let other = Binding { purpose, ..own };
+            assert_eq!(keys.open_text(&other, &text, NOW).is_some(), purpose == Purpose::Cursor);
+            // A text is no session, nor a session a text.
+            assert_eq!(keys.open(&other, &text, NOW), None);
+            let session = keys.seal(&other, &sealed("0123456789")).unwrap();
+            assert_eq!(keys.open_text(&other, &session, NOW), None);
+        }
+        for other in [Binding { server: Some(&github), ..own }, Binding { caller: "", ..own }] {
+            assert_eq!(keys.open_text(&other, &text, NOW), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_sealed_up_to_its_longest() {
+        let keys = SessionKeys::new(&[key(1)]);
+        for purpose in PURPOSES {
+            let binding = Binding { purpose, server: None, caller: "" };
+            let longest = "x".repeat(purpose.longest_text());
+            let text = keys.seal_text(&binding, &longest, 2).unwrap();
+            assert_eq!(keys.open_text(&binding, &text, 1), Some(longest.clone()));
+            assert_eq!(keys.seal_text(&binding, &(longest + "x"), 2), None);
+            assert_eq!(keys.open_text(&binding, &(text + "AAAA"), 1), None);
+        }
+        assert!(
+            PURPOSES
+                .iter()
+                .all(|purpose| *purpose == Purpose::State || purpose.longest_text() < LONGEST / 2 + 1)
+        );
+    }
+
     proptest! {
+        #[test]
+        fn every_text_comes_back_and_no_changed_one(
+            text in ".{0,200}", caller in ".{0,20}", at in any::<prop::sample::Index>(), to in any::<char>(), purpose in prop::sample::select(&PURPOSES[..]),
+        ) {
+            let keys = SessionKeys::new(&[key(1)]);
+            let binding = Binding { purpose, server: None, caller: &caller };
+            let sealed = keys.seal_text(&binding, &text, 2).unwrap();
+            let opened = keys.open_text(&binding, &sealed, 1);
+            prop_assert_eq!(opened, Some(text));
+            let at = at.index(sealed.len());
+            let changed: String = sealed.chars().enumerate().map(|(i, c)| if i == at { to } else { c }).collect();
+            prop_assert_eq!(keys.open_text(&binding, &changed, 1).is_some(), changed == sealed);
+        }
+
         #[test]
         fn every_session_comes_back(
             upstream in "[!-~]{1,200}", caller in ".{0,40}", id in "[a-z][a-z0-9_-]{0,62}", expires_at in 1_u64.., peer in any::<u32>(),
@@ -350,7 +473,7 @@ mod tests {
         ) {
             let Ok(server) = ServerId::parse(&id) else { return Ok(()) };
             let purpose = if is_endpoint { Purpose::Endpoint } else { Purpose::Session };
-            let binding = Binding { purpose, server: &server, caller: &caller };
+            let binding = Binding { purpose, server: Some(&server), caller: &caller };
             let (keys, sealed) = (SessionKeys::new(&[key(1)]), Sealed { upstream, place: Place { peer, address }, expires_at });
             let id = keys.seal(&binding, &sealed).unwrap();
             prop_assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{}", id);

@@ -153,6 +153,16 @@ impl Event {
         Some(Cow::Owned(String::from_utf8_lossy(&all.join(&b'\n')).into_owned()))
     }
 
+    /// The id it has, if any: where a client may resume the stream.
+    pub fn id(&self) -> Option<Cow<'_, str>> {
+        self.values(b"id").last().filter(|id| is_id(id)).map(String::from_utf8_lossy)
+    }
+
+    /// How long a client is to wait before it connects again, in milliseconds, if that is said.
+    pub fn retry(&self) -> Option<u64> {
+        std::str::from_utf8(self.values(b"retry").last()?).ok()?.parse().ok()
+    }
+
     /// Whether it has an id, so that a client may resume the stream after it.
     pub fn has_id(&self) -> bool {
         self.values(b"id").last().is_some_and(is_id)
@@ -358,6 +368,18 @@ mod tests {
         assert_eq!(read(":data: x\nData: x\n data: x\ndata : x\n\n"), is(None, None, false));
         assert_eq!(read("event: a\nevent: b\ndata: {\"a\":1}\n\n"), is(Some("b"), Some("{\"a\":1}"), false));
         assert_eq!(read("\u{feff}data: x\n\n"), is(None, Some("x"), false));
+    }
+
+    #[test]
+    fn where_and_when_a_stream_may_be_resumed_is_read_as_the_standard_says() {
+        let read = |stream: &str| {
+            let event = one(stream);
+            (event.id().map(Cow::into_owned), event.retry())
+        };
+        assert_eq!(read("id: a\nid: b:7\nretry: 1500\ndata:\n\n"), (Some("b:7".to_owned()), Some(1500)));
+        assert_eq!(read("id: a\nid\nretry: soon\n\n"), (None, None));
+        assert_eq!(read("id: a\0b\nretry: -5\n\n"), (None, None));
+        assert_eq!(read("data: x\n\n"), (None, None));
     }
 
     #[test]

@@ -11,22 +11,13 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::object::{Text, object, reads_object};
+use super::{
+    Unreadable,
+    object::{Text, object, reads_object},
+};
 
 /// Room for the marks that are added to a list.
 const ADDED: usize = 32;
-
-/// An answer that might show what it must not, so nobody gets it. Says why, for the record alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unreadable(pub(super) &'static str);
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 /// The message with only those tools that are allowed, and with a mark that no shared cache may keep it. None where
 /// it is to go on as it is: mostly because it is no list of tools.
