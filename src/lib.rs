@@ -4,6 +4,7 @@ pub mod access;
 pub mod app;
 pub mod catalog;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod credentials;
 pub mod dial;

@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod mcpo;
 pub mod native;
 pub mod peer;
+pub mod way;
 
 use std::{
     collections::HashMap,
@@ -24,13 +25,14 @@ use crate::{
     access::{self, Permit},
     catalog::{
         server::{PeerUrl, Server},
-        tools::Tool,
+        tools::{Post, Tool},
     },
     mcp::session::Place,
     names::ServerId,
     refusal::{Code, Refusal},
 };
 use native::Native;
+pub use way::{Wanted, Way, own_way, plan_ask};
 
 /// One place a server can be reached at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +75,11 @@ impl Addresses {
 #[derive(Debug)]
 pub enum Errand {
     /// The call of a tool, at the path of its OpenAPI document.
-    Tool(Arc<Tool>),
+    Tool(Arc<Post>),
     /// A request of native MCP.
     Native(Native),
+    /// A request that the gateway words itself.
+    Asked(Wanted),
 }
 
 /// One permitted request, planned: what for, where, in which order of addresses.
@@ -95,12 +99,13 @@ pub fn plan(permit: Permit, tool: Arc<Tool>, addresses: &Addresses) -> Result<Tr
     if !permit.tools().allows(tool.name.as_str()) {
         return Err(access::unknown_tool());
     }
+    let post = tool.post().ok_or_else(|| Refusal::internal("a tool of MCP has no path"))?.clone();
     let destinations = addresses.of(&permit.server().id);
     if destinations.is_empty() {
         return Err(unreachable("no address of the server resolves"));
     }
     let first = turn(destinations.len());
-    Ok(Trip { permit, errand: Errand::Tool(tool), destinations, first })
+    Ok(Trip { permit, errand: Errand::Tool(post), destinations, first })
 }
 
 fn turn(count: usize) -> usize {
@@ -132,7 +137,7 @@ impl Trip {
     /// The method it is sent with.
     pub fn method(&self) -> Method {
         match &self.errand {
-            Errand::Tool(_) => Method::POST,
+            Errand::Tool(_) | Errand::Asked(_) => Method::POST,
             Errand::Native(native) => native.method.clone(),
         }
     }
@@ -145,17 +150,21 @@ impl Trip {
 
     /// Path at the peer, with the client's query where the tool declares one.
     pub fn path(&self, peer: &PeerUrl, query: Option<&str>) -> String {
-        let tool = match &self.errand {
-            Errand::Tool(tool) => tool,
+        let post = match &self.errand {
+            Errand::Tool(post) => post,
             Errand::Native(Native { endpoint: Some(endpoint), .. }) => return endpoint.clone(),
-            Errand::Native(_) if peer.base_path.is_empty() => return "/".to_owned(),
-            Errand::Native(_) => return peer.base_path.clone(),
+            Errand::Native(_) | Errand::Asked(_) => return endpoint_path(peer),
         };
-        match query.filter(|query| tool.takes_query && !query.is_empty()) {
-            Some(query) => format!("{}{}?{query}", peer.base_path, tool.path),
-            None => format!("{}{}", peer.base_path, tool.path),
+        match query.filter(|query| !post.query.is_empty() && !query.is_empty()) {
+            Some(query) => format!("{}{}?{query}", peer.base_path, post.path),
+            None => format!("{}{}", peer.base_path, post.path),
         }
     }
+}
+
+/// The path of the endpoint of a peer that speaks MCP.
+fn endpoint_path(peer: &PeerUrl) -> String {
+    if peer.base_path.is_empty() { "/".to_owned() } else { peer.base_path.clone() }
 }
 
 #[cfg(test)]

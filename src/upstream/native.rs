@@ -48,7 +48,10 @@ pub fn plan(
 /// The addresses of the peer that holds the session, the one it was opened at first.
 ///
 /// That address may be gone where a name has many: what a name stands for may share its sessions.
-fn at_place(all: Arc<[Destination]>, place: Place) -> Result<(Arc<[Destination]>, usize), Refusal> {
+pub(super) fn at_place(
+    all: Arc<[Destination]>,
+    place: Place,
+) -> Result<(Arc<[Destination]>, usize), Refusal> {
     let is_there = |destination: &&Destination| destination.place.peer == place.peer;
     let destinations = match all.iter().filter(is_there).count() {
         0 => return Err(unknown_session("the session's peer is not configured any more")),

@@ -13,7 +13,7 @@ use pingora::{
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
 };
 
-use super::{Destination, Errand, Trip};
+use super::{Destination, Errand, Trip, Way, endpoint_path};
 use crate::catalog::server::Server;
 
 /// How long an idle connection to a peer is kept: under the 5.00 s after which uvicorn, and so mcpo,
@@ -41,6 +41,18 @@ pub fn http_peer(trip: &Trip, destination: &Destination) -> HttpPeer {
         peer.options.tcp_keepalive = Some(PROBES);
     }
     peer
+}
+
+/// The peer for one try of a way: its answer has to begin within the server's deadline, and may then be a stream.
+pub fn way_peer(way: &Way, destination: &Destination) -> HttpPeer {
+    let mut peer = peer_of(way.server(), destination);
+    peer.options.tcp_keepalive = Some(PROBES);
+    peer
+}
+
+/// The path of the MCP endpoint at a destination.
+pub fn way_path(destination: &Destination) -> String {
+    endpoint_path(&destination.peer)
 }
 
 fn peer_of(server: &Server, destination: &Destination) -> HttpPeer {

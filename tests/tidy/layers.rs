@@ -13,11 +13,12 @@ pub const MAY_IMPORT: &[Row] = &[
     ("names", &[]),
     ("sample", &[]),
     ("refusal", &["names"]),
+    // The protocol, which needs nothing but bytes.
+    ("mcp", &["names", "refusal"]),
     // What there is, and how we reach outside ourselves.
-    ("catalog", &["names"]),
+    ("catalog", &["names", "mcp"]),
     ("store", &["names"]),
     ("dial", &["names"]),
-    ("mcp", &["names", "refusal"]),
     // The journey.
     ("route", &["names", "refusal", "catalog"]),
     ("identity", &["names", "refusal", "store", "dial"]),
@@ -25,11 +26,16 @@ pub const MAY_IMPORT: &[Row] = &[
     ("limit", &["names", "refusal", "catalog", "identity", "access"]),
     ("credentials", &["names", "refusal", "store", "catalog", "access"]),
     ("upstream", &["names", "refusal", "catalog", "dial", "mcp", "route", "access", "credentials"]),
+    // Its own words to servers that speak MCP.
+    ("client", &["names", "refusal", "catalog", "dial", "mcp", "upstream"]),
     // What the gateway believes, and what it writes down.
     ("record", &["names", "refusal", "catalog", "store", "route", "identity"]),
     (
         "snapshot",
-        &["names", "refusal", "catalog", "store", "dial", "identity", "access", "upstream", "record"],
+        &[
+            "names", "refusal", "mcp", "catalog", "store", "dial", "identity", "access", "upstream",
+            "client", "record",
+        ],
     ),
     (
         "endpoints",
@@ -45,6 +51,7 @@ pub const MAY_IMPORT: &[Row] = &[
             "limit",
             "credentials",
             "upstream",
+            "client",
             "record",
             "snapshot",
         ],
@@ -64,6 +71,7 @@ pub const MAY_IMPORT: &[Row] = &[
             "limit",
             "credentials",
             "upstream",
+            "client",
             "record",
             "snapshot",
             "endpoints",
@@ -83,6 +91,7 @@ pub const MAY_IMPORT: &[Row] = &[
             "limit",
             "credentials",
             "upstream",
+            "client",
             "record",
             "endpoints",
             "gateway",
@@ -105,6 +114,7 @@ pub const MAY_IMPORT: &[Row] = &[
             "limit",
             "credentials",
             "upstream",
+            "client",
             "record",
             "snapshot",
             "endpoints",
@@ -128,6 +138,7 @@ pub const MAY_IMPORT: &[Row] = &[
             "limit",
             "credentials",
             "upstream",
+            "client",
             "record",
             "snapshot",
             "endpoints",

@@ -1,7 +1,9 @@
 //! The gateway's own outbound calls: always a deadline, always a size cap, never a redirect or proxy.
 //!
-//! Never carries a caller's request (that is `gateway` and `upstream`); fetches documents for
-//! background work.
+//! `Dialer` fetches documents for background work; `wire` has the connections of calls that the gateway makes in a
+//! caller's place. Never decides where a request goes or what it says: `upstream` and `client` do.
+
+pub mod wire;
 
 use std::time::Duration;
 

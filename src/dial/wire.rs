@@ -1,0 +1,222 @@
+//! One request at a time over pooled connections: written whole, its answer read piece by piece.
+//!
+//! Decides whether a request that failed can have been seen, and which connections are used again. Never sends a
+//! request twice, never follows where an answer leads, and never says more of a failure than its kind: the framework's
+//! text quotes the peer's bytes.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use pingora::{
+    Error, ErrorType,
+    connectors::{ConnectorOptions, http::Connector},
+    http::RequestHeader,
+    protocols::http::client::HttpSession,
+    upstreams::peer::HttpPeer,
+};
+
+/// Idle connections kept, to all peers together.
+const POOL: usize = 1024;
+/// Longest wait for a peer to take more of a request, where the peer's options have none.
+const WRITE: Duration = Duration::from_secs(30);
+/// Interim answers (RFC 9110, section 15.2) that may stand before the one that counts.
+const MOST_INTERIM: usize = 8;
+
+/// Connections to servers, kept between requests. A clone has the same connections.
+#[derive(Clone)]
+pub struct Wire(Arc<Connector>);
+
+/// Why there is no answer, or not all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    /// Whether the peer may have seen the whole request.
+    pub is_sent: bool,
+    /// What went wrong.
+    pub kind: Fault,
+    /// The framework's word for it.
+    pub word: &'static str,
+}
+
+/// What went wrong with an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no connection.
+    Connect,
+    /// The connection ended before the answer did.
+    Closed,
+    /// The peer took too long.
+    TooSlow,
+    /// What came is not HTTP.
+    NotHttp,
+    /// The request is none that can be written.
+    Unwritable,
+}
+
+impl Failed {
+    fn new(error: &Error, is_sent: bool) -> Self {
+        let kind = match error.etype() {
+            ErrorType::ConnectRefused
+            | ErrorType::ConnectNoRoute
+            | ErrorType::ConnectError
+            | ErrorType::ConnectProxyFailure
+            | ErrorType::BindError
+            | ErrorType::AcceptError
+            | ErrorType::SocketError
+            | ErrorType::TLSHandshakeFailure
+            | ErrorType::TLSWantX509Lookup
+            | ErrorType::InvalidCert
+            | ErrorType::HandshakeError => Fault::Connect,
+            ErrorType::ReadTimedout
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectTimedout
+            | ErrorType::TLSHandshakeTimedout => Fault::TooSlow,
+            ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::Custom(_) => Fault::NotHttp,
+            _ => Fault::Closed,
+        };
+        Self { is_sent, kind, word: error.etype().as_str() }
+    }
+
+    fn slow(word: &'static str) -> Self {
+        Self { is_sent: true, kind: Fault::TooSlow, word }
+    }
+}
+
+impl Wire {
+    /// No connections yet.
+    pub fn new() -> Self {
+        Self(Arc::new(Connector::new(Some(ConnectorOptions::new(POOL)))))
+    }
+
+    /// Writes a request whole and reads the head of its answer, both within the peer's own limits. The request has
+    /// the path and query for a URI, and a body of known length.
+    pub async fn send(&self, peer: &HttpPeer, request: http::Request<Bytes>) -> Result<Incoming, Failed> {
+        let (parts, body) = request.into_parts();
+        let head = Box::new(RequestHeader::from(parts));
+        let connected = self.0.get_http_session(peer).await;
+        let (mut session, is_reused) = connected.map_err(|error| {
+            let failed = Failed::new(&error, false);
+            match failed.kind {
+                Fault::TooSlow => failed,
+                _ => Failed { kind: Fault::Connect, ..failed },
+            }
+        })?;
+        session.set_write_timeout(Some(peer.options.write_timeout.unwrap_or(WRITE)));
+        // Without its head a request is none: nothing of its body has left.
+        session.write_request_header(head).await.map_err(|error| match error.etype() {
+            ErrorType::InvalidHTTPHeader => {
+                Failed { is_sent: false, kind: Fault::Unwritable, word: error.etype().as_str() }
+            }
+            _ => Failed::new(&error, false),
+        })?;
+        let sent = async {
+            if !body.is_empty() {
+                session.write_request_body(body, true).await?;
+            }
+            session.finish_request_body().await
+        };
+        sent.await.map_err(|error| Failed::new(&error, true))?;
+        let mut incoming = Incoming {
+            session: Some(Box::new(session)),
+            wire: self.clone(),
+            peer: Box::new(peer.clone()),
+            status: StatusCode::OK,
+            headers: HeaderMap::new(),
+            is_reused,
+        };
+        incoming.read_head(peer.options.read_timeout).await?;
+        Ok(incoming)
+    }
+}
+
+impl Default for Wire {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An answer whose head is there. Read to its end it leaves its connection for the next request; dropped before, it
+/// closes it.
+pub struct Incoming {
+    /// None when all has been read.
+    session: Option<Box<HttpSession>>,
+    wire: Wire,
+    peer: Box<HttpPeer>,
+    status: StatusCode,
+    headers: HeaderMap,
+    is_reused: bool,
+}
+
+impl Incoming {
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Whether it came over a connection that had served before.
+    pub fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// The next piece of its body; none at its end. The next piece must come within `deadline`, where there is one.
+    pub async fn chunk(&mut self, deadline: Option<Duration>) -> Result<Option<Bytes>, Failed> {
+        let Some(session) = &mut self.session else { return Ok(None) };
+        let read = session.read_response_body();
+        let read = match deadline {
+            Some(deadline) => tokio::time::timeout(deadline, read)
+                .await
+                .map_err(|_| Failed::slow("the rest of the answer is overdue"))?,
+            None => read.await,
+        };
+        match read {
+            Ok(Some(piece)) => Ok(Some(piece)),
+            Ok(None) => {
+                self.release().await;
+                Ok(None)
+            }
+            Err(error) => {
+                self.session = None;
+                Err(Failed::new(&error, true))
+            }
+        }
+    }
+
+    async fn read_head(&mut self, deadline: Option<Duration>) -> Result<(), Failed> {
+        let read = self.read_last_head();
+        match deadline {
+            Some(deadline) => tokio::time::timeout(deadline, read)
+                .await
+                .map_err(|_| Failed::slow("the beginning of the answer is overdue"))?,
+            None => read.await,
+        }
+    }
+
+    /// Reads heads until one is not an interim answer's. Another protocol is not HTTP: it was not asked for.
+    async fn read_last_head(&mut self) -> Result<(), Failed> {
+        let not_http = |word| Failed { is_sent: true, kind: Fault::NotHttp, word };
+        let Some(session) = &mut self.session else { return Err(not_http("no connection")) };
+        for _ in 0..MOST_INTERIM {
+            session.read_response_header().await.map_err(|error| Failed::new(&error, true))?;
+            let Some(head) = session.response_header() else { return Err(not_http("no head")) };
+            if head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(not_http("another protocol"));
+            }
+            if !head.status.is_informational() {
+                (self.status, self.headers) = (head.status, head.headers.clone());
+                return Ok(());
+            }
+        }
+        Err(not_http("interim answers without end"))
+    }
+
+    async fn release(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.wire.0.release_http_session(*session, &*self.peer, self.peer.options.idle_timeout).await;
+        }
+    }
+}
