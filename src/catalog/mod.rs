@@ -1,8 +1,11 @@
-//! What there is to reach: the servers of the configuration and the tools they were last seen to have.
+//! What there is to reach: the servers of the configuration and what they were last seen to offer.
 //!
-//! Decides nothing about callers. Built from `config` and from tool lists fetched in the background;
+//! Decides nothing about callers. Built from `config` and from lists fetched in the background;
 //! read by `route`, `access`, `upstream` and `endpoints`.
 
+mod entry;
+pub mod offers;
+pub mod search;
 pub mod server;
 pub mod tools;
 

@@ -200,6 +200,10 @@ pub struct Server {
     pub peers: Arc<[PeerUrl]>,
     /// The header that makes the server believe us, if it wants one.
     pub credential: Option<CredentialHeader>,
+    /// The one that its lists are read with, where that is another one.
+    pub discovery_credential: Option<CredentialHeader>,
+    /// Whether callers may share a session at it, where it has sessions.
+    pub is_session_shared: bool,
     /// Whether calls are let through.
     pub is_enabled: bool,
     /// One line for people and models.
@@ -224,6 +228,8 @@ pub mod tests_support {
             peers: [PeerUrl { is_tls: false, host: "127.0.0.1".into(), port: 9, base_path: String::new() }]
                 .into(),
             credential: None,
+            discovery_credential: None,
+            is_session_shared: true,
             is_enabled: true,
             description: String::new(),
             deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },

@@ -26,6 +26,9 @@ pub fn check(place: &Place<'_>, connect: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let found = if connect { wait_for(app::connect_all(&config))? } else { app::Findings::default() };
+    for note in &found.notes {
+        talk(&format!("note: {note}"));
+    }
     for warning in &found.warnings {
         talk(&format!("warning: {warning}"));
     }

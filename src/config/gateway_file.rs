@@ -38,13 +38,15 @@ const MAX_BYTES: u32 = 1 << 30;
 pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let auth = root.table("auth", auth::read);
     let catalog = root.table("tools", tools);
-    let mcp = root.table("mcp", |table| mcp(table, catalog.as_ref().map_or(0, |tools| tools.max_bytes)));
-    let gateway = gateway(root, auth.as_ref().ok().and_then(|auth| auth.oauth.clone()), mcp);
+    let lists =
+        catalog.as_ref().map_or_else(|_| Default::default(), |tools| (tools.max_bytes, tools.refresh));
+    let mcp = root.table("mcp", |table| mcp(table, lists));
+    let meta_tools = root.table("meta_tools", |table| table.flag("enabled", "${META_TOOLS_MODE:-false}"));
+    let gateway = gateway(root, auth.as_ref().ok().and_then(|auth| auth.oauth.clone()), mcp, meta_tools);
     let store = root.table("database", database);
     let access = root.table("access", access);
     let record = root.table("log", log);
     let upstream = root.table("upstream", |table| deadlines(table, DEFAULT_DEADLINES));
-    root.table("meta_tools", meta_tools)?;
     Ok(GatewayFile {
         gateway: gateway?,
         store: store?,
@@ -83,16 +85,22 @@ pub(super) fn group(text: &str) -> Result<GroupName, Complaint> {
     GroupName::parse(text).map_err(|bad| Complaint::new(format!("must hold group names: {bad}")))
 }
 
-fn mcp(table: &mut Reader<'_>, max_list_bytes: usize) -> Read<native::Settings> {
+fn mcp(
+    table: &mut Reader<'_>,
+    (max_list_bytes, list_refresh): (usize, std::time::Duration),
+) -> Read<native::Settings> {
     let keys = table.list_or("session_keys", "${PORTCULLIS_SESSION_KEY:-}", session_key);
     let ttl = table.seconds("session_ttl_secs", DAY_SECS, 1..=30 * DAY_SECS);
     let max_message_bytes = table.size("max_message_bytes", 4_194_304, 1024..=MAX_BYTES);
+    let page_size = table.size("page_size", 1_000, 1..=10_000);
     let session_keys: Vec<_> = keys?.into_iter().flatten().collect();
     Ok(native::Settings {
         session_keys,
         session_ttl: ttl?,
         max_message_bytes: max_message_bytes?,
         max_list_bytes,
+        list_refresh,
+        page_size: page_size?,
     })
 }
 
@@ -111,6 +119,7 @@ fn gateway(
     root: &mut Reader<'_>,
     oauth: Option<OAuth>,
     mcp: Read<native::Settings>,
+    meta_tools: Read<bool>,
 ) -> Read<gateway::Settings> {
     let shutdown = root.table("shutdown", |table| {
         let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
@@ -156,6 +165,7 @@ fn gateway(
             public_url: public_url.map(|url| url.origin),
             oauth,
             mcp: mcp?,
+            shows_meta_tools_only: meta_tools?,
         })
     })
 }
@@ -230,17 +240,6 @@ fn log_filter(text: &str) -> Result<String, Complaint> {
     Err(Complaint::new("is not a log filter").with_hint("for example `info,portcullis=debug`"))
 }
 
-fn meta_tools(table: &mut Reader<'_>) -> Read<()> {
-    if table.flag("enabled", "${META_TOOLS_MODE:-false}")? {
-        return Err(table.problem(
-            "enabled",
-            "`meta_tools.enabled` is on, but this version has no tool search yet",
-            "set it to `false`, and `META_TOOLS_MODE` with it",
-        ));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use crate::{
@@ -251,7 +250,7 @@ mod tests {
     #[test]
     fn numbers_outside_their_range_are_refused() {
         check(
-            "[mcp]\nsession_ttl_secs = 0\nmax_message_bytes = 1\n[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
+            "[mcp]\nsession_ttl_secs = 0\nmax_message_bytes = 1\npage_size = 0\n[listen]\nthreads = 5000\nmax_connections = 0\nheader_timeout_secs = 0\nkeepalive_timeout_secs = 0\n\
              body_timeout_secs = 0\nwrite_timeout_secs = 0\nmax_header_bytes = 1\nmax_wrapped_body_bytes = 0\n\
              [shutdown]\ngrace_secs = -1\n[access]\nmax_stale_secs = 0\n[tools]\nrefresh_secs = 0\ndeadline_secs = 0\nmax_bytes = 0\n\
              [upstream]\nconnect_timeout_secs = 0\nread_timeout_secs = 0",
@@ -259,21 +258,22 @@ mod tests {
             &[],
             "g:2: `mcp.session_ttl_secs` must be a whole number from 1 to 2592000\n  hint: the default is 86400\n\
              g:3: `mcp.max_message_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 4194304\n\
-             g:5: `listen.threads` must be a whole number from 0 to 1024\n  hint: the default is 0\n\
-             g:6: `listen.max_connections` must be a whole number from 1 to 10000000\n  hint: the default is 10000\n\
-             g:7: `listen.header_timeout_secs` must be a whole number from 1 to 3600\n  hint: the default is 10\n\
-             g:8: `listen.keepalive_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
-             g:9: `listen.body_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
-             g:10: `listen.write_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 30\n\
-             g:11: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
-             g:12: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
-             g:14: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
-             g:16: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
-             g:18: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
-             g:19: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
-             g:20: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
-             g:22: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
-             g:23: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
+             g:4: `mcp.page_size` must be a whole number from 1 to 10000\n  hint: the default is 1000\n\
+             g:6: `listen.threads` must be a whole number from 0 to 1024\n  hint: the default is 0\n\
+             g:7: `listen.max_connections` must be a whole number from 1 to 10000000\n  hint: the default is 10000\n\
+             g:8: `listen.header_timeout_secs` must be a whole number from 1 to 3600\n  hint: the default is 10\n\
+             g:9: `listen.keepalive_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
+             g:10: `listen.body_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 60\n\
+             g:11: `listen.write_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 30\n\
+             g:12: `listen.max_header_bytes` must be a whole number from 1024 to 1048576\n  hint: the default is 32768\n\
+             g:13: `listen.max_wrapped_body_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 1048576\n\
+             g:15: `shutdown.grace_secs` must be a whole number from 0 to 86400\n  hint: the default is 60\n\
+             g:17: `access.max_stale_secs` must be a whole number from 1 to 31536000\n  hint: the default is 3600\n\
+             g:19: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
+             g:20: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
+             g:21: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
+             g:23: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
+             g:24: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
         );
     }
 
@@ -391,13 +391,19 @@ mod tests {
     }
 
     #[test]
-    fn tool_search_cannot_be_switched_on_yet() {
+    fn meta_tools_stand_alone_where_the_file_or_the_environment_says_so() {
+        let stands_alone =
+            |gateway, pairs: &[(&str, &str)]| read(gateway, "", pairs).unwrap().gateway.shows_meta_tools_only;
+        assert!(!stands_alone("", &[]));
+        assert!(!stands_alone("", &[("META_TOOLS_MODE", "")]));
+        assert!(stands_alone("", &[("META_TOOLS_MODE", "true")]));
+        assert!(stands_alone("[meta_tools]\nenabled = true", &[]));
+        assert!(!stands_alone("[meta_tools]\nenabled = false", &[("META_TOOLS_MODE", "true")]));
         check(
+            "[meta_tools]\nenabled = 'maybe'",
             "",
-            "",
-            &[("META_TOOLS_MODE", "true")],
-            "g: `meta_tools.enabled` is on, but this version has no tool search yet\n  \
-             hint: set it to `false`, and `META_TOOLS_MODE` with it",
+            &[],
+            "g:2: `meta_tools.enabled` must be `true` or `false`",
         );
     }
 

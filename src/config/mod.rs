@@ -9,6 +9,7 @@ mod env;
 mod gateway_file;
 mod problems;
 mod reader;
+mod server_credential;
 mod servers_file;
 mod urls;
 

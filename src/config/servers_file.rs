@@ -5,37 +5,17 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{HeaderName, HeaderValue};
-
 use super::{
-    env,
     gateway_file::deadlines,
     problems::Complaint,
     reader::{Read, Reader, closest, printable},
+    server_credential::{Enabled, credential, discovery_credential},
     urls,
 };
 use crate::{
-    catalog::server::{CredentialHeader, Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
-    names::{Secret, ServerId},
+    catalog::server::{Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
+    names::ServerId,
 };
-
-/// Headers that belong to the connection or to the message, so no credential can be one of them.
-const TAKEN_HEADERS: &[&str] = &[
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// What `gateway.toml` says that servers are held against.
 pub(super) struct FromGateway {
@@ -62,6 +42,9 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let url = table.one_or_more("url", if is_endpoint { urls::endpoint } else { urls::peer });
     let enabled = table.flag_or_word("enabled", "true", Enabled::parse);
     let credential = credential(id, table, enabled.unwrap_or(Enabled::No));
+    let is_on = credential.as_ref().is_ok_and(|(_, is_on)| *is_on);
+    let discovery_credential = discovery_credential(id, table, is_on);
+    let is_session_shared = share_session(id, table, dialect);
     let description = table.parsed("description", "", any_line);
     let deadlines = deadlines(table, from_gateway.deadlines);
     let (server_id, tier, dialect) = (server_id?, tier?, dialect?);
@@ -69,7 +52,8 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let peers = peers.and_then(|peers| not_the_gateway(&server_id, table, peers, &from_gateway.listeners));
     enabled?;
     let (credential, is_enabled) = credential?;
-    if is_enabled && credential.is_some() {
+    let discovery_credential = discovery_credential?;
+    if is_enabled && (credential.is_some() || discovery_credential.is_some()) {
         warn_of_eavesdroppers(&server_id, table, peers.as_deref().unwrap_or_default());
     }
     Ok(Server {
@@ -80,6 +64,8 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         mcp_versions: mcp_versions?,
         peers: peers?,
         credential,
+        discovery_credential,
+        is_session_shared: is_session_shared?,
         is_enabled,
         description: description?,
         deadlines: deadlines?,
@@ -134,6 +120,17 @@ fn mcp_versions(
         return Err(table.problem("mcp_versions", sentence, "leave it out, or say `dialect = \"mcp\"`"));
     }
     Ok(Some(versions.into()))
+}
+
+/// Whether callers share a session at the server; only MCP has sessions.
+fn share_session(id: &str, table: &mut Reader<'_>, dialect: Read<Dialect>) -> Read<bool> {
+    let is_shared = table.flag("share_session", "true")?;
+    let dialect = dialect?;
+    if !is_shared && !dialect.is_mcp() {
+        let sentence = format!("server `{}` has `share_session`, but speaks `{dialect}`", printable(id));
+        return Err(table.problem("share_session", sentence, "leave it out, or say `dialect = \"mcp\"`"));
+    }
+    Ok(is_shared)
 }
 
 fn mcp_version(text: &str) -> Result<ProtocolVersion, Complaint> {
@@ -201,124 +198,6 @@ fn warn_of_eavesdroppers(id: &ServerId, table: &Reader<'_>, peers: &[PeerUrl]) {
         "server `{id}` is sent its credential over plain `http` to a public address, where others can read it"
     );
     table.warning("url", sentence, "write `https://…`, or put the server into a private network");
-}
-
-/// When calls are let through.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Enabled {
-    Yes,
-    No,
-    /// When the credential's variable is set.
-    WhenCredentialIsSet,
-}
-
-impl Enabled {
-    fn parse(text: &str) -> Result<Self, Complaint> {
-        match (text, env::truth(text)) {
-            ("auto", _) => Ok(Self::WhenCredentialIsSet),
-            (_, Some(true)) => Ok(Self::Yes),
-            (_, Some(false)) => Ok(Self::No),
-            (_, None) => Err(Complaint::new("must be `true`, `false` or `\"auto\"`")),
-        }
-    }
-}
-
-/// The credential, and whether the server is on.
-fn credential(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<(Option<CredentialHeader>, bool)> {
-    let header = table.optional_table("credential", |credential| {
-        let name = credential.optional("header", header_name);
-        let scheme = credential.parsed("scheme", "", scheme);
-        let variable = credential.verbatim("env", |text| {
-            if env::is_variable_name(text) {
-                return Ok(text.to_owned());
-            }
-            Err(Complaint::new("must be the name of a variable, not its value")
-                .with_hint("put the value into the environment: `env = \"MCP_API_KEY\"`"))
-        });
-        let name = required(id, credential, "header", "header = \"Authorization\"", name);
-        let variable = required(id, credential, "env", "env = \"MCP_API_KEY\"", variable)?;
-        let value = value_of(id, credential, &variable, &scheme?, enabled)?;
-        Ok((name?, value))
-    })?;
-    match (header, enabled) {
-        (None, Enabled::WhenCredentialIsSet) => {
-            let sentence = format!("server `{}` has `enabled = \"auto\"` but no `credential`", printable(id));
-            Err(table.problem("enabled", sentence, "add a `credential`, or say `true` or `false`"))
-        }
-        (None, Enabled::Yes | Enabled::No) => Ok((None, enabled == Enabled::Yes)),
-        (Some((_, None)), _) => Ok((None, false)),
-        (Some((name, Some(value))), _) => {
-            Ok((Some(CredentialHeader { name, value }), enabled != Enabled::No))
-        }
-    }
-}
-
-fn required<T>(
-    id: &str,
-    credential: &Reader<'_>,
-    key: &str,
-    example: &str,
-    found: Read<Option<T>>,
-) -> Read<T> {
-    found?.ok_or_else(|| {
-        let sentence = format!("server `{}` has a `credential` without `{key}`", printable(id));
-        credential.problem(key, sentence, &format!("add `{example}`"))
-    })
-}
-
-fn value_of(
-    id: &str,
-    credential: &Reader<'_>,
-    variable: &str,
-    scheme: &str,
-    enabled: Enabled,
-) -> Read<Option<Secret<HeaderValue>>> {
-    let Some(value) = credential.environment().non_empty(variable) else {
-        if enabled != Enabled::Yes {
-            return Ok(None);
-        }
-        let sentence = format!("server `{}` needs {}, which is not set", printable(id), shown(variable));
-        let hint = "set it, or say `enabled = \"auto\"` to have the server on only when it is set";
-        return Err(credential.problem("env", sentence, hint));
-    };
-    let complete = if scheme.is_empty() { value.to_owned() } else { format!("{scheme} {value}") };
-    match HeaderValue::try_from(complete) {
-        Ok(mut header) if value.trim() == value => {
-            header.set_sensitive(true);
-            Ok(Some(Secret::new(header)))
-        }
-        _ => {
-            let sentence = format!(
-                "server `{}` cannot send {} in a header: it has a line break, an outer space or a control character",
-                printable(id),
-                shown(variable)
-            );
-            Err(credential.problem("env", sentence, "set it without those"))
-        }
-    }
-}
-
-/// The variable, named only where it is written as variables are: people do paste keys there.
-fn shown(variable: &str) -> String {
-    let is_conventional = !variable.bytes().any(|byte| byte.is_ascii_lowercase());
-    if is_conventional { format!("`{variable}`") } else { "the variable of its `credential.env`".to_owned() }
-}
-
-fn header_name(text: &str) -> Result<HeaderName, Complaint> {
-    let name: HeaderName = text.parse().map_err(|_| Complaint::new("must be the name of a header"))?;
-    if TAKEN_HEADERS.contains(&name.as_str()) {
-        return Err(Complaint::new("names a header that belongs to the connection or the message")
-            .with_hint("a credential usually goes into `Authorization`"));
-    }
-    Ok(name)
-}
-
-fn scheme(text: &str) -> Result<String, Complaint> {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if text.bytes().all(is_token) {
-        return Ok(text.to_owned());
-    }
-    Err(Complaint::new("must be one word like `Bearer`").with_hint("the secret itself goes into `env`"))
 }
 
 fn one_line(text: &str) -> Result<String, Complaint> {
@@ -535,6 +414,50 @@ mod tests {
         ] {
             check("", &text(dialect, keys), &[], &format!("s:5: {problem}"));
         }
+    }
+
+    #[test]
+    fn lists_are_read_with_a_credential_of_their_own_where_one_is_configured() {
+        let text = |enabled: &str| {
+            format!(
+                "[servers.x]\ntier = 'http'\nurl = 'https://h/mcp'\nenabled = {enabled}\n\
+                 credential = {{ header = 'X-Key', env = 'KEY' }}\n\
+                 discovery_credential = {{ header = 'Authorization', scheme = 'Bearer', env = 'LISTS' }}"
+            )
+        };
+        let found = server(&text("true"), &[("KEY", "k"), ("LISTS", "l")]).discovery_credential.unwrap();
+        assert_eq!(
+            (found.name.as_str(), found.value.expose().to_str().unwrap()),
+            ("authorization", "Bearer l")
+        );
+        let unset = "s:6: server `x` needs `LISTS`, which is not set\n  \
+             hint: set it, or leave `discovery_credential` out to read lists with `credential`";
+        check("", &text("true"), &[("KEY", "k")], unset);
+        check("", &text("'auto'"), &[("KEY", "k")], unset);
+        check("", &text("'auto'"), &[], "");
+        check(
+            "",
+            "[servers.x]\ntier = 'http'\nurl = 'https://h/mcp'\ndiscovery_credential = { env = 'K' }",
+            &[("K", "k")],
+            "s:4: server `x` has a `discovery_credential` without `header`\n  \
+             hint: add `header = \"Authorization\"`",
+        );
+    }
+
+    #[test]
+    fn callers_share_a_session_unless_a_server_of_mcp_says_otherwise() {
+        let text = |dialect: &str, key: &str| {
+            format!("[servers.x]\ntier = 'local'\nurl = 'http://h'\ndialect = '{dialect}'\n{key}")
+        };
+        assert!(server(&text("mcp", ""), &[]).is_session_shared);
+        assert!(!server(&text("mcp", "share_session = false"), &[]).is_session_shared);
+        check(
+            "",
+            &text("openapi", "share_session = false"),
+            &[],
+            "s:5: server `x` has `share_session`, but speaks `openapi`\n  \
+             hint: leave it out, or say `dialect = \"mcp\"`",
+        );
     }
 
     #[test]

@@ -8,7 +8,10 @@ use futures_util::future::join_all;
 use tracing::{info, warn};
 
 use super::Current;
-use crate::{catalog::server::Server, upstream::Destination};
+use crate::{
+    catalog::server::Server,
+    upstream::{Addresses, Destination},
+};
 
 /// Between two looks at every name.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -19,11 +22,16 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs until the process ends: each server on its own, so that a slow name delays no other server.
 pub async fn keep(current: Arc<Current>) {
-    let look_up = |host: String, port| async move {
-        let addresses = tokio::net::lookup_host((host.as_str(), port)).await?;
-        Ok(addresses.collect())
-    };
     keep_by(current, look_up).await;
+}
+
+/// Where one server is at this moment, for who can wait for names.
+pub async fn now(server: &Server) -> Addresses {
+    Addresses::default().with(server.id.clone(), resolve(server, look_up).await.into())
+}
+
+async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect())
 }
 
 async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F)

@@ -5,6 +5,8 @@
 
 pub mod addresses;
 pub mod grants;
+mod listening;
+pub mod offers;
 pub mod tools;
 pub mod users;
 
@@ -21,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::{
     access::{KnownGrants, grants::Grants},
-    catalog::{Catalog, tools::ToolIndex},
+    catalog::{Catalog, offers::OfferIndex, tools::ToolIndex},
     refusal::{Code, Refusal},
     upstream::Addresses,
 };
@@ -36,7 +38,9 @@ pub struct Snapshot {
     pub catalog: Arc<Catalog>,
     /// Their tools as last read.
     pub tools: Arc<ToolIndex>,
-    /// Grows with every change of the tools.
+    /// What else they offer as last read, and how their lists stand.
+    pub offers: Arc<OfferIndex>,
+    /// Grows with every change of the tools or offers.
     pub tools_version: u64,
     /// Where the servers are.
     pub addresses: Arc<Addresses>,
@@ -47,6 +51,7 @@ pub struct Snapshot {
 pub struct Current {
     snapshot: ArcSwap<Snapshot>,
     versions: watch::Sender<u64>,
+    tools_versions: watch::Sender<u64>,
     started: Instant,
     confirmed_millis: AtomicU64,
     max_stale: Duration,
@@ -57,8 +62,9 @@ impl Current {
     /// A gateway that knows its servers and nothing else yet.
     pub fn new(catalog: Catalog, max_stale: Duration) -> Arc<Self> {
         let snapshot = Snapshot {
+            tools: Arc::new(ToolIndex::of_servers(catalog.iter().map(|server| &server.id))),
+            offers: Arc::new(OfferIndex::of_servers(catalog.iter().map(|server| &server.id))),
             catalog: Arc::new(catalog),
-            tools: Arc::default(),
             tools_version: 0,
             addresses: Arc::default(),
             grants: None,
@@ -66,6 +72,7 @@ impl Current {
         Arc::new(Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             versions: watch::Sender::new(0),
+            tools_versions: watch::Sender::new(0),
             started: Instant::now(),
             confirmed_millis: AtomicU64::new(0),
             max_stale,
@@ -86,6 +93,11 @@ impl Current {
     /// Tells of every change of grants or callers.
     pub fn versions(&self) -> watch::Receiver<u64> {
         self.versions.subscribe()
+    }
+
+    /// Tells of every change of the tools or offers, with the version the snapshot has then or had meanwhile.
+    pub fn tools_versions(&self) -> watch::Receiver<u64> {
+        self.tools_versions.subscribe()
     }
 
     /// The grants to decide by; refuses while they are unknown or too old.
@@ -125,6 +137,15 @@ impl Current {
             change(&mut after);
             after
         });
+    }
+
+    /// Changes tools or offers so that clients would be told something else.
+    fn change_tools(&self, change: impl Fn(&mut Snapshot)) {
+        self.change(|snapshot| {
+            change(snapshot);
+            snapshot.tools_version += 1;
+        });
+        self.tools_versions.send_replace(self.load().tools_version);
     }
 
     fn publish_grants(&self, grants: Arc<Grants>) {

@@ -1,28 +1,33 @@
-//! Keeps every server's tool list: read from its `openapi.json` in the background, each on its own.
+//! Keeps what every server offers: its `openapi.json` or its lists of MCP, read in the background, each on its own.
 //!
-//! A list stays while its server is away and loses a tool when the server's document has. One dead
+//! What was read stays while its server is away, marked as stale, and loses a tool when the server has. One dead
 //! server delays nobody: each server has a task of its own.
 
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot},
     task::JoinSet,
 };
 use tracing::{debug, info, warn};
 
-use super::Current;
+use super::{
+    Current, listening,
+    offers::{self, Found},
+};
 use crate::{
     catalog::{
         Settings,
+        offers::{About, Offers},
         server::{Dialect, Server},
         tools::{Skipped, ToolList},
     },
+    client::Client,
     dial::Dialer,
     names::ServerId,
 };
@@ -70,19 +75,22 @@ impl Refresher {
 pub fn keep(
     current: Arc<Current>,
     settings: Settings,
-    mut wishes: mpsc::Receiver<Wish>,
+    client: Client,
+    (refresher, mut wishes): (Refresher, mpsc::Receiver<Wish>),
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
-    let dialer = Dialer::new(settings.deadline, settings.max_bytes)?;
+    let sources = Sources::new(settings, client)?;
     Ok(async move {
         let mut readers = HashMap::new();
         let mut tasks = JoinSet::new();
-        for server in current.load().catalog.iter() {
-            if !server.is_enabled || server.dialect != Dialect::OpenApi {
-                continue;
-            }
-            let reader = Arc::new(Reader::new(server.clone(), current.clone(), dialer.clone()));
-            tasks.spawn(reader.clone().run(settings.refresh));
+        for server in current.load().catalog.iter().filter(|server| server.is_enabled) {
+            let reader = Arc::new(Reader::new(server.clone(), current.clone(), sources.clone()));
+            tasks.spawn(reader.clone().run());
             readers.insert(server.id.clone(), reader);
+            if server.dialect.is_mcp() {
+                let Sources { client, settings, .. } = sources.clone();
+                let (server, current, refresher) = (server.clone(), current.clone(), refresher.clone());
+                tasks.spawn(listening::listen(client, server, current, refresher, settings.refresh));
+            }
         }
         loop {
             tokio::select! {
@@ -98,9 +106,51 @@ pub fn keep(
     })
 }
 
-/// Reads a server's tools from the first of its addresses that answers.
-pub async fn read(dialer: &Dialer, server: &Server) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
-    let credential = server.credential.as_ref().map(|credential| (&credential.name, &credential.value));
+/// What lists are read through.
+#[derive(Clone)]
+pub struct Sources {
+    dialer: Dialer,
+    client: Client,
+    settings: Settings,
+}
+
+impl Sources {
+    /// Documents are fetched by a dialer of their own, lists of MCP through this client.
+    pub fn new(settings: Settings, client: Client) -> anyhow::Result<Self> {
+        Ok(Self { dialer: Dialer::new(settings.deadline, settings.max_bytes)?, client, settings })
+    }
+
+    /// Reads what a server offers, from the first of its addresses that answers; `known` is what it offered before.
+    pub async fn read(&self, server: &Arc<Server>, known: Option<&Offers>) -> anyhow::Result<Found> {
+        match server.dialect {
+            Dialect::OpenApi => {
+                let (tools, skipped) = read_document(&self.dialer, server).await?;
+                Ok(Found { tools, skipped, offers: of_document(), troubles: Vec::new() })
+            }
+            Dialect::Mcp | Dialect::McpSse => offers::read(&self.client, server, &self.settings, known).await,
+        }
+    }
+}
+
+/// What a server of OpenAPI offers besides tools: nothing.
+fn of_document() -> Offers {
+    let about = About {
+        is_modern: false,
+        versions: Vec::new(),
+        capabilities: r#"{"tools":{}}"#.to_owned(),
+        instructions: None,
+        info: None,
+        ttl_ms: 0,
+        is_public: false,
+        read_at: SystemTime::now(),
+        is_stale: false,
+    };
+    Offers { prompts: Vec::new(), resources: Vec::new(), templates: Vec::new(), about }
+}
+
+async fn read_document(dialer: &Dialer, server: &Server) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
+    let credential = server.discovery_credential.as_ref().or(server.credential.as_ref());
+    let credential = credential.map(|credential| (&credential.name, &credential.value));
     let mut last_error = None;
     for peer in server.peers.iter() {
         let url = format!("{peer}/openapi.json");
@@ -120,16 +170,16 @@ pub async fn read(dialer: &Dialer, server: &Server) -> anyhow::Result<(ToolList,
 struct Reader {
     server: Arc<Server>,
     current: Arc<Current>,
-    dialer: Dialer,
+    sources: Sources,
     waiting: Mutex<Vec<oneshot::Sender<()>>>,
     wake: Notify,
     last_read: Mutex<Option<Instant>>,
 }
 
 impl Reader {
-    fn new(server: Arc<Server>, current: Arc<Current>, dialer: Dialer) -> Self {
+    fn new(server: Arc<Server>, current: Arc<Current>, sources: Sources) -> Self {
         let (waiting, wake, last_read) = (Mutex::default(), Notify::new(), Mutex::default());
-        Self { server, current, dialer, waiting, wake, last_read }
+        Self { server, current, sources, waiting, wake, last_read }
     }
 
     async fn grant(&self, wish: Wish) {
@@ -144,7 +194,8 @@ impl Reader {
         self.wake.notify_one();
     }
 
-    async fn run(self: Arc<Self>, refresh: Duration) {
+    async fn run(self: Arc<Self>) {
+        let refresh = self.sources.settings.refresh;
         let mut retry = FIRST_RETRY;
         let mut was_good = true;
         loop {
@@ -169,19 +220,49 @@ impl Reader {
 
     async fn refresh(&self) -> anyhow::Result<()> {
         let id = &self.server.id;
-        let (list, skipped) = read(&self.dialer, &self.server).await?;
-        let list = Arc::new(list);
-        if self.current.load().tools.get(id.as_str()).is_some_and(|known| **known == *list) {
-            return Ok(());
+        let known = self.current.load().offers.get(id.as_str()).cloned();
+        let found = match self.sources.read(&self.server, known.as_deref()).await {
+            Ok(found) => found,
+            Err(error) => {
+                self.mark_stale();
+                return Err(error);
+            }
+        };
+        let Found { tools, skipped, offers, troubles } = found;
+        let (tools, offers) = (Arc::new(tools), Arc::new(offers));
+        let before = self.current.load();
+        let has_tools = before.tools.get(id.as_str()).is_some_and(|known| **known == *tools);
+        let has_offers = before.offers.get(id.as_str()).is_some_and(|known| known.say_the_same(&offers));
+        if has_tools && has_offers {
+            // Nobody is told anything else; it is only younger.
+            self.current.change(|snapshot| {
+                snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
+            });
+        } else {
+            for skipped in &skipped {
+                debug!(server.id = %id, "`{}` of server `{id}` is not offered: {}", skipped.operation, skipped.why);
+            }
+            info!(server.id = %id, tools = tools.len(), skipped = skipped.len(), "read the tools of server `{id}`");
+            self.current.change_tools(|snapshot| {
+                if !has_tools {
+                    snapshot.tools = Arc::new(snapshot.tools.with(id.clone(), tools.clone()));
+                }
+                snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
+            });
         }
-        for skipped in &skipped {
-            debug!(server.id = %id, "`{}` of server `{id}` is no tool: {}", skipped.operation, skipped.why);
-        }
-        info!(server.id = %id, tools = list.len(), skipped = skipped.len(), "read the tools of server `{id}`");
-        self.current.change(|snapshot| {
-            snapshot.tools = Arc::new(snapshot.tools.with(id.clone(), list.clone()));
-            snapshot.tools_version += 1;
-        });
+        ensure!(troubles.is_empty(), "{}", troubles.join("; "));
         Ok(())
+    }
+
+    /// What is known of the server stays, and says that it could not be confirmed.
+    fn mark_stale(&self) {
+        let id = &self.server.id;
+        let known = self.current.load().offers.get(id.as_str()).cloned();
+        let Some(known) = known.filter(|known| !known.about.is_stale) else { return };
+        let about = About { is_stale: true, ..known.about.clone() };
+        let stale = Arc::new(Offers { about, ..Offers::clone(&known) });
+        self.current.change(|snapshot| {
+            snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), stale.clone()));
+        });
     }
 }

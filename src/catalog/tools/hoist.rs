@@ -1,4 +1,4 @@
-//! What a document's references point at.
+//! What references in a document, or in the schemas of a list, point at.
 //!
 //! Decides which references are followed and which schemas come along, under names of the server's own.
 //! Follows nothing that leaves the document, and writes no more than a fixed multiple of the document's size,
@@ -28,13 +28,16 @@ pub(super) const ANYTHING: Value = Value::Bool(true);
 /// Gathers the schemas that tools refer to, under names of their own.
 pub(super) struct Hoist<'d> {
     pub(super) document: &'d Value,
+    /// Where in `document` the schema stands that references are relative to; empty: they are so to the document.
+    base: String,
     /// Name by JSON pointer.
     names: HashMap<String, String>,
     /// Names that are taken.
     taken: HashSet<String>,
     /// How often a name was wanted, so that many equal ones need no search.
     wanted: HashMap<String, usize>,
-    pending: VecDeque<String>,
+    /// Base and pointer of what is still to be written.
+    pending: VecDeque<(String, String)>,
     budget: usize,
 }
 
@@ -43,6 +46,7 @@ impl<'d> Hoist<'d> {
     pub(super) fn new(document: &'d Value, bytes: usize) -> Self {
         Self {
             document,
+            base: String::new(),
             names: HashMap::new(),
             taken: HashSet::new(),
             wanted: HashMap::new(),
@@ -56,15 +60,53 @@ impl<'d> Hoist<'d> {
         Ok(Fragment::new(&schema(value, self)?))
     }
 
+    /// Takes the schema at this place for one that stands alone: from now on references are relative to it.
+    pub(super) fn enter(&mut self, place: String) -> &'d Value {
+        let schema = self.document.pointer(&place).unwrap_or(&ANYTHING);
+        self.base = place;
+        schema
+    }
+
     /// The schemas referred to, by name, and those they refer to in turn.
     pub(super) fn finish(mut self) -> Result<BTreeMap<String, Fragment>> {
         let document = self.document;
         let mut components = BTreeMap::new();
-        while let Some(pointer) = self.pending.pop_front() {
+        while let Some((base, pointer)) = self.pending.pop_front() {
+            self.base = base;
             let target = document.pointer(&pointer).unwrap_or(&ANYTHING);
             components.insert(self.names[&pointer].clone(), self.fragment(target)?);
         }
         Ok(components)
+    }
+
+    /// Whether an object that fits this schema may have a property named `arguments`.
+    pub(super) fn takes_arguments_key(&mut self, input: &Value) -> Result<bool> {
+        let mut seen = HashSet::new();
+        let mut pending = vec![input];
+        while let Some(schema) = pending.pop() {
+            self.charge(1)?;
+            if !seen.insert(std::ptr::from_ref(schema)) {
+                continue;
+            }
+            if schema.get("properties").is_some_and(|properties| properties.get("arguments").is_some()) {
+                return Ok(true);
+            }
+            let reference = schema.get("$ref").and_then(Value::as_str);
+            let place = reference.and_then(|reference| self.place(reference));
+            pending.extend(place.and_then(|place| self.document.pointer(&place)));
+            pending.extend(["then", "else"].into_iter().filter_map(|keyword| schema.get(keyword)));
+            let lists = ["allOf", "anyOf", "oneOf"].into_iter();
+            pending.extend(lists.filter_map(|keyword| schema.get(keyword)?.as_array()).flatten());
+        }
+        Ok(false)
+    }
+
+    /// Where in the document a reference points.
+    fn place(&self, reference: &str) -> Option<String> {
+        if reference == "#" && !self.base.is_empty() {
+            return Some(self.base.clone());
+        }
+        Some(format!("{}{}", self.base, pointer(reference)?))
     }
 
     /// A text of the document, unless it is missing or empty.
@@ -92,10 +134,11 @@ impl<'d> Hoist<'d> {
 
 impl References for Hoist<'_> {
     fn replace(&mut self, reference: &str) -> Option<String> {
-        let pointer = pointer(reference)?;
+        let pointer = self.place(reference)?;
         // Only schemas become components: not operations, nor anything with servers or security in it.
-        let is_schema =
-            pointer.starts_with("/components/schemas/") || pointer.split('/').any(|token| token == "schema");
+        let is_schema = !self.base.is_empty()
+            || pointer.starts_with("/components/schemas/")
+            || pointer.split('/').any(|token| token == "schema");
         let target = self.document.pointer(&pointer)?;
         if !is_schema || !(target.is_object() || target.is_boolean()) {
             return None;
@@ -103,7 +146,7 @@ impl References for Hoist<'_> {
         if !self.names.contains_key(&pointer) {
             let name = self.name(&pointer);
             self.names.insert(pointer.clone(), name);
-            self.pending.push_back(pointer.clone());
+            self.pending.push_back((self.base.clone(), pointer.clone()));
         }
         Some(format!("{COMPONENTS}{}", self.names[&pointer]))
     }

@@ -3,22 +3,25 @@
 //! Decides under which names tools and schemas of different servers stand side by side. Never decides
 //! who sees them. A change makes a new index that shares all that did not change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use anyhow::Result;
 
 use super::{
-    Fragment, Shape, Tool, ToolList, operation_id,
+    Fragment, Shape, Tool, ToolList,
+    exposed::Neighbours,
     schemas::{COMPONENTS, References},
 };
-use crate::names::ServerId;
+use crate::{catalog::search::Words, names::ServerId};
 
 /// The tools of all servers whose tool list is known.
 #[derive(Debug, Clone, Default)]
 pub struct ToolIndex {
+    neighbours: Neighbours,
     servers: BTreeMap<ServerId, Arc<Entry>>,
-    /// Operation ids of each server's tools, in the order of its list.
-    operation_ids: BTreeMap<ServerId, Arc<[String]>>,
 }
 
 /// One server's tools, ready to stand in a document beside others.
@@ -27,6 +30,11 @@ struct Entry {
     list: Arc<ToolList>,
     /// In the order of the list.
     shapes: Vec<Shape>,
+    /// Names among all tools, in the order of the list.
+    exposed: Vec<String>,
+    by_exposed: HashMap<String, Arc<Tool>>,
+    /// In the order of the list.
+    words: Vec<Words>,
     components: BTreeMap<String, Fragment>,
 }
 
@@ -39,9 +47,16 @@ pub struct Listed<'i> {
     pub operation_id: &'i str,
     /// Its input and output, with references into [`ToolIndex::components`].
     pub shape: &'i Shape,
+    /// By what words it is found, those of its server's id among them.
+    pub words: &'i Words,
 }
 
 impl ToolIndex {
+    /// No tools yet, of the servers of this configuration, whose ids decide how tools are called.
+    pub fn of_servers<'s>(servers: impl IntoIterator<Item = &'s ServerId>) -> Self {
+        Self { neighbours: Neighbours::new(servers), servers: BTreeMap::new() }
+    }
+
     /// The tools of this server; none when its list was never read.
     pub fn get(&self, server: &str) -> Option<&Arc<ToolList>> {
         self.servers.get(server).map(|entry| &entry.list)
@@ -50,6 +65,12 @@ impl ToolIndex {
     /// The tool with this name at this server.
     pub fn find(&self, server: &str, tool: &str) -> Option<&Arc<Tool>> {
         self.get(server)?.get(tool)
+    }
+
+    /// The tool with this name among all servers' tools: an operation id, or its name at `/mcp`.
+    pub fn exposed(&self, name: &str) -> Option<(&ServerId, &Arc<Tool>)> {
+        let holders = self.servers.iter().filter(|(server, _)| Neighbours::may_name(server, name));
+        holders.filter_map(|(server, entry)| Some((server, entry.by_exposed.get(name)?))).next()
     }
 
     /// The servers and their tools, ordered by id.
@@ -66,24 +87,28 @@ impl ToolIndex {
             .iter()
             .map(|(name, schema)| (prefixed(&server, name), schema.with_references(&mut references)))
             .collect();
+        let exposed = list.iter().map(|tool| self.neighbours.exposed(&server, tool.name.as_str()));
+        let exposed: Vec<String> = exposed.collect();
+        let by_exposed = exposed.iter().cloned().zip(list.iter().cloned()).collect();
+        let words = list.iter().map(|tool| words(&server, tool)).collect();
         let mut servers = self.servers.clone();
-        servers.insert(server, Arc::new(Entry { list, shapes, components }));
-        Self::new(servers)
+        let entry = Entry { list, shapes, exposed, by_exposed, words, components };
+        servers.insert(server, Arc::new(entry));
+        Self { neighbours: self.neighbours.clone(), servers }
     }
 
     /// The same index with only the servers for which `keep` holds.
     pub fn retain(&self, keep: impl Fn(&ServerId) -> bool) -> ToolIndex {
         let mut servers = self.servers.clone();
         servers.retain(|server, _| keep(server));
-        Self::new(servers)
+        Self { neighbours: self.neighbours.clone(), servers }
     }
 
     /// A server's tools as documents show them, ordered by name.
     pub fn listed(&self, server: &str) -> impl Iterator<Item = Listed<'_>> {
-        let entry = self.servers.get(server).zip(self.operation_ids.get(server));
-        entry.into_iter().flat_map(|(entry, operation_ids)| {
-            let parts = entry.list.iter().zip(&entry.shapes).zip(&**operation_ids);
-            parts.map(|((tool, shape), operation_id)| Listed { tool, operation_id, shape })
+        self.servers.get(server).into_iter().flat_map(|entry| {
+            let parts = entry.list.iter().zip(&entry.shapes).zip(&entry.exposed).zip(&entry.words);
+            parts.map(|(((tool, shape), operation_id), words)| Listed { tool, operation_id, shape, words })
         })
     }
 
@@ -115,19 +140,14 @@ impl ToolIndex {
         }
         followed.into_iter()
     }
+}
 
-    fn new(servers: BTreeMap<ServerId, Arc<Entry>>) -> Self {
-        let tools: Vec<_> = servers
-            .iter()
-            .flat_map(|(server, entry)| entry.list.iter().map(move |tool| (server, &tool.name)))
-            .collect();
-        let mut assigned = operation_id::assign(&tools).into_iter();
-        let operation_ids = servers
-            .iter()
-            .map(|(server, entry)| (server.clone(), assigned.by_ref().take(entry.list.len()).collect()))
-            .collect();
-        Self { servers, operation_ids }
-    }
+/// By what words a tool is found.
+fn words(server: &ServerId, tool: &Tool) -> Words {
+    let names = [server.as_str(), tool.name.as_str()];
+    let parameters = tool.definition.parameters();
+    let title = tool.summary.as_deref().unwrap_or_default();
+    Words::new(names, parameters.iter().map(String::as_str), title, &tool.description)
 }
 
 /// A server id has no dot, so the first one ends it and no two servers' names can be equal.
@@ -161,5 +181,46 @@ impl References for Named {
 
     fn charge(&mut self, _bytes: usize) -> Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_is_found_by_its_name_among_all_and_by_no_other() {
+        let ids = ["a", "a_b", "unread"].map(|id| ServerId::parse(id).unwrap());
+        let page = |tools: &[&str]| {
+            let tools: Vec<_> = tools
+                .iter()
+                .map(|name| serde_json::json!({"name": name, "inputSchema": {"type": "object"}}))
+                .collect();
+            let (list, _) = ToolList::from_mcp(&[serde_json::json!({"tools": tools}).to_string()]).unwrap();
+            Arc::new(list)
+        };
+        let index = ToolIndex::of_servers(&ids);
+        let index =
+            index.with(ids[0].clone(), page(&["b_c", "d", "dot.ted"])).with(ids[1].clone(), page(&["c"]));
+        let mut count = 0;
+        for (server, list) in index.iter() {
+            for (listed, tool) in index.listed(server.as_str()).zip(list.iter()) {
+                assert_eq!(index.exposed(listed.operation_id), Some((server, tool)));
+                count += 1;
+            }
+        }
+        assert_eq!(count, 4);
+        let found =
+            |name: &str| index.exposed(name).map(|(server, tool)| (server.as_str(), tool.name.as_str()));
+        assert_eq!(found("a_b_c"), Some(("a_b", "c")));
+        assert_eq!(found("a_d"), Some(("a", "d")));
+        for unknown in ["", "a", "a_", "d", "a_dot_ted", "a_dot.ted", "unread_x", "a_b_d"] {
+            assert_eq!(found(unknown), None, "{unknown}");
+        }
+        let names = |index: &ToolIndex| {
+            index.listed("a").map(|listed| listed.operation_id.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&index), names(&index.retain(|id| id.as_str() == "a")));
+        assert_eq!(index.with(ids[1].clone(), page(&[])).exposed("a_b_c"), None);
     }
 }

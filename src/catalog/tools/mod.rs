@@ -1,20 +1,25 @@
-//! What servers can do: the tools in a server's own OpenAPI document, and all servers' tools together.
+//! What servers can do: the tools in a server's own document or lists of MCP, and all servers' tools together.
 //!
-//! Decides which operations of a document are tools, what they are called and which path reaches them.
+//! Decides what of a document or list is a tool, what it is called and how it is run.
 //! Never fetches anything, and never decides who may run a tool: `access` does. Filled in the background
 //! by `snapshot`; read by `route`, `upstream` and `endpoints`.
 
+mod definition;
+pub mod exposed;
 mod hoist;
 mod index;
-mod operation_id;
+mod listed;
+mod query;
 mod reading;
 mod schemas;
+mod told;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::names::ToolName;
+use crate::{mcp::param_headers::ParamHeaders, names::ToolName};
+pub use definition::{Definition, Hints};
 pub use index::{Listed, ToolIndex};
 pub use schemas::Fragment;
 use schemas::References;
@@ -27,18 +32,59 @@ pub const MAX_TOOLS: usize = 2_000;
 pub struct Tool {
     /// Its name in the gateway's paths.
     pub name: ToolName,
-    /// Its path at the peer, below the peer's base path, exactly as in the document; begins with `/`.
-    pub path: String,
-    /// Whether query parameters travel to it.
-    pub takes_query: bool,
+    /// How it is run.
+    pub run: Run,
     /// Whether its input has a property named `arguments`, so that such a body is never unwrapped.
     pub takes_arguments_key: bool,
     /// What it does, for people and models; may be empty.
     pub description: String,
-    /// Its short title in the document.
+    /// Its short title in the document or list.
     pub summary: Option<String>,
+    /// What MCP clients are told of it.
+    pub definition: Definition,
+    /// What those of before 2026-07-28 are told, where they would not understand the other.
+    legacy_definition: Option<Definition>,
+    /// What its server says of its effects.
+    pub hints: Hints,
+    /// Which arguments travel as `Mcp-Param-*` headers as well.
+    pub param_headers: ParamHeaders,
     /// Its input and output, with references into its own server's `ToolList`.
     shape: Shape,
+}
+
+/// How a tool is run at its server.
+#[derive(Debug, PartialEq)]
+pub enum Run {
+    /// By a POST to a path of its own: a server of OpenAPI.
+    Post(Arc<Post>),
+    /// By `tools/call` with its name: a server of MCP.
+    Call,
+}
+
+/// Where a tool of an OpenAPI server is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Post {
+    /// Its path at the peer, below the peer's base path, exactly as in the document; begins with `/`.
+    pub path: String,
+    /// The query parameters that travel to it, by name; where there are none no query does.
+    pub query: Vec<String>,
+    /// Those of them that are arguments for clients of MCP: all but those that the body has too.
+    arguments_in_query: Vec<String>,
+}
+
+impl Tool {
+    /// What MCP clients of this era are told of it.
+    pub fn definition_for(&self, is_modern: bool) -> &Definition {
+        self.legacy_definition.as_ref().filter(|_| !is_modern).unwrap_or(&self.definition)
+    }
+
+    /// Where the tool is, unless it is called by MCP.
+    pub fn post(&self) -> Option<&Arc<Post>> {
+        match &self.run {
+            Run::Post(post) => Some(post),
+            Run::Call => None,
+        }
+    }
 }
 
 /// What goes into a tool and what comes out, as an OpenAPI 3.1 operation says it.
@@ -135,16 +181,23 @@ pub struct ToolList {
     components: BTreeMap<String, Fragment>,
 }
 
-/// An operation of a document that is not a tool of the gateway, and why.
+/// Something in a document or list that the gateway does not offer, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// Method and path, escaped and shortened so that it is safe in any log.
+    /// Method and path, or its name, escaped and shortened so that it is safe in any log.
     pub operation: String,
-    /// Why it is no tool.
+    /// Why it is not offered.
     pub why: &'static str,
 }
 
 impl ToolList {
+    /// Reads the results of a server's `tools/list`, page after page, each raw JSON text.
+    ///
+    /// Fails where the list as a whole is not to be had; a tool that is not to be had is skipped.
+    pub fn from_mcp(pages: &[String]) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
+        listed::read(pages)
+    }
+
     /// Reads the bytes of a server's `openapi.json` (OpenAPI 3, JSON).
     pub fn parse(document: &[u8]) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
         reading::read(document)

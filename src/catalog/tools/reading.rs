@@ -3,20 +3,18 @@
 //! Decides which operations are tools and what of them is kept. Trusts nothing in the document: nesting,
 //! number and size are bounded, and a path that somebody on the way could read differently is no tool.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
 use super::{
-    Answer, Body, MAX_TOOLS, Media, Parameter, Shape, Skipped, Tool, ToolList,
-    hoist::{ANYTHING, Hoist, follow, percent_decoded, pointer},
+    Answer, Body, Definition, Hints, MAX_TOOLS, Media, Parameter, Post, Run, Shape, Skipped, Tool, ToolList,
+    hoist::{ANYTHING, Hoist, follow, percent_decoded},
     schemas::References,
+    told::Teller,
 };
-use crate::names::ToolName;
+use crate::{mcp::param_headers::ParamHeaders, names::ToolName};
 
 /// Every method an OpenAPI path item can have but `post`.
 const OTHER_METHODS: [&str; 8] = ["get", "put", "delete", "options", "head", "patch", "trace", "query"];
@@ -35,14 +33,19 @@ pub(super) fn read(bytes: &[u8]) -> Result<(ToolList, Vec<Skipped>)> {
     let candidates = candidates(&document, paths, &mut skipped);
     ensure!(candidates.len() <= MAX_TOOLS, "the server has more than {MAX_TOOLS} tools");
     let mut hoist = Hoist::new(&document, bytes.len());
-    let mut tools = BTreeMap::new();
+    let mut tools = Vec::new();
     for (name, candidate) in candidates {
-        match tool(name.clone(), candidate, &mut hoist)? {
-            Ok(tool) => drop(tools.insert(name, Arc::new(tool))),
+        match tool(name, candidate, &mut hoist)? {
+            Ok(tool) => tools.push(tool),
             Err(why) => skipped.push(skip("post", candidate.0, why)),
         }
     }
     let components = hoist.finish()?;
+    let mut teller = Teller::new(&components, bytes.len());
+    for tool in &mut tools {
+        teller.tell(tool);
+    }
+    let tools = tools.into_iter().map(|tool| (tool.name.clone(), Arc::new(tool))).collect();
     Ok((ToolList { tools, components }, skipped))
 }
 
@@ -133,17 +136,25 @@ fn tool(
             }
         }
     };
-    let takes_arguments_key = body.map(|(_, input)| has_arguments(input, hoist)).transpose()?;
+    let takes_arguments_key = body.map(|(_, input)| hoist.takes_arguments_key(input)).transpose()?;
     let parameters = query_parameters(item, operation, hoist)?;
     let summary = hoist.text(operation, "summary")?.or(hoist.text(item, "summary")?);
     let description = hoist.text(operation, "description")?.or(hoist.text(item, "description")?);
     Ok(Ok(Tool {
         name,
-        path: path.to_owned(),
-        takes_query: !parameters.is_empty(),
+        run: Run::Post(Arc::new(Post {
+            path: path.to_owned(),
+            query: parameters.iter().map(|parameter| parameter.name.clone()).collect(),
+            arguments_in_query: Vec::new(),
+        })),
         takes_arguments_key: takes_arguments_key.unwrap_or_default(),
         description: description.or_else(|| summary.clone()).unwrap_or_default(),
         summary,
+        // Told once the schemas it refers to are known.
+        definition: Definition::default(),
+        hints: Hints::default(),
+        legacy_definition: None,
+        param_headers: ParamHeaders::default(),
         shape: Shape {
             parameters,
             request_body: body.map(|(body, input)| request_body(body, input, hoist)).transpose()?,
@@ -160,27 +171,6 @@ fn json_schema(content: &Map<String, Value>) -> Option<&Value> {
     };
     let (_, media) = content.iter().find(|(name, _)| is_json(name))?;
     Some(media.get("schema").unwrap_or(&ANYTHING))
-}
-
-/// Whether a body for this schema may have a property named `arguments`.
-fn has_arguments(input: &Value, hoist: &mut Hoist<'_>) -> Result<bool> {
-    let mut seen = HashSet::new();
-    let mut pending = vec![input];
-    while let Some(schema) = pending.pop() {
-        hoist.charge(1)?;
-        if !seen.insert(std::ptr::from_ref(schema)) {
-            continue;
-        }
-        if schema.get("properties").is_some_and(|properties| properties.get("arguments").is_some()) {
-            return Ok(true);
-        }
-        let reference = schema.get("$ref").and_then(Value::as_str).and_then(pointer);
-        pending.extend(reference.and_then(|pointer| hoist.document.pointer(&pointer)));
-        pending.extend(["then", "else"].into_iter().filter_map(|keyword| schema.get(keyword)));
-        let lists = ["allOf", "anyOf", "oneOf"].into_iter();
-        pending.extend(lists.filter_map(|keyword| schema.get(keyword)?.as_array()).flatten());
-    }
-    Ok(false)
 }
 
 /// Query parameters of the path item and the operation, by name; the operation's win.
@@ -256,7 +246,8 @@ mod tests {
     #[track_caller]
     fn check(paths: Value, tools: &[(&str, &str)], skipped: &[(&str, &str)]) {
         let (list, others) = parse(&with_paths(paths)).unwrap();
-        let found: Vec<_> = list.iter().map(|tool| (tool.name.as_str(), tool.path.as_str())).collect();
+        let found: Vec<_> =
+            list.iter().map(|tool| (tool.name.as_str(), tool.post().unwrap().path.as_str())).collect();
         assert_eq!(found, tools);
         let others: Vec<_> = others.iter().map(|other| (other.operation.as_str(), other.why)).collect();
         assert_eq!(others, skipped);
@@ -348,10 +339,17 @@ mod tests {
             {"name": "c", "in": "cookie"}, {"$ref": "http://evil/p"},
         ]});
         let tool = one(operation, components);
-        assert!(tool.takes_query);
+        assert_eq!(tool.post().unwrap().query, ["limit"]);
         let names: Vec<_> = tool.shape.parameters.iter().map(|parameter| &*parameter.name).collect();
         assert_eq!(names, ["limit"]);
-        assert!(!one(json!({"parameters": [{"name": "h", "in": "header"}]}), json!({})).takes_query);
+        assert!(
+            !one(json!({"parameters": [{"name": "h", "in": "header"}]}), json!({}))
+                .post()
+                .unwrap()
+                .query
+                .len()
+                > 0
+        );
     }
 
     #[test]
@@ -445,7 +443,10 @@ mod tests {
             assert_eq!((list.len(), &*skipped), (tools, &[][..]));
             let mut taking_arguments = list.iter().filter(|tool| tool.takes_arguments_key);
             assert_eq!(taking_arguments.next().map(|tool| tool.name.as_str()), with_arguments);
-            assert!(taking_arguments.next().is_none() && list.iter().all(|tool| !tool.takes_query));
+            assert!(
+                taking_arguments.next().is_none()
+                    && list.iter().all(|tool| tool.post().unwrap().query.is_empty())
+            );
             assert!(!list.components.keys().any(|name| name.contains("ValidationError")));
         }
     }
@@ -460,7 +461,7 @@ mod tests {
         fn any_path_is_read_without_panic_and_every_tool_keeps_its_own(path in "/?[a-c%/.{}?#\\\\0-9]{0,12}|.*") {
             let (list, _) = parse(&with_paths(json!({&path: {"post": {}}}))).unwrap();
             for tool in list.iter() {
-                prop_assert_eq!(&tool.path, &path);
+                prop_assert_eq!(&tool.post().unwrap().path, &path);
                 let is_plain = path.starts_with('/') && !path.contains("//") && !path.contains(['?', '#', '\\', '{']);
                 prop_assert!(is_plain, "{}", path);
                 prop_assert!(path.split('/').all(|segment| segment != ".." && segment != "."));

@@ -33,6 +33,11 @@ impl Fragment {
         Self(to_raw_value(schema).expect("a JSON value has only strings as keys"))
     }
 
+    /// The schema as JSON text.
+    pub(super) fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
     /// The same schema with every reference pointing where `references` says.
     pub(super) fn with_references(&self, references: &mut dyn References) -> Self {
         let schema = serde_json::from_str(self.0.get()).map_err(anyhow::Error::from);
