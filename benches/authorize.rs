@@ -83,6 +83,8 @@ fn server(id: usize) -> Arc<Server> {
         mcp_versions: None,
         peers: [peer].into(),
         credential: None,
+        discovery_credential: None,
+        is_session_shared: true,
         is_enabled: true,
         description: String::new(),
         deadlines: Deadlines { connect: Duration::from_secs(5), read: Duration::from_secs(60) },

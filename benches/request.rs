@@ -20,9 +20,11 @@ use portcullis::{
     access::{Access, KnownGrants},
     app,
     catalog::{Catalog, tools::ToolIndex},
+    client::{self, Client},
     config::{self, Config, Environment, Named},
+    dial::wire::Wire,
     endpoints::openapi::Documents,
-    gateway::Gateway,
+    gateway::{Gateway, served::Desk},
     identity::{Face, Identity},
     names::{Email, ServerId},
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
@@ -73,7 +75,9 @@ fn ready() -> Gateway {
         let (user, server) = (Email::parse(GRANTED).expect("email"), ServerId::parse("sample").expect("id"));
         store.grant_user(&user, &server).await.expect("a grant");
         tokio::spawn(snapshot::grants::keep(current.clone(), store, config.store.clone()));
-        let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), wishes);
+        let client = Client::new(client::Settings { max_answer_bytes: config.catalog.max_bytes });
+        let wishes = (refresher.clone(), wishes);
+        let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), client, wishes);
         tokio::spawn(tools.expect("a dialer"));
         tokio::spawn(snapshot::addresses::keep(current.clone()));
         let is_ready = async {
@@ -118,6 +122,9 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         refresher,
         documents: Documents::new(1 << 20),
         session_keys: config.gateway.mcp.keys().expect("keys"),
+        client: Client::new(client::Settings { max_answer_bytes: 1 << 20 }),
+        wire: Wire::new(),
+        desk: Desk::new(Duration::from_secs(60)),
         live: Arc::default(),
         recorder: Recorder { metrics: Arc::new(Metrics::new().expect("metrics")), access_log },
     }

@@ -13,9 +13,7 @@ use crate::{
 
 /// The servers this caller may use, ordered by id.
 pub(super) fn visible_servers(asked: &Asked<'_>) -> Vec<Visible> {
-    let reach = asked.access.reach(asked.caller, asked.known);
-    let servers = asked.snapshot.catalog.iter().filter(|server| reach.includes(&server.id));
-    servers.map(|server| Visible { server: server.clone(), tools: reach.tools(&server.id).clone() }).collect()
+    Visible::all(asked.access, asked.caller, asked.known, asked.snapshot)
 }
 
 #[derive(Serialize)]
@@ -117,7 +115,12 @@ pub(super) fn server(asked: &Asked<'_>) -> Result<Answer, Refusal> {
         tools,
         usage: match server.dialect {
             Dialect::OpenApi => format!("POST /{}/{{tool}} with the arguments as a JSON object", server.id),
-            Dialect::Mcp | Dialect::McpSse => format!("/{}/mcp, for MCP clients", server.id),
+            Dialect::Mcp | Dialect::McpSse => {
+                let id = &server.id;
+                format!(
+                    "POST /{id}/{{tool}} with the arguments as a JSON object, or /{id}/mcp, for MCP clients"
+                )
+            }
         },
     })
 }

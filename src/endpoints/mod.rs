@@ -5,6 +5,8 @@
 //! bytes in `gateway/reply.rs`.
 
 mod listings;
+pub mod mcp;
+pub mod meta;
 pub mod openapi;
 pub mod protected_resource;
 mod specification;
@@ -64,6 +66,10 @@ pub const TABLE: &[Endpoint] = &[
     endpoint(Page::OpenApi, "GET", &["/openapi.json"], Audience::Caller, specification::all),
     endpoint(Page::Server, "GET", &["/{server}"], Audience::Granted, listings::server),
     endpoint(Page::ServerOpenApi, "GET", &["/{server}/openapi.json"], Audience::Granted, specification::one),
+    endpoint(Page::MetaSearch, "POST", &["/meta/search_tools"], Audience::Caller, meta::search),
+    endpoint(Page::MetaDescribe, "POST", &["/meta/describe_tools"], Audience::Caller, meta::describe),
+    endpoint(Page::MetaCall, "POST", &["/meta/call_tool"], Audience::Caller, meta::call),
+    endpoint(Page::MetaStats, "GET", &["/meta/stats"], Audience::Caller, meta::stats),
     endpoint(Page::Refresh, "POST", &["/refresh"], Audience::Admin, refresh),
 ];
 
@@ -97,10 +103,14 @@ pub struct Asked<'a> {
     pub permit: Option<&'a Permit>,
     /// The request's head.
     pub request: &'a Parts,
+    /// The request's body, where the page takes one; else empty.
+    pub body: &'a Bytes,
     /// OpenAPI documents made so far.
     pub documents: &'a Documents,
     /// Has tool lists read again.
     pub refresher: &'a Refresher,
+    /// Whether the document of all tools shows the meta tools instead.
+    pub shows_meta_tools_only: bool,
 }
 
 /// A server that a caller may use, and which of its tools.
@@ -113,6 +123,15 @@ pub struct Visible {
 }
 
 impl Visible {
+    /// All that this caller may use, switched-off servers included, ordered by id.
+    pub fn all(access: &Access, caller: &Caller, known: &KnownGrants, snapshot: &Snapshot) -> Vec<Self> {
+        let reach = access.reach(caller, known);
+        let servers = snapshot.catalog.iter().filter(|server| reach.includes(&server.id));
+        servers
+            .map(|server| Self { server: server.clone(), tools: reach.tools(&server.id).clone() })
+            .collect()
+    }
+
     /// The tools of this server that may be shown, ordered by name.
     fn tools_in<'a>(&'a self, index: &'a ToolIndex) -> impl Iterator<Item = &'a Arc<Tool>> {
         let list = index.get(self.server.id.as_str()).into_iter();
@@ -155,6 +174,23 @@ impl Answer {
 /// Who may call this page.
 pub fn audience(page: Page) -> Audience {
     entry(page).map_or(Audience::Admin, |endpoint| endpoint.audience)
+}
+
+/// Whether a request for this page has a body to be read.
+pub fn takes_body(page: Page) -> bool {
+    match page {
+        Page::MetaSearch | Page::MetaDescribe | Page::MetaCall => true,
+        Page::Servers
+        | Page::Tools
+        | Page::Tenants
+        | Page::OpenApi
+        | Page::Health
+        | Page::ProtectedResource
+        | Page::Refresh
+        | Page::Server
+        | Page::ServerOpenApi
+        | Page::MetaStats => false,
+    }
 }
 
 /// Answers a page that needs no caller.

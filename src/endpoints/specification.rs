@@ -5,16 +5,22 @@ use std::sync::Arc;
 use http::header;
 
 use super::{
-    Answer, Asked, Visible, listings,
+    Answer, Asked, Visible, listings, meta,
     openapi::{Encoding, Rendered, Scope, choose, is_unchanged},
 };
-use crate::refusal::{Code, Refusal};
+use crate::{
+    refusal::{Code, Refusal},
+    snapshot::Snapshot,
+};
 
-/// The tools of all the caller's servers.
+/// The tools of all the caller's servers, or the meta tools in their place.
 pub(super) fn all(asked: &Asked<'_>) -> Result<Answer, Refusal> {
+    if asked.shows_meta_tools_only {
+        return Ok(answer(asked, meta::document));
+    }
     let visible = listings::visible_servers(asked).into_iter();
     let enabled: Vec<Visible> = visible.filter(|visible| visible.server.is_enabled).collect();
-    Ok(answer(asked, Scope::All, &enabled))
+    Ok(answer(asked, written(asked, Scope::All, &enabled)))
 }
 
 /// The tools of one server.
@@ -23,16 +29,24 @@ pub(super) fn one(asked: &Asked<'_>) -> Result<Answer, Refusal> {
     if !permitted.server.is_enabled {
         return Err(Refusal::new(Code::ServerDisabled, "this server is switched off"));
     }
-    Ok(answer(asked, Scope::One(&permitted.server.id), std::slice::from_ref(&permitted)))
+    let scope = Scope::One(&permitted.server.id);
+    Ok(answer(asked, written(asked, scope, std::slice::from_ref(&permitted))))
 }
 
-fn answer(asked: &Asked<'_>, scope: Scope<'_>, visible: &[Visible]) -> Answer {
+fn written(
+    asked: &Asked<'_>,
+    scope: Scope<'_>,
+    visible: &[Visible],
+) -> impl FnOnce(Encoding) -> Arc<Rendered> {
+    let Snapshot { tools, tools_version, .. } = asked.snapshot;
+    move |encoding| asked.documents.get(scope, *tools_version, visible, tools, encoding)
+}
+
+fn answer(asked: &Asked<'_>, document: impl FnOnce(Encoding) -> Arc<Rendered>) -> Answer {
     let text =
         |name| asked.request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let encoding = choose(text(header::ACCEPT_ENCODING));
-    let version = asked.snapshot.tools_version;
-    let rendered: Arc<Rendered> =
-        asked.documents.get(scope, version, visible, &asked.snapshot.tools, encoding);
+    let rendered = document(encoding);
     let is_unchanged = is_unchanged(text(header::IF_NONE_MATCH), &rendered.etag);
     let mut answer = if is_unchanged {
         Answer::new(304, "", Default::default())

@@ -33,7 +33,7 @@ pub enum Scope<'s> {
 }
 
 impl Scope<'_> {
-    fn includes(self, server: &ServerId) -> bool {
+    pub(super) fn includes(self, server: &ServerId) -> bool {
         match self {
             Scope::All => true,
             Scope::One(only) => only == server,

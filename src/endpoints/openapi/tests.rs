@@ -28,6 +28,8 @@ fn server(id: &str) -> Arc<Server> {
         mcp_versions: None,
         peers: [peer].into(),
         credential: None,
+        discovery_credential: None,
+        is_session_shared: true,
         is_enabled: true,
         description: format!("what {id} is for"),
         deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
@@ -35,9 +37,11 @@ fn server(id: &str) -> Arc<Server> {
 }
 
 pub(super) fn index<'t>(lists: impl IntoIterator<Item = (&'t str, Value)>) -> ToolIndex {
-    lists.into_iter().fold(ToolIndex::default(), |index, (id, document)| {
-        let (list, _) = ToolList::parse(&serde_json::to_vec(&document).unwrap()).unwrap();
-        index.with(ServerId::parse(id).unwrap(), Arc::new(list))
+    let lists = lists.into_iter().map(|(id, document)| (ServerId::parse(id).unwrap(), document));
+    let lists: Vec<_> = lists.collect();
+    lists.iter().fold(ToolIndex::of_servers(lists.iter().map(|(id, _)| id)), |index, (id, document)| {
+        let (list, _) = ToolList::parse(&serde_json::to_vec(document).unwrap()).unwrap();
+        index.with(id.clone(), Arc::new(list))
     })
 }
 
@@ -189,7 +193,9 @@ fn a_tool_has_the_same_operation_id_for_every_caller() {
     let all = written(Scope::All, &["a_b", "a"], &tools);
     let some = written(Scope::All, &["a"], &tools);
     let ids = operation_ids(&all);
-    assert!(ids.iter().all(|id| *id != "a_b_c"), "{ids:?}");
+    // In the order of paths: a/b_c, a/d, a_b/c. A name belongs to the longest server id in front of it, seen or not.
+    assert_eq!(ids[1..], ["a_d", "a_b_c"]);
+    assert!(ids[0].starts_with("a_b_c_"), "{ids:?}");
     assert_eq!(operation_ids(&some), ids[..2]);
 }
 
