@@ -30,13 +30,16 @@ use tracing::{error, info, warn};
 use crate::{
     access::Access,
     catalog::Catalog,
+    client::{self, Client},
     config::Config,
+    dial::wire::Wire,
     endpoints::openapi::Documents,
     gateway::{
         self, Gateway,
         guard::Guard,
         live::LiveTrips,
         ops::{Ops, OpsListener},
+        served::Desk,
     },
     identity::{
         Identity,
@@ -89,7 +92,7 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     public.add_tcp_with_settings(&config.gateway.http.to_string(), sockets);
     let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
     let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
-    let Parts { recorder, current, identity, access, live, users, questions, wishes, .. } = parts;
+    let Parts { recorder, current, identity, access, live, users, questions, refresher, wishes, .. } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
         config: config.clone(),
@@ -98,6 +101,7 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
         access,
         live,
         users,
+        refresher,
         waiting: Mutex::new(Some(Waiting { questions, wishes })),
         last_things: last_things.clone(),
     };
@@ -123,6 +127,7 @@ struct Parts {
     identity: Arc<Identity>,
     access: Arc<Access>,
     session_keys: Arc<SessionKeys>,
+    client: Client,
     live: Arc<LiveTrips>,
     users: Option<Arc<Users>>,
     questions: Option<mpsc::Receiver<Question>>,
@@ -142,6 +147,7 @@ impl Parts {
             identity: Arc::new(Identity::new(&config.identity, users.clone())),
             access: Arc::new(Access::new(config.access.clone())),
             session_keys: config.gateway.mcp.keys()?,
+            client: Client::new(client::Settings { max_answer_bytes: config.gateway.mcp.max_list_bytes }),
             live: Arc::default(),
             users,
             questions,
@@ -217,6 +223,9 @@ fn guarded(
         refresher: parts.refresher.clone(),
         documents: Documents::new(DOCUMENT_BYTES),
         session_keys: parts.session_keys.clone(),
+        client: parts.client.clone(),
+        wire: Wire::new(),
+        desk: Desk::new(settings.mcp.session_ttl),
         live: parts.live.clone(),
         recorder: parts.recorder.clone(),
     };
@@ -237,6 +246,7 @@ struct Keeper {
     access: Arc<Access>,
     live: Arc<LiveTrips>,
     users: Option<Arc<Users>>,
+    refresher: Refresher,
     waiting: Mutex<Option<Waiting>>,
     last_things: LastThings,
 }
@@ -262,7 +272,9 @@ impl Keeper {
         let store = Store::open(&self.config.store)?;
         let current = || self.current.clone();
         let grants = snapshot::grants::keep(current(), store, self.config.store.clone());
-        let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), wishes)?;
+        let client = Client::new(client::Settings { max_answer_bytes: self.config.catalog.max_bytes });
+        let wishes = (self.refresher.clone(), wishes);
+        let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), client, wishes)?;
         let live = self.live.clone().watch(current(), self.identity.clone(), self.access.clone());
         // Tasks of their own: a slow one must not hold up the others.
         let mut tasks = tokio::task::JoinSet::new();

@@ -42,6 +42,10 @@ codes! {
     BadMessage = 400, "bad_message";
     /// A header of MCP says something else than the body.
     HeaderMismatch = 400, "header_mismatch";
+    /// A request of MCP lacks what every one of its revision must have.
+    BadParams = 400, "bad_params";
+    /// A cursor that no list of the gateway gave out, to this caller, in this form.
+    BadCursor = 400, "bad_cursor";
     /// The server does not speak the revision of MCP that was asked for.
     UnsupportedVersion = 400, "unsupported_protocol_version";
     /// No credential was sent.
@@ -68,16 +72,30 @@ codes! {
     UnknownServer = 404, "unknown_server";
     /// The server has no such tool.
     UnknownTool = 404, "unknown_tool";
+    /// There is no such prompt or resource among the caller's.
+    UnknownOffer = 404, "unknown_offer";
+    /// No such method, in the revision of MCP that was spoken.
+    UnknownMethod = 404, "unknown_method";
     /// The MCP session does not exist: never opened, ended, expired, or somebody else's.
     UnknownSession = 404, "unknown_session";
     /// The path exists for another method.
     MethodNotAllowed = 405, "method_not_allowed";
+    /// The client takes no answer of the kind that there is.
+    NotAcceptable = 406, "not_acceptable";
     /// The body is larger than this route allows.
     BodyTooLarge = 413, "body_too_large";
     /// The body is compressed or not UTF-8.
     BodyEncoded = 415, "body_encoded";
     /// The body is not labelled as JSON.
     UnsupportedMediaType = 415, "unsupported_media_type";
+    /// The tool says that it could not do it; the sentence is the tool's.
+    ToolError = 422, "tool_error";
+    /// The tool wants to ask somebody first, which this face has no way to.
+    InputNeeded = 422, "input_needed";
+    /// The arguments of a meta tool are JSON, and not what it takes.
+    BadArguments = 422, "bad_arguments";
+    /// The caller has as many standing streams open as one may.
+    TooManyStreams = 429, "too_many_streams";
     /// The headers are larger than allowed.
     HeadersTooLarge = 431, "headers_too_large";
     /// A bug in the gateway; the log has the cause.

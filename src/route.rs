@@ -30,6 +30,14 @@ pub enum Page {
     Server,
     /// `GET /{server}/openapi.json`.
     ServerOpenApi,
+    /// `POST /meta/search_tools`.
+    MetaSearch,
+    /// `POST /meta/describe_tools`.
+    MetaDescribe,
+    /// `POST /meta/call_tool`.
+    MetaCall,
+    /// `GET /meta/stats`.
+    MetaStats,
 }
 
 /// What a request asks for. Names are as sent: well-formed, not yet known to exist.
@@ -46,8 +54,10 @@ pub enum Route<'p> {
         /// The second segment.
         tool: &'p str,
     },
-    /// `POST`, `GET` or `DELETE /{server}/mcp`: native MCP.
+    /// `POST`, `GET` or `DELETE /{server}/mcp`: MCP of one server.
     Native(&'p str),
+    /// `POST`, `GET` or `DELETE /mcp`: MCP of all the caller's servers at once.
+    Aggregate,
     /// `POST /{server}_{tool}`, the predecessor's form.
     LegacyCall(&'p str),
     /// The path exists, for these methods.
@@ -64,6 +74,7 @@ impl Route<'_> {
             Route::Call { .. } => "call",
             Route::LegacyCall(_) => "legacy_call",
             Route::Native(_) => "mcp",
+            Route::Aggregate => "mcp_all",
             Route::OtherMethod(_) | Route::Nothing => "none",
         }
     }
@@ -82,6 +93,10 @@ impl Page {
             Page::Refresh => "refresh",
             Page::Server => "server",
             Page::ServerOpenApi => "server_openapi",
+            Page::MetaSearch => "meta_search_tools",
+            Page::MetaDescribe => "meta_describe_tools",
+            Page::MetaCall => "meta_call_tool",
+            Page::MetaStats => "meta_stats",
         }
     }
 }
@@ -112,19 +127,28 @@ pub fn resolve<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, Refusal>
         Segments::One("health") => page(Page::Health),
         Segments::One("refresh") if method == Method::POST => Route::Page(Page::Refresh),
         Segments::One("refresh") => Route::OtherMethod("POST"),
+        Segments::One("mcp") if is_mcp_method(method) => Route::Aggregate,
+        Segments::One("mcp") => Route::OtherMethod("GET, POST, DELETE"),
         Segments::One(server) if is_read => Route::ServerPage(Page::Server, server),
         Segments::One(name) if method == Method::POST && name.contains('_') => Route::LegacyCall(name),
         Segments::One(_) => Route::OtherMethod("GET, HEAD"),
+        Segments::Two("meta", "stats") => page(Page::MetaStats),
+        Segments::Two("meta", "search_tools") if method == Method::POST => Route::Page(Page::MetaSearch),
+        Segments::Two("meta", "describe_tools") if method == Method::POST => Route::Page(Page::MetaDescribe),
+        Segments::Two("meta", "call_tool") if method == Method::POST => Route::Page(Page::MetaCall),
         Segments::Two(server, "openapi.json") if is_read => Route::ServerPage(Page::ServerOpenApi, server),
         // A tool of this name cannot be called.
-        Segments::Two(server, "mcp") if matches!(*method, Method::POST | Method::GET | Method::DELETE) => {
-            Route::Native(server)
-        }
+        Segments::Two(server, "mcp") if is_mcp_method(method) => Route::Native(server),
         Segments::Two(_, "mcp") => Route::OtherMethod("GET, POST, DELETE"),
         Segments::Two(server, tool) if method == Method::POST => Route::Call { server, tool },
         Segments::Two(..) => Route::OtherMethod("POST"),
         Segments::More => Route::Nothing,
     })
+}
+
+/// The methods of Streamable HTTP.
+fn is_mcp_method(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::GET | Method::DELETE)
 }
 
 /// Ways to read `{server}_{tool}`, longest server first.
@@ -211,7 +235,17 @@ mod tests {
             check(method, "/github/mcp", Ok(Native("github")));
         }
         check(Method::PUT, "/github/mcp", Ok(OtherMethod("GET, POST, DELETE")));
-        check(Method::GET, "/mcp", Ok(ServerPage(super::Page::Server, "mcp")));
+        check(Method::POST, "/meta/search_tools", Ok(Page(super::Page::MetaSearch)));
+        check(Method::POST, "/meta/describe_tools", Ok(Page(super::Page::MetaDescribe)));
+        check(Method::POST, "/meta/call_tool", Ok(Page(super::Page::MetaCall)));
+        check(Method::HEAD, "/meta/stats", Ok(Page(super::Page::MetaStats)));
+        check(Method::POST, "/meta/stats", Ok(OtherMethod("GET, HEAD")));
+        check(Method::GET, "/meta/call_tool", Ok(OtherMethod("POST")));
+        check(Method::POST, "/meta/search", Ok(Call { server: "meta", tool: "search" }));
+        for method in [Method::POST, Method::GET, Method::DELETE] {
+            check(method, "/mcp", Ok(Aggregate));
+        }
+        check(Method::PUT, "/mcp", Ok(OtherMethod("GET, POST, DELETE")));
         check(Method::POST, "/a/b/c", Ok(Nothing));
     }
 

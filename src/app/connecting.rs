@@ -2,6 +2,8 @@
 //!
 //! Decides what keeps callers from being served and what is only worth knowing. Changes nothing anywhere.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -10,27 +12,31 @@ use serde_json::json;
 use crate::{
     catalog::{
         self,
+        offers::Offers,
         server::{Dialect, PeerUrl, ProtocolVersion, Server},
     },
+    client::{self, Client},
     config::Config,
     dial::Dialer,
     mcp::headers,
-    snapshot,
+    snapshot::{offers::Found, tools::Sources},
     store::{self, DatabaseUrl, Store, openwebui::OpenWebUi},
 };
 
 /// What `check --connect` found.
 #[derive(Debug, Default)]
 pub struct Findings {
+    /// What servers offer.
+    pub notes: Vec<String>,
     /// What `run` will see to by itself.
     pub warnings: Vec<String>,
     /// What keeps callers from being served.
     pub problems: Vec<String>,
 }
 
-/// Checks what `check --connect` checks: the databases, every server's tool list, and that servers of MCP answer.
+/// Checks what `check --connect` checks: the databases, and what every server offers.
 pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
-    let Findings { mut warnings, mut problems } = Findings::default();
+    let Findings { mut notes, mut warnings, mut problems } = Findings::default();
     match connect_store(&config.store).await {
         Ok(warning) => warnings.extend(warning),
         Err(error) => problems.push(format!("the grants database: {error:#}")),
@@ -42,18 +48,49 @@ pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
     }
     let catalog::Settings { deadline, max_bytes, .. } = config.catalog;
     let dialer = Dialer::new(deadline, max_bytes)?;
+    let client = Client::new(client::Settings { max_answer_bytes: max_bytes });
+    let sources = Sources::new(config.catalog.clone(), client)?;
     for server in config.servers.iter().filter(|server| server.is_enabled) {
-        let found = match server.dialect {
-            Dialect::OpenApi => snapshot::tools::read(&dialer, server).await.map(|_| None),
+        let id = &server.id;
+        let knocked = match server.dialect {
+            Dialect::OpenApi => Ok(None),
             Dialect::Mcp | Dialect::McpSse => knock(&dialer, server).await,
         };
-        match found {
-            Ok(None) => {}
-            Ok(Some(warning)) => warnings.push(format!("server `{}`: {warning}", server.id)),
-            Err(error) => problems.push(format!("server `{}`: {error:#}", server.id)),
+        match knocked {
+            Ok(warning) => warnings.extend(warning.map(|warning| format!("server `{id}`: {warning}"))),
+            Err(error) => {
+                problems.push(format!("server `{id}`: {error:#}"));
+                continue;
+            }
+        }
+        match sources.read(&Arc::new(server.clone()), None).await {
+            Ok(found) => {
+                notes.push(format!("server `{id}` offers {}", offered(&found)));
+                let troubles = found.troubles.iter();
+                warnings.extend(troubles.map(|trouble| format!("server `{id}`: cannot read {trouble}")));
+            }
+            // It answers, and clients of MCP may reach it as it is.
+            Err(error) if server.dialect.is_mcp() => {
+                warnings.push(format!("server `{id}`: its tools cannot be read: {error:#}"));
+            }
+            Err(error) => problems.push(format!("server `{id}`: {error:#}")),
         }
     }
-    Ok(Findings { warnings, problems })
+    Ok(Findings { notes, warnings, problems })
+}
+
+/// How much a server offers, in words.
+fn offered(found: &Found) -> String {
+    let Offers { prompts, resources, templates, .. } = &found.offers;
+    let counts = [
+        (found.tools.len(), "tools"),
+        (prompts.len(), "prompts"),
+        (resources.len(), "resources"),
+        (templates.len(), "resource templates"),
+        (found.skipped.len(), "things that the gateway cannot offer"),
+    ];
+    let told = counts.iter().enumerate().filter(|(place, (count, _))| *place == 0 || *count > 0);
+    told.map(|(_, (count, what))| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether every address of a server answers as an endpoint of MCP does. What it says is for its callers.

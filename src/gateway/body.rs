@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use pingora::proxy::Session;
 
+use super::framing::{self, End};
 use crate::{
     refusal::{Code, Refusal},
     upstream::arguments::{Peek, Shape, Whole},
@@ -175,6 +176,32 @@ fn unreadable(error: &pingora::Error) -> Refusal {
     Refusal::new(Code::BadRequest, "the body did not arrive")
         .because(format_args!("reading the body: {}", error.etype().as_str()))
         .closing()
+}
+
+/// The whole body, for a page: at most `bound` bytes, which go nowhere else.
+pub(super) async fn read_whole(session: &mut Session, bound: usize) -> Result<Bytes, Refusal> {
+    refuse_encoded(&session.req_header().headers)?;
+    let too_large =
+        || Refusal::new(Code::BodyTooLarge, format!("this takes a body of at most {bound} bytes"));
+    let end = framing::read(&session.req_header().headers)?;
+    if matches!(end, End::After(length) if length > bound as u64) {
+        return Err(too_large());
+    }
+    let mut whole = BytesMut::new();
+    while !session.as_downstream_mut().is_body_done() {
+        let piece = if whole.is_empty() { read_first(session).await? } else { read_piece(session).await? };
+        if piece.is_empty() {
+            break;
+        }
+        if whole.len() + piece.len() > bound {
+            return Err(too_large());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    if matches!(end, End::After(length) if length > whole.len() as u64) {
+        return Err(Refusal::new(Code::BadRequest, "the body ended too early").closing());
+    }
+    Ok(whole.freeze())
 }
 
 pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {

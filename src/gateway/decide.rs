@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::request::Parts;
 use pingora::{http::RequestHeader, proxy::Session};
 
@@ -15,15 +16,14 @@ use super::{
     journey::{Cargo, Journey, Rpc},
     live::{LiveTrip, Use},
     origin, resource,
+    served::{self, Visit},
+    translated,
 };
 use crate::{
-    access::{self, Permit, Reach},
-    catalog::{
-        server::{Dialect, Server},
-        tools::Tool,
-    },
+    access::{self, KnownGrants, Permit, Reach},
+    catalog::{server::Server, tools::Tool},
     endpoints::{self, Answer, Asked, Audience},
-    identity::Face,
+    identity::{Caller, Face},
     names::RequestId,
     refusal::{Code, Refusal},
     route::{self, Page, Route},
@@ -32,13 +32,15 @@ use crate::{
 };
 
 /// Longest wait for a tool list to be read because an unknown tool was asked for.
-const MISS_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const MISS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What to do with a request.
 #[expect(clippy::large_enum_variant, reason = "made once a request and taken apart at once")]
 pub enum Step {
     /// Answer it here.
     Answer(Answer),
+    /// It is answered: all of it has been written.
+    Written,
     /// Send it to its peer.
     Depart(Trip, Cargo, LiveTrip),
 }
@@ -75,20 +77,30 @@ impl Gateway {
             journey.record.server = Some(server.id.clone());
             self.access.authorize(&caller, server, known)
         };
-        let page = |page, permit| {
-            let (access, documents, refresher) = (&*self.access, &self.documents, &self.refresher);
-            let (caller, snapshot) = (&*caller, &*snapshot);
-            let asked = Asked { caller, access, known, snapshot, permit, request, documents, refresher };
-            endpoints::answer(page, &asked).map(Step::Answer)
-        };
         let (permit, tool) = match route {
-            Route::Page(asked) => return page(asked, None),
-            Route::ServerPage(asked, server) => return page(asked, Some(&permit(server)?)),
+            Route::Page(Page::MetaCall) => {
+                let known = (&caller, known, &*snapshot);
+                return self.call_by_name(session, journey, known, change_count).await;
+            }
+            Route::Page(page) => return self.page(page, (&caller, known, &snapshot), None, session).await,
+            Route::ServerPage(page, server) => {
+                let permit = permit(server)?;
+                return self.page(page, (&caller, known, &snapshot), Some(&permit), session).await;
+            }
             Route::Call { server, tool } => (permit(server)?, tool),
             Route::Native(server) => {
                 let permit = permit(server)?;
                 refuse_disabled(permit.server())?;
-                return self.decide_native(session, journey, permit, change_count).await;
+                let is_served = served::is_served(permit.server(), &snapshot, request);
+                if !is_served || self.is_of_the_server(&permit, request) {
+                    return self.decide_native(session, journey, permit, change_count).await;
+                }
+                let visit = Visit { caller, snapshot: snapshot.clone(), change_count, only: Some(permit) };
+                return self.serve(session, journey, visit).await;
+            }
+            Route::Aggregate => {
+                let visit = Visit { caller, snapshot: snapshot.clone(), change_count, only: None };
+                return self.serve(session, journey, visit).await;
             }
             Route::LegacyCall(name) => {
                 let reach = self.access.reach(&caller, known);
@@ -100,14 +112,58 @@ impl Gateway {
             Route::OtherMethod(allow) => return Err(Refusal::method_not_allowed(allow)),
             Route::Nothing => return Err(Refusal::new(Code::NotFound, "nothing is here")),
         };
+        self.call(session, journey, (permit, tool), change_count).await
+    }
+
+    /// The call of a tool of a permitted server, as its dialect wants it.
+    async fn call(
+        &self,
+        session: &mut Session,
+        journey: &mut Journey,
+        (permit, tool): (Permit, &str),
+        change_count: u64,
+    ) -> Result<Step, Refusal> {
         refuse_disabled(permit.server())?;
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
+        if permit.server().dialect.is_mcp() {
+            let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
+            let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
+            return self.call_mcp(session, journey, (permit, tool), arguments, change_count).await;
+        }
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
         let body =
             Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
+    }
+
+    /// The answer of a page to a caller. The body is read where the page takes one, else left where it is.
+    async fn page(
+        &self,
+        page: Page,
+        (caller, known, snapshot): (&Caller, &KnownGrants, &Snapshot),
+        permit: Option<&Permit>,
+        session: &mut Session,
+    ) -> Result<Step, Refusal> {
+        let body = if endpoints::takes_body(page) {
+            self.read_whole(session, self.settings.max_wrapped_body_bytes).await?
+        } else {
+            Bytes::new()
+        };
+        let asked = Asked {
+            caller,
+            access: &self.access,
+            known,
+            snapshot,
+            permit,
+            request: session.req_header(),
+            body: &body,
+            documents: &self.documents,
+            refresher: &self.refresher,
+            shows_meta_tools_only: self.settings.shows_meta_tools_only,
+        };
+        endpoints::answer(page, &asked).map(Step::Answer)
     }
 
     /// What is decided before anybody asks who is asking.
@@ -125,7 +181,7 @@ impl Gateway {
         let route = route::resolve(&request.method, path)?;
         journey.record.route = route.label();
         match route {
-            Route::Native(_) => {
+            Route::Native(_) | Route::Aggregate => {
                 journey.rpc = Some(Rpc { id: None, sign_in: resource::sign_in(request, &self.settings) });
                 origin::refuse_foreign(request, &self.settings)?;
             }
@@ -174,10 +230,6 @@ impl Gateway {
     /// What rules deny is refused by its name alone, so the time it takes does not say whether the server has it.
     async fn tool(&self, permit: &Permit, name: &str) -> Result<Arc<Tool>, Refusal> {
         let server = permit.server();
-        if server.dialect != Dialect::OpenApi {
-            let sentence = "this server speaks MCP: its tools are at `/{server}/mcp`, for MCP clients";
-            return Err(Refusal::new(Code::UnknownTool, sentence));
-        }
         if !permit.tools().allows(name) {
             return Err(access::unknown_tool());
         }
@@ -226,9 +278,11 @@ impl Gateway {
 fn face(route: &Route<'_>) -> Face {
     match route {
         Route::Page(Page::OpenApi) | Route::ServerPage(Page::ServerOpenApi, _) => Face::Spec,
-        Route::Page(Page::Refresh) | Route::Call { .. } | Route::LegacyCall(_) | Route::Native(_) => {
-            Face::Call
-        }
+        Route::Page(Page::Refresh | Page::MetaSearch | Page::MetaDescribe | Page::MetaCall)
+        | Route::Call { .. }
+        | Route::LegacyCall(_)
+        | Route::Native(_)
+        | Route::Aggregate => Face::Call,
         Route::OtherMethod(_) | Route::Nothing => Face::Call,
         Route::Page(_) | Route::ServerPage(..) => Face::Page,
     }

@@ -3,7 +3,7 @@
 //! The caller's credential, cookies and identity claims never travel; the peer's own identity,
 //! cookies and CORS opinions never come back.
 
-use http::{HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
@@ -67,7 +67,9 @@ pub fn request_to_peer(
     }
     match trip.errand() {
         // Always sent: FastAPI, and so mcpo, refuses a JSON body that is not labelled.
-        Errand::Tool(_) => request.insert_header(header::CONTENT_TYPE, "application/json")?,
+        Errand::Tool(_) | Errand::Asked(_) => {
+            request.insert_header(header::CONTENT_TYPE, "application/json")?
+        }
         Errand::Native(native) => {
             let exchange = cargo.exchange();
             let (is_modern, is_edited) =
@@ -94,6 +96,18 @@ pub fn request_to_peer(
         request.insert_header(&credential.name, value)?;
     }
     Ok(request)
+}
+
+/// The headers of a client that travel with a request of the gateway's own wording.
+pub fn travelling(client: &RequestHeader) -> HeaderMap {
+    let worded_anew = [&header::ACCEPT, &header::ACCEPT_ENCODING];
+    let mut headers = HeaderMap::new();
+    for name in TRAVELS.iter().filter(|name| !worded_anew.contains(name)) {
+        for value in client.headers.get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    headers
 }
 
 /// Adds what MCP says in headers: all of it is the client's, but for the session.

@@ -1,6 +1,6 @@
 //! One request's state between Pingora's phases: a stage, never a bag of options.
 //!
-//! `Arrived → Answering | Underway(Trip) → Over`. Only a planned trip can be underway, so nothing
+//! `Arrived → Serving | Underway(Trip) → Over`. Only a planned trip can be underway, so nothing
 //! can be sent that was not permitted. Dropped at the end in every case, also when the connection is
 //! cut: the record is emitted then at the latest.
 
@@ -20,14 +20,23 @@ use crate::{
 
 /// Where the request is.
 pub enum Stage {
-    /// Not yet decided.
+    /// Not yet decided, or answered by the gateway at once.
     Arrived,
-    /// Answered by the gateway itself.
-    Answering,
+    /// Answered by the gateway from what it asks a server or hears meanwhile.
+    Serving(Serving),
     /// On its way to a peer.
     Underway(Box<Underway>),
     /// Ended.
     Over,
+}
+
+/// An answer of the gateway's own that takes its time.
+#[derive(Default)]
+pub struct Serving {
+    /// Lets a withdrawn permit end it, where it is about one server.
+    pub live: Option<LiveTrip>,
+    /// Whether it is counted among the open streams.
+    is_stream: bool,
 }
 
 /// A permitted request on its way.
@@ -157,7 +166,7 @@ impl Journey {
     pub fn underway(&mut self) -> Option<&mut Underway> {
         match &mut self.stage {
             Stage::Underway(underway) => Some(underway),
-            Stage::Arrived | Stage::Answering | Stage::Over => None,
+            Stage::Arrived | Stage::Serving(_) | Stage::Over => None,
         }
     }
 
@@ -175,6 +184,20 @@ impl Journey {
         self.stage = Stage::Underway(Box::new(Underway { trip, cargo, attempt: 0, live, answer }));
     }
 
+    /// The gateway begins to answer itself, under this permit where it needs one.
+    pub fn serve(&mut self, live: Option<LiveTrip>) {
+        self.stage = Stage::Serving(Serving { live, is_stream: false });
+    }
+
+    /// What the gateway answers itself is a stream.
+    pub fn note_own_stream(&mut self) {
+        if let Stage::Serving(serving) = &mut self.stage
+            && !std::mem::replace(&mut serving.is_stream, true)
+        {
+            self.recorder.metrics.open_streams.inc();
+        }
+    }
+
     /// The head of the peer's answer is here.
     pub fn note_answer(&mut self, status: u16, is_stream: bool) {
         self.record.status = status;
@@ -190,17 +213,22 @@ impl Journey {
 
     /// The request has ended: by this outcome, or as what is known of it says.
     pub fn end(&mut self, outcome: Option<Outcome>) {
-        if let Stage::Underway(underway) = std::mem::replace(&mut self.stage, Stage::Over) {
-            if underway.answer.is_stream {
-                self.recorder.metrics.open_streams.dec();
+        let (is_stream, is_withdrawn, otherwise) = match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Underway(underway) => {
+                let answered = self.record.code().is_none().then(|| underway.answer.outcome());
+                (underway.answer.is_stream, underway.live.is_withdrawn(), answered)
             }
-            if underway.live.is_withdrawn() {
-                self.record.end_as(Outcome::Withdrawn);
-            } else if let Some(outcome) = outcome {
-                self.record.end_as(outcome);
-            } else if self.record.code().is_none() {
-                self.record.end_as(underway.answer.outcome());
+            Stage::Serving(serving) => {
+                (serving.is_stream, serving.live.is_some_and(|live| live.is_withdrawn()), None)
             }
+            Stage::Arrived | Stage::Over => return self.record.emit(),
+        };
+        if is_stream {
+            self.recorder.metrics.open_streams.dec();
+        }
+        let withdrawn = is_withdrawn.then_some(Outcome::Withdrawn);
+        if let Some(outcome) = withdrawn.or(outcome).or(otherwise) {
+            self.record.end_as(outcome);
         }
         self.record.emit();
     }
@@ -208,7 +236,7 @@ impl Journey {
 
 impl Drop for Journey {
     fn drop(&mut self) {
-        if matches!(self.stage, Stage::Underway(_)) {
+        if matches!(self.stage, Stage::Underway(_) | Stage::Serving(_)) {
             // Cut from outside, or the process ends: `logging` was never called.
             self.record.arrive_back();
             self.end(Some(Outcome::Lost));

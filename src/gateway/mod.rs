@@ -18,8 +18,10 @@ pub mod ops;
 mod origin;
 mod reply;
 mod resource;
+pub mod served;
 #[cfg(test)]
 mod tests;
+mod translated;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -36,6 +38,8 @@ use pingora::{
 
 use crate::{
     access::Access,
+    client::Client,
+    dial::wire::Wire,
     endpoints::{openapi::Documents, protected_resource::OAuth},
     identity::Identity,
     mcp::session::SessionKeys,
@@ -48,6 +52,7 @@ use decide::Step;
 use guard::Line;
 use journey::{Journey, Underway};
 use live::LiveTrips;
+use served::Desk;
 
 /// How the public listener behaves.
 #[derive(Debug, Clone)]
@@ -86,6 +91,8 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// What MCP clients are told about signing in, if anything.
     pub oauth: Option<OAuth>,
+    /// Whether `/openapi.json` and `/mcp` show the meta tools instead of the caller's tools.
+    pub shows_meta_tools_only: bool,
 }
 
 /// The gateway: what every request needs, shared by all.
@@ -104,6 +111,12 @@ pub struct Gateway {
     pub documents: Documents,
     /// What ids of MCP sessions are sealed with.
     pub session_keys: Arc<SessionKeys>,
+    /// Asks servers that speak MCP.
+    pub client: Client,
+    /// Connections for what the gateway words itself.
+    pub wire: Wire,
+    /// Calls of MCP that wait.
+    pub desk: Arc<Desk>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
     /// Where records go.
@@ -150,14 +163,16 @@ impl ProxyHttp for Gateway {
                 return Ok(false);
             }
             Ok(Ok(Step::Answer(answer))) => {
-                journey.stage = journey::Stage::Answering;
                 reply::answer(session, journey, answer).await?;
                 return Ok(true);
             }
+            Ok(Ok(Step::Written)) => return Ok(true),
+            // Its beginning is out: the framework cuts the rest.
+            Ok(Err(refusal)) if has_begun(session) => return Err(refused(refusal)),
             Ok(Err(refusal)) => refusal,
+            Err(_panic) if has_begun(session) => return Err(no_end()),
             Err(_panic) => Refusal::internal("a panic while deciding; the log has its place"),
         };
-        journey.stage = journey::Stage::Answering;
         reply::refuse(session, journey, &refusal).await?;
         Ok(true)
     }
@@ -327,6 +342,15 @@ impl ProxyHttp for Gateway {
 fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
     std::panic::catch_unwind(AssertUnwindSafe(phase))
         .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
+}
+
+/// Whether the head of an answer has been written.
+fn has_begun(session: &Session) -> bool {
+    session.response_written().is_some_and(|written| !written.status.is_informational())
+}
+
+fn no_end() -> Box<Error> {
+    refused(Refusal::internal("a panic while answering; the log has its place"))
 }
 
 fn no_trip() -> Box<Error> {

@@ -63,6 +63,15 @@ impl Ops {
         for (server, tools) in snapshot.tools.iter() {
             metrics.tools.with_label_values(&[server.as_str()]).set(tools.len() as i64);
         }
+        for server in snapshot.catalog.iter().filter(|server| server.is_enabled) {
+            let about = snapshot.offers.get(server.id.as_str()).map(|offers| &offers.about);
+            let age = about.map(|about| about.read_at.elapsed().unwrap_or_default());
+            let label = [server.id.as_str()];
+            let is_stale = about.is_none_or(|about| about.is_stale);
+            metrics.catalog_stale.with_label_values(&label).set(i64::from(is_stale));
+            let age_secs = age.map_or(-1, |age| age.as_secs() as i64);
+            metrics.catalog_age_seconds.with_label_values(&label).set(age_secs);
+        }
         if let Some(dropped) = self.recorder.access_log.dropped_lines() {
             metrics.access_log_dropped.set(dropped.dropped_lines() as i64);
         }

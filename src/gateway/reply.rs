@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 use pingora::{http::ResponseHeader, proxy::Session};
 use serde::Serialize;
 
-use super::{cors, journey::Journey, resource};
+use super::{cors, hygiene, journey::Journey, resource};
 use crate::{endpoints::Answer, mcp, record::Outcome, refusal::Refusal};
 
 /// Longest wait for the rest of a refused request's body.
@@ -37,7 +37,10 @@ pub async fn answer(session: &mut Session, journey: &mut Journey, answer: Answer
     for (name, value) in answer.headers {
         header.insert_header(name, value)?;
     }
-    journey.record.end_as(Outcome::Answered);
+    // What a server was asked for has an outcome already.
+    if journey.record.outcome() == Outcome::Lost {
+        journey.record.end_as(Outcome::Answered);
+    }
     write(session, journey, header, answer.body).await
 }
 
@@ -57,7 +60,7 @@ pub async fn refuse(session: &mut Session, journey: &mut Journey, refusal: &Refu
 /// Answers a trip that failed; the framework closes the connection afterwards, and the header says so.
 pub async fn fail(session: &mut Session, journey: &mut Journey, refusal: &Refusal) -> pingora::Result<()> {
     journey.record.refuse(refusal);
-    if session.response_written().is_some_and(|written| !written.status.is_informational()) {
+    if super::has_begun(session) {
         // The head of an answer is out: the only honest end is a cut one.
         return Ok(());
     }
@@ -94,12 +97,17 @@ fn refusal_body(refusal: &Refusal, journey: &Journey) -> Bytes {
         let request_id = journey.record.request_id.as_str();
         return mcp::error::body(refusal, rpc.id.as_deref(), request_id).into();
     }
+    refusal_text(refusal, journey).into()
+}
+
+/// A refusal as the REST faces tell it.
+pub fn refusal_text(refusal: &Refusal, journey: &Journey) -> String {
     let body = RefusalBody {
         detail: refusal.sentence(),
         code: refusal.code().as_str(),
         request_id: journey.record.request_id.as_str(),
     };
-    serde_json::to_vec(&body).expect("three strings are always JSON").into()
+    serde_json::to_string(&body).expect("three strings are always JSON")
 }
 
 async fn write(
@@ -124,6 +132,64 @@ async fn write(
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
+}
+
+/// Begins an answer of events (WHATWG HTML, server-sent events), with these headers besides.
+pub async fn open_events(
+    session: &mut Session,
+    journey: &mut Journey,
+    headers: &[(&'static str, String)],
+) -> pingora::Result<()> {
+    let mut header = ResponseHeader::build(200, Some(12))?;
+    header.insert_header(header::CONTENT_TYPE, "text/event-stream")?;
+    header.insert_header(header::CACHE_CONTROL, "no-store")?;
+    // Proxies that hold back what they read would hold events back (MCP 2026-07-28, Transports).
+    header.insert_header("x-accel-buffering", "no")?;
+    header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    for (name, value) in headers {
+        header.insert_header(*name, value.as_str())?;
+    }
+    mark(&mut header, journey)?;
+    cors::mark(&mut header, journey)?;
+    hygiene::frame_for(session.req_header().version, &mut header);
+    journey.record.status = 200;
+    journey.note_own_stream();
+    end_connection_when_draining(session);
+    session.write_response_header(Box::new(header), false).await
+}
+
+/// Sends an event: its name, and data of any number of lines.
+pub async fn send_event(
+    session: &mut Session,
+    journey: &mut Journey,
+    name: &str,
+    data: &str,
+) -> pingora::Result<()> {
+    let mut event = String::with_capacity(data.len() + name.len() + 24);
+    event.push_str("event: ");
+    event.push_str(name);
+    // A `\r` ends a line like a `\n` does; JSON has neither inside its strings.
+    for line in data.split(['\r', '\n']) {
+        event.push_str("\ndata: ");
+        event.push_str(line);
+    }
+    event.push_str("\n\n");
+    send_piece(session, journey, event.into()).await
+}
+
+/// Sends a comment, which clients ignore and whoever stands between takes for life.
+pub async fn send_comment(session: &mut Session, journey: &mut Journey) -> pingora::Result<()> {
+    send_piece(session, journey, Bytes::from_static(b":\n\n")).await
+}
+
+async fn send_piece(session: &mut Session, journey: &mut Journey, piece: Bytes) -> pingora::Result<()> {
+    journey.record.sent_bytes += piece.len() as u64;
+    session.write_response_body(Some(piece), false).await
+}
+
+/// Ends an answer of events.
+pub async fn end_events(session: &mut Session) -> pingora::Result<()> {
+    session.write_response_body(None, true).await
 }
 
 /// Puts on what every answer carries, the peer's included.

@@ -37,11 +37,14 @@ pub(super) fn settings() -> Settings {
         hosts: Vec::new(),
         public_url: None,
         oauth: None,
+        shows_meta_tools_only: false,
         mcp: native::Settings {
             session_keys: Vec::new(),
             session_ttl: Duration::from_secs(60),
             max_message_bytes: 4096,
             max_list_bytes: 4096,
+            list_refresh: Duration::from_secs(300),
+            page_size: 1000,
         },
     }
 }
@@ -56,6 +59,9 @@ fn gateway() -> Gateway {
         current: Current::new(Catalog::default(), max_stale),
         refresher: Refresher::new().0,
         documents: Documents::new(1024),
+        client: Client::new(crate::client::Settings { max_answer_bytes: 4096 }),
+        wire: Wire::new(),
+        desk: Desk::new(Duration::from_secs(60)),
         session_keys: settings().mcp.keys().unwrap(),
         live: Arc::default(),
         recorder: Recorder {

@@ -67,6 +67,10 @@ metrics! {
         "portcullis_database_up", "1 while the grants database answers, else 0.");
     tools: IntGaugeVec = IntGaugeVec::new(
         Opts::new("portcullis_tools", "Tools a server was last seen to have."), &["server"]);
+    catalog_stale: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("portcullis_catalog_stale", "1 while what a server offers could not be read lately, else 0."), &["server"]);
+    catalog_age_seconds: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("portcullis_catalog_age_seconds", "Seconds since what a server offers was last read; -1 before it ever was."), &["server"]);
     access_log_dropped: IntGauge = IntGauge::new(
         "portcullis_access_log_dropped_lines", "Access-log lines dropped because their reader was too slow.");
     draining: IntGauge = IntGauge::new("portcullis_draining", "1 once the process was told to stop, else 0.");

@@ -147,6 +147,8 @@ impl Record {
         self.refusal = Some((refusal.code(), refusal.cause().map(str::to_owned)));
         self.outcome = match refusal.code() {
             Code::PeerUnreachable | Code::PeerBadAnswer | Code::PeerTooSlow => Outcome::PeerFailed,
+            // The tool's word, in ours.
+            Code::ToolError | Code::InputNeeded => Outcome::ToolError,
             _ => Outcome::Refused,
         };
     }

@@ -364,7 +364,7 @@ fn unreadable(why: &'static str) -> Refusal {
 
 /// Whose a session is, and with which server.
 pub fn binding(permit: &Permit, purpose: Purpose) -> Binding<'_> {
-    Binding { purpose, server: &permit.server().id, caller: permit.caller().name() }
+    Binding { purpose, server: Some(&permit.server().id), caller: permit.caller().name() }
 }
 
 /// Seconds since 1970.

@@ -33,6 +33,7 @@ use crate::{
 };
 use asked::Asked;
 use body::Load;
+pub(super) use body::{refuse_label, too_slow};
 use exchange::{Exchange, Opened, Seal};
 
 /// Bounds of native MCP.
@@ -46,6 +47,10 @@ pub struct Settings {
     pub max_message_bytes: usize,
     /// Largest answer, or event of one, that is held to take tools out of it.
     pub max_list_bytes: usize,
+    /// How old a list of a server may become before it is read again.
+    pub list_refresh: Duration,
+    /// Most entries of one page of a list that the gateway answers itself.
+    pub page_size: usize,
 }
 
 impl Settings {
@@ -60,6 +65,12 @@ impl Settings {
 
 /// Where a legacy HTTP+SSE client finds the sealed message endpoint in its URL.
 pub const ENDPOINT_PARAMETER: &str = "sessionId";
+
+/// Whether a URL is that of a sealed message endpoint, by its form.
+pub(super) fn names_endpoint(uri: &Uri) -> bool {
+    let query = uri.query().unwrap_or_default().as_bytes();
+    form_urlencoded::parse(query).any(|(name, _)| name == ENDPOINT_PARAMETER)
+}
 
 /// Where a request's session lives, in the client's words and the server's.
 #[derive(Default)]
@@ -154,6 +165,16 @@ impl Gateway {
             }
             _ => Ok(Whereabouts::default()),
         }
+    }
+
+    /// Whether a request belongs to a session that its server has: it goes there, whatever is believed of the server.
+    pub(super) fn is_of_the_server(&self, permit: &Permit, request: &Parts) -> bool {
+        let id = request.headers.get(&headers::SESSION_ID).and_then(|id| id.to_str().ok());
+        id.is_some_and(|id| {
+            self.session_keys
+                .open(&exchange::binding(permit, Purpose::Session), id, exchange::now())
+                .is_some()
+        })
     }
 
     fn open(&self, permit: &Permit, purpose: Purpose, id: &str) -> Result<Sealed, Refusal> {
