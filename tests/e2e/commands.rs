@@ -138,7 +138,12 @@ async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
     let peer = FakePeer::start().await.with_json("search", json!([]));
     let good = setup(&database.url(), &peer.url()).set("auth.openwebui.database_url", database.url()).write();
     let said = portcullis(good.path(), &["check", "--connect"]).await;
-    check(&said, 0, "ok: 2 servers, 1 of them on\n", &["3 migrations are pending"]);
+    check(
+        &said,
+        0,
+        "ok: 2 servers, 1 of them on\n",
+        &["3 migrations are pending", "server `github` offers 1 tools"],
+    );
     let dead = setup(&database.url(), "http://127.0.0.1:1").write();
     let said = portcullis(dead.path(), &["check", "--connect"]).await;
     check(&said, 1, "", &["server `github`"]);
@@ -152,16 +157,18 @@ async fn check_connect_asks_servers_of_mcp_whether_they_are_there() {
     let check_with = async |dialect: &str, path: &str, code: i32, words: &str| {
         let keys = toml::Table::from_iter([("dialect".to_owned(), dialect.into())]);
         let setup = grants.setup().server_with("x", &format!("{}{path}", peer.url()), keys);
+        let setup = setup.set("tools.deadline_secs", 1);
         let folder = setup.set("mcp.session_keys", vec!["5f".repeat(32)]).write();
         let said = portcullis(folder.path(), &["check", "--connect"]).await;
         let words = [words].into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>();
         check(&said, code, if code == 0 { "ok: 1 servers, 1 of them on\n" } else { "" }, &words);
     };
+    let unread = "warning: server `x`: its tools cannot be read: ";
     for (status, code, words) in [
-        ("200 OK", 0, ""),
+        ("200 OK", 0, unread),
         // Servers without `server/discover` refuse it in ways of their own.
-        ("400 Bad Request", 0, ""),
-        ("405 Method Not Allowed", 0, ""),
+        ("400 Bad Request", 0, unread),
+        ("405 Method Not Allowed", 0, unread),
         ("404 Not Found", 0, "warning: server `x`: `http://"),
         ("401 Unauthorized", 1, "look at the `credential`"),
         ("307 Temporary Redirect", 1, "the slash at its end"),
@@ -173,12 +180,12 @@ async fn check_connect_asks_servers_of_mcp_whether_they_are_there() {
     let asked = &peer.requests()[0];
     assert_eq!((asked.method.as_str(), asked.json()["method"].as_str()), ("POST", Some("server/discover")));
     assert_eq!(asked.head.header("mcp-method"), Some("server/discover"));
-    for (status, code, words) in [("200 OK", 0, ""), ("404 Not Found", 1, "404"), ("405 No", 1, "405")] {
+    for (status, code, words) in [("200 OK", 0, unread), ("404 Not Found", 1, "404"), ("405 No", 1, "405")] {
         peer.set("/sse", answer(status));
         check_with("mcp-sse", "/sse", code, words).await;
     }
     peer.set("/sse", Behaviour::Hold);
-    check_with("mcp-sse", "/sse", 0, "").await;
+    check_with("mcp-sse", "/sse", 0, unread).await;
 }
 
 #[tokio::test]

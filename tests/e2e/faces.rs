@@ -70,6 +70,9 @@ const OFF: Expected = (503, "server_disabled");
 const NO_SERVER: Expected = (404, "unknown_server");
 const NO_TOOL: Expected = (404, "unknown_tool");
 const NOTHING: Expected = (404, "not_found");
+const ARGUMENTS: Expected = (422, "bad_arguments");
+const LABEL: Expected = (415, "unsupported_media_type");
+const EVENTS: Expected = (406, "not_acceptable");
 const METHOD: Expected = (405, "method_not_allowed");
 
 const WALK: &[Stop] = &[
@@ -89,6 +92,10 @@ const WALK: &[Stop] = &[
     (Some(Page::OpenApi), "GET", "/openapi.json", [WHO, OK, OK, OK]),
     (Some(Page::Server), "GET", "/{server}", [WHO, NO_GRANT, OK, OK]),
     (Some(Page::ServerOpenApi), "GET", "/{server}/openapi.json", [WHO, NO_GRANT, OK, OK]),
+    (Some(Page::MetaSearch), "POST", "/meta/search_tools", [WHO, ARGUMENTS, ARGUMENTS, ARGUMENTS]),
+    (Some(Page::MetaDescribe), "POST", "/meta/describe_tools", [WHO, ARGUMENTS, ARGUMENTS, ARGUMENTS]),
+    (Some(Page::MetaCall), "POST", "/meta/call_tool", [WHO, ARGUMENTS, ARGUMENTS, ARGUMENTS]),
+    (Some(Page::MetaStats), "GET", "/meta/stats", [WHO, OK, OK, OK]),
     (Some(Page::Refresh), "POST", "/refresh", [WHO, NO_ADMIN, NO_ADMIN, (202, "")]),
     (None, "POST", "/alpha/search", [WHO, NO_GRANT, OK, OK]),
     (None, "POST", "/alpha_search", [WHO, NO_GRANT, OK, OK]),
@@ -107,12 +114,18 @@ const WALK: &[Stop] = &[
     (None, "POST", "/nowhere/search", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
     (None, "POST", "/nowhere_search", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
     (None, "GET", "/nowhere", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
+    (None, "POST", "/meta/anything", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
+    (None, "GET", "/meta/call_tool", [WHO, METHOD, METHOD, METHOD]),
     (None, "GET", "/a/b/c", [WHO, NOTHING, NOTHING, NOTHING]),
-    // A server of REST has no MCP.
-    (None, "POST", "/alpha/mcp", [WHO, NO_GRANT, NOTHING, NOTHING]),
-    (None, "GET", "/alpha/mcp", [WHO, NO_GRANT, NOTHING, NOTHING]),
-    (None, "DELETE", "/alpha/mcp", [WHO, NO_GRANT, NOTHING, NOTHING]),
-    (None, "POST", "/beta/mcp", [WHO, NO_GRANT, NO_GRANT, NOTHING]),
+    // MCP of a server of REST, and of all: what is asked comes after who asks.
+    (None, "POST", "/alpha/mcp", [WHO, NO_GRANT, LABEL, LABEL]),
+    (None, "GET", "/alpha/mcp", [WHO, NO_GRANT, EVENTS, EVENTS]),
+    (None, "DELETE", "/alpha/mcp", [WHO, NO_GRANT, METHOD, METHOD]),
+    (None, "POST", "/beta/mcp", [WHO, NO_GRANT, NO_GRANT, LABEL]),
+    (None, "POST", "/mcp", [WHO, LABEL, LABEL, LABEL]),
+    (None, "GET", "/mcp", [WHO, EVENTS, EVENTS, EVENTS]),
+    (None, "DELETE", "/mcp", [WHO, METHOD, METHOD, METHOD]),
+    (None, "PUT", "/mcp", [WHO, METHOD, METHOD, METHOD]),
     (None, "POST", "/dark/mcp", [WHO, NO_GRANT, NO_GRANT, OFF]),
     (None, "POST", "/nowhere/mcp", [WHO, NO_SERVER, NO_SERVER, NO_SERVER]),
     (None, "PUT", "/alpha/mcp", [WHO, METHOD, METHOD, METHOD]),
@@ -278,6 +291,8 @@ async fn a_wrong_method_is_told_the_right_ones() {
         ("POST", "/alpha", "GET, HEAD"),
         ("OPTIONS", "/servers", "GET, HEAD"),
         ("GET", "/refresh", "POST"),
+        ("GET", "/meta/search_tools", "POST"),
+        ("POST", "/meta/stats", "GET, HEAD"),
         ("GET", "/alpha/search", "POST"),
         ("HEAD", "/alpha/search", "POST"),
         ("PATCH", "/alpha/search", "POST"),

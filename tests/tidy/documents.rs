@@ -18,10 +18,11 @@ const ACCESS_LOG: &str = include_str!("../../src/record/access_log.rs");
 const LIBRARY: &str = include_str!("../../src/lib.rs");
 
 /// What the gateway sends on rather than answers, so that it is not among the endpoints.
-const CALLS: [[&str; 3]; 3] = [
+const CALLS: [[&str; 3]; 4] = [
     ["POST", "`/{server}/{tool}`", "with a grant"],
     ["POST", "`/{server}_{tool}`", "with a grant"],
     ["POST, GET, DELETE", "`/{server}/mcp`", "with a grant"],
+    ["POST, GET, DELETE", "`/mcp`", "any caller"],
 ];
 
 /// The cells of the one table of a document whose header begins with these cells.

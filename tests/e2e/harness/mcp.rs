@@ -22,7 +22,7 @@ pub const MODERN: &str = "2026-07-28";
 /// The last revision with sessions.
 pub const LEGACY: &str = "2025-11-25";
 /// How many tools the fixture lists.
-pub const FIXTURE_TOOLS: usize = 34;
+pub const FIXTURE_TOOLS: usize = 37;
 
 /// `tests/mcp/NAME`.
 pub fn script(name: &str) -> PathBuf {
@@ -136,6 +136,12 @@ impl Fixture {
         Self::with(&[]).await
     }
 
+    /// On this port, where one may be started again after it was killed.
+    pub async fn on(port: &Port, options: &[&str]) -> Self {
+        let number = port.number().to_string();
+        Self::with(&[&["--port", &number], options].concat()).await
+    }
+
     /// With options: `tests/mcp/README.md` has them.
     pub async fn with(options: &[&str]) -> Self {
         let mut command = Command::new(given("PORTCULLIS_TEST_NODEJS"));
@@ -160,7 +166,8 @@ impl Fixture {
         self.look("/__log").await.as_array().unwrap().clone()
     }
 
-    /// One of its counters: `cancelled`, `sessions`, `byMethod/tools~1call`.
+    /// One of its counters: `cancelled`, `sessions`, `byMethod/tools~1call`; of what the gateway asks in its own name,
+    /// `gateway/cancelled`….
     pub async fn count(&self, counter: &str) -> u64 {
         self.look("/__stats").await.pointer(&format!("/{counter}")).map_or(0, |count| count.as_u64().unwrap())
     }
@@ -170,6 +177,19 @@ impl Fixture {
     pub fn await_count(&self, counter: &str, count: u64) -> impl Future<Output = ()> {
         let what = format!("{count} of the fixture's {counter}");
         async move { until(&what, || async { (self.count(counter).await == count).then_some(()) }).await }
+    }
+
+    /// Does something to it: `flip/tools`, `touch?uri=…`, `forget`.
+    pub async fn command(&self, command: &str) {
+        let sent =
+            self.client.post(self.url(&format!("/__{command}"))).header("content-type", "application/json");
+        let answer = within("the fixture's own pages", sent.send()).await.unwrap();
+        assert_eq!(Answer::read(answer).await.json(), serde_json::json!({"done": true}), "{command}");
+    }
+
+    /// Kills it; returns once its sockets are closed.
+    pub async fn kill(mut self) {
+        self.server.process.kill().await.unwrap();
     }
 
     async fn look(&self, path: &str) -> Value {

@@ -2,8 +2,9 @@
 //!
 //! What stands around the gateway here is in `tests/mcp`, whose README says how to run each piece by hand.
 
+mod aggregated;
 mod bodies;
-mod clients;
+pub mod clients;
 mod conformance;
 mod event_streams;
 mod recorded;
@@ -13,4 +14,4 @@ mod rust_sdk;
 mod servers;
 mod standing;
 mod tls;
-mod wire;
+pub mod wire;

@@ -17,6 +17,7 @@ use crate::harness::{
     mcp::Scene,
     openwebui::JANE_EMAIL,
     raw::RawClient,
+    raw_peer::is_gateway,
     request::head,
     tokens::email_token,
     wire::{Framing, Head, chunk, read_body},
@@ -108,6 +109,10 @@ impl Part {
         while let Ok(Some(head)) = Head::read(&mut connection).await {
             let framing = head.framing().unwrap_or(Framing::Length(0));
             let body = read_body(&mut connection, framing).await.unwrap();
+            if is_gateway(&head) {
+                let _ = connection.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+                continue;
+            }
             let answer = self.answers.lock().unwrap().pop_front().expect("a request that was not recorded");
             let method = head.first_line.split(' ').next().unwrap_or_default().to_owned();
             self.heard.lock().unwrap().push((head, body));

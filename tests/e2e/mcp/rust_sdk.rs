@@ -49,12 +49,12 @@ impl ClientHandler for Person {
 type Client = RunningService<RoleClient, Person>;
 
 /// Calls a tool to its end.
-async fn call(client: &Client, tool: &'static str, arguments: Value) -> CallToolResult {
+async fn call(client: &Client, tool: &str, arguments: Value) -> CallToolResult {
     within(tool, client.call_tool(parameters(tool, arguments))).await.unwrap()
 }
 
-fn parameters(tool: &'static str, arguments: Value) -> CallToolRequestParams {
-    CallToolRequestParams::new(tool).with_arguments(arguments.as_object().unwrap().clone())
+fn parameters(tool: &str, arguments: Value) -> CallToolRequestParams {
+    CallToolRequestParams::new(tool.to_owned()).with_arguments(arguments.as_object().unwrap().clone())
 }
 
 fn text(result: &CallToolResult) -> Value {
@@ -64,26 +64,32 @@ fn text(result: &CallToolResult) -> Value {
 async fn check(begin: ClientLifecycleMode, has_session: bool) {
     let fixture = Fixture::start().await;
     let scene = Scene::in_front_of(&fixture.url("/mcp")).await;
+    do_all(begin, &scene.url(), &scene.token, "").await;
+    check_upstream(&fixture, &scene, has_session).await;
+}
+
+/// Does all there is to do with the fixture's tools, whose names begin with `prefix` here.
+pub async fn do_all(begin: ClientLifecycleMode, url: &str, token: &str, prefix: &str) {
     let (progress, mut told) = mpsc::unbounded_channel();
-    let config = StreamableHttpClientTransportConfig::with_uri(scene.url()).auth_header(scene.token.clone());
+    let config = StreamableHttpClientTransportConfig::with_uri(url).auth_header(token);
     let transport = StreamableHttpClientTransport::with_client(http_client(), config);
     let client =
         within("connecting", Person { progress }.serve_with_lifecycle(transport, begin)).await.unwrap();
 
+    let named = |tool: &str| format!("{prefix}{tool}");
     assert_eq!(within("the list", client.list_all_tools()).await.unwrap().len(), FIXTURE_TOOLS);
-    assert_eq!(text(&call(&client, "echo", json!({"message": "hi"})).await), "hi");
-    call(&client, "slow", json!({"ms": 300, "step": 100})).await;
+    assert_eq!(text(&call(&client, &named("echo"), json!({"message": "hi"})).await), "hi");
+    call(&client, &named("slow"), json!({"ms": 300, "step": 100})).await;
     for expected in [0, 100, 200] {
         assert_eq!(within("progress", told.recv()).await, Some(expected));
     }
-    assert_eq!(text(&call(&client, "ask", json!({})).await), "Hello, Ada!");
+    assert_eq!(text(&call(&client, &named("ask"), json!({})).await), "Hello, Ada!");
     tokio::select! {
-        ended = client.call_tool(parameters("slow", json!({"ms": 60_000, "step": 50}))) => panic!("{ended:?}"),
+        ended = client.call_tool(parameters(&named("slow"), json!({"ms": 60_000, "step": 50}))) => panic!("{ended:?}"),
         _ = within("progress", told.recv()) => {}
     }
-    assert_eq!(text(&call(&client, "echo", json!({"message": "again"})).await), "again");
+    assert_eq!(text(&call(&client, &named("echo"), json!({"message": "again"})).await), "again");
     within("leaving", client.cancel()).await.unwrap();
-    check_upstream(&fixture, &scene, has_session).await;
 }
 
 /// The client that the harness uses elsewhere: rmcp's own would look for a proxy in the environment.

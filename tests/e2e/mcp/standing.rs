@@ -22,9 +22,10 @@ use crate::harness::{
     gateway::Gateway,
     grants::{CALLER, Grants},
     raw::RawClient,
+    raw_peer::is_gateway,
     request::head,
     tokens::email_token,
-    wire::{Framing, Head, chunk, read_body},
+    wire::{Framing, Head, answer, chunk, read_body},
 };
 
 const STREAMS: usize = 2000;
@@ -77,6 +78,10 @@ async fn serve(socket: TcpStream, open: Arc<AtomicUsize>, word: watch::Receiver<
     let mut connection = BufReader::new(socket);
     while let Ok(Some(head)) = Head::read(&mut connection).await {
         let body = read_body(&mut connection, head.framing().unwrap_or(Framing::Length(0))).await.unwrap();
+        if is_gateway(&head) {
+            let _ = connection.write_all(&answer("404 Not Found", "text/plain", b"")).await;
+            return;
+        }
         if head.first_line.starts_with("GET ") {
             open.fetch_add(1, Ordering::SeqCst);
             let _ = stream(&mut connection, word).await;

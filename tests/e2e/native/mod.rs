@@ -114,7 +114,8 @@ async fn refusals_are_json_rpc_and_keep_the_connection() {
 async fn the_pages_say_where_an_mcp_client_finds_a_server() {
     let scene = Scene::start().await;
     let page = scene.gateway.get("/alpha", &scene.token).await.json();
-    assert_eq!((&page["usage"], &page["tool_count"]), (&json!("/alpha/mcp, for MCP clients"), &json!(0)));
+    let usage = "POST /alpha/{tool} with the arguments as a JSON object, or /alpha/mcp, for MCP clients";
+    assert_eq!((&page["usage"], &page["tool_count"]), (&json!(usage), &json!(0)));
     let servers = scene.gateway.get("/servers", &scene.token).await.json();
     assert!(servers["usage"]["mcp"].as_str().unwrap().starts_with("/{server}/mcp"));
 }

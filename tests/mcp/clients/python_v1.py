@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+import os
 import sys
 
 from mcp import ClientSession, types
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamablehttp_client
+
+# What stands before the tools' names where several servers are one.
+PREFIX = os.environ.get("TOOL_PREFIX", "")
 
 
 async def answer(_context, _question):
@@ -21,7 +25,7 @@ async def cancelled(session):
         began.set()
 
     number = session._request_id
-    call = asyncio.create_task(session.call_tool("slow", {"ms": 60000, "step": 50}, progress_callback=begin))
+    call = asyncio.create_task(session.call_tool(PREFIX + "slow", {"ms": 60000, "step": 50}, progress_callback=begin))
     await began.wait()
     parameters = types.CancelledNotificationParams(requestId=number, reason="enough")
     await session.send_notification(types.ClientNotification(types.CancelledNotification(params=parameters)))
@@ -39,20 +43,20 @@ async def main(url, token, kind="http", steps="list,echo,progress,ask,cancel"):
             if "list" in steps:
                 said["tools"] = len((await session.list_tools()).tools)
             if "echo" in steps:
-                said["echo"] = (await session.call_tool("echo", {"message": "hi"})).content[0].text
+                said["echo"] = (await session.call_tool(PREFIX + "echo", {"message": "hi"})).content[0].text
             if "progress" in steps:
                 seen = []
 
                 async def note(progress, _total, _message):
                     seen.append(int(progress))
 
-                await session.call_tool("slow", {"ms": 300, "step": 100}, progress_callback=note)
+                await session.call_tool(PREFIX + "slow", {"ms": 300, "step": 100}, progress_callback=note)
                 said["progress"] = seen
             if "ask" in steps:
-                said["ask"] = (await session.call_tool("ask", {})).content[0].text
+                said["ask"] = (await session.call_tool(PREFIX + "ask", {})).content[0].text
             if "cancel" in steps:
                 said["cancelled"] = await cancelled(session)
-                said["after"] = (await session.call_tool("echo", {"message": "again"})).content[0].text
+                said["after"] = (await session.call_tool(PREFIX + "echo", {"message": "again"})).content[0].text
     print(json.dumps(said))
 
 

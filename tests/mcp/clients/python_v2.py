@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 
 import anyio
@@ -9,6 +10,9 @@ import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitResult
+
+# What stands before the tools' names where several servers are one.
+PREFIX = os.environ.get("TOOL_PREFIX", "")
 
 
 async def answer(_context, _question):
@@ -25,26 +29,26 @@ async def main(url, token, mode="auto", steps="list,echo,progress,ask,cancel"):
             if "list" in steps:
                 said["tools"] = len((await client.list_tools()).tools)
             if "echo" in steps:
-                said["echo"] = (await client.call_tool("echo", {"message": "hi"})).content[0].text
+                said["echo"] = (await client.call_tool(PREFIX + "echo", {"message": "hi"})).content[0].text
             if "progress" in steps:
                 seen = []
 
                 async def note(progress, _total, _message):
                     seen.append(int(progress))
 
-                await client.call_tool("slow", {"ms": 300, "step": 100}, progress_callback=note)
+                await client.call_tool(PREFIX + "slow", {"ms": 300, "step": 100}, progress_callback=note)
                 said["progress"] = seen
             if "ask" in steps:
-                said["ask"] = (await client.call_tool("ask", {})).content[0].text
+                said["ask"] = (await client.call_tool(PREFIX + "ask", {})).content[0].text
             if "cancel" in steps:
                 with anyio.CancelScope() as scope:
 
                     async def leave(_progress, _total, _message):
                         scope.cancel()
 
-                    await client.call_tool("slow", {"ms": 60000, "step": 50}, progress_callback=leave)
+                    await client.call_tool(PREFIX + "slow", {"ms": 60000, "step": 50}, progress_callback=leave)
                 said["cancelled"] = scope.cancelled_caught
-                said["after"] = (await client.call_tool("echo", {"message": "again"})).content[0].text
+                said["after"] = (await client.call_tool(PREFIX + "echo", {"message": "again"})).content[0].text
     print(json.dumps(said))
 
 

@@ -1,8 +1,12 @@
 """Any stdio MCP server, driven by hand: `stdio.py COMMAND ARGUMENTS…`; one line of JSON at the end."""
 
 import json
+import os
 import subprocess
 import sys
+
+# What stands before the tools' names where several servers are one.
+PREFIX = os.environ.get("TOOL_PREFIX", "")
 
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -25,7 +29,7 @@ hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"na
 said = {"version": ask(1, "initialize", hello)["protocolVersion"]}
 send({"method": "notifications/initialized"})
 said["tools"] = len(ask(2, "tools/list", {})["tools"])
-said["echo"] = ask(3, "tools/call", {"name": "echo", "arguments": {"message": "hi"}})["content"][0]["text"]
+said["echo"] = ask(3, "tools/call", {"name": PREFIX + "echo", "arguments": {"message": "hi"}})["content"][0]["text"]
 server.stdin.close()
 server.wait(20)
 print(json.dumps(said))

@@ -6,12 +6,16 @@
 
 import asyncio
 import json
+import os
 import sys
 
 import httpx2
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitResult, ToolListChangedNotification
+
+# What stands before the tools' names where several servers are one.
+PREFIX = os.environ.get("TOOL_PREFIX", "")
 
 
 def say(**line):
@@ -29,7 +33,7 @@ async def listen(message):
 
 async def call(client, tool, **arguments):
     try:
-        say(**{tool: (await client.call_tool(tool, arguments)).content[0].text})
+        say(**{tool: (await client.call_tool(PREFIX + tool, arguments)).content[0].text})
     except MCPError as error:
         say(error=str(error))
 
