@@ -32,7 +32,6 @@ use crate::{
     catalog::Catalog,
     client::{self, Client},
     config::Config,
-    dial::wire::Wire,
     endpoints::openapi::Documents,
     gateway::{
         self, Gateway,
@@ -224,7 +223,6 @@ fn guarded(
         documents: Documents::new(DOCUMENT_BYTES),
         session_keys: parts.session_keys.clone(),
         client: parts.client.clone(),
-        wire: Wire::new(),
         desk: Desk::new(settings.mcp.session_ttl),
         live: parts.live.clone(),
         recorder: parts.recorder.clone(),

@@ -147,6 +147,24 @@ impl Client {
         }
     }
 
+    /// Sends a request of another form than MCP's, where and as often as a question would be.
+    pub async fn deliver(
+        &self,
+        way: &Way,
+        is_repeatable: bool,
+        request: impl Fn(&Destination) -> Result<http::Request<bytes::Bytes>, Refusal>,
+    ) -> Result<crate::dial::wire::Incoming, Refusal> {
+        let mut tries = Tries::new(way);
+        loop {
+            let destination = tries.next().await?;
+            let request = request(&destination)?;
+            match self.shared.wire.send(&upstream::peer::way_peer(way, &destination), request).await {
+                Ok(incoming) => return Ok(incoming),
+                Err(failed) => tries.note(failed.into(), is_repeatable)?,
+            }
+        }
+    }
+
     async fn try_ask(
         &self,
         way: &Way,

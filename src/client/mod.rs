@@ -30,6 +30,7 @@ use stopped::Stopped;
 pub use replies::Replies;
 pub use session::SessionRef;
 pub use spoken::Spoken;
+pub use stopped::refusal_for;
 
 /// What the client holds to.
 #[derive(Debug, Clone)]
@@ -120,11 +121,6 @@ impl Client {
     pub fn new(settings: Settings) -> Self {
         let shared = Shared { settings, wire: Wire::new(), sessions: Pool::new(), eras: Eras::default() };
         Self { shared: Arc::new(shared) }
-    }
-
-    /// The connections it asks over.
-    pub fn wire(&self) -> &Wire {
-        &self.shared.wire
     }
 
     /// Sends a notification or a response into a session.

@@ -57,7 +57,7 @@ impl From<Failed> for Stopped {
 }
 
 /// What the asker is told about an exchange that failed.
-pub(super) fn refusal_for(failed: Failed) -> Refusal {
+pub fn refusal_for(failed: Failed) -> Refusal {
     match failed.kind {
         Fault::Connect | Fault::Closed => upstream::unreachable(failed.word),
         Fault::TooSlow => too_slow(failed.word),

@@ -39,7 +39,6 @@ use pingora::{
 use crate::{
     access::Access,
     client::Client,
-    dial::wire::Wire,
     endpoints::{openapi::Documents, protected_resource::OAuth},
     identity::Identity,
     mcp::session::SessionKeys,
@@ -113,8 +112,6 @@ pub struct Gateway {
     pub session_keys: Arc<SessionKeys>,
     /// Asks servers that speak MCP.
     pub client: Client,
-    /// Connections for what the gateway words itself.
-    pub wire: Wire,
     /// Calls of MCP that wait.
     pub desk: Arc<Desk>,
     /// Trips underway.

@@ -60,7 +60,6 @@ fn gateway() -> Gateway {
         refresher: Refresher::new().0,
         documents: Documents::new(1024),
         client: Client::new(crate::client::Settings { max_answer_bytes: 4096 }),
-        wire: Wire::new(),
         desk: Desk::new(Duration::from_secs(60)),
         session_keys: settings().mcp.keys().unwrap(),
         live: Arc::default(),

@@ -181,6 +181,12 @@ impl Gateway {
             false => Cow::Borrowed(result),
         };
         let result = match (telling.speaker.is_modern, is_modern) {
+            // Behind a grant: whatever stands between must not show it to another.
+            (true, true) if errand.ask.method == "resources/read" => {
+                let ttl = Members::read(&result).and_then(|members| members.get("ttlMs")?.parse().ok());
+                let hints = era::Hints { ttl_ms: ttl.unwrap_or(0), is_public: false };
+                Cow::Owned(era::to_modern(&result, Some(hints)))
+            }
             (true, true) | (false, false) => result,
             (true, false) => {
                 let hints = (errand.ask.method == "resources/read").then_some(NEVER);

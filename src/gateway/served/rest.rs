@@ -16,13 +16,13 @@ use super::{
 use crate::{
     access::Permit,
     catalog::tools::Tool,
+    client::refusal_for,
     credentials,
-    dial::wire::{Failed, Fault},
     gateway::{Gateway, decide::Step, failure, guard::Line, hygiene, journey::Journey},
     mcp::{members::Members, result},
     record::Outcome,
     refusal::{Code, Refusal},
-    upstream::{self, Destination, Trip, mcpo, peer::http_peer},
+    upstream::{self, Destination, Trip, mcpo},
 };
 
 /// An answer of a tool, as it came.
@@ -84,7 +84,8 @@ impl Gateway {
         let request_id = http::HeaderValue::from_str(journey.record.request_id.as_str());
         headers.insert("x-request-id", request_id.map_err(Refusal::internal)?);
         journey.record.depart();
-        let calling = self.post(&trip, query.as_deref(), headers, body.into_owned().into());
+        let calling =
+            self.post(&trip, query.as_deref(), headers, body.into_owned().into(), tool.hints.is_repeatable());
         let answered = tokio::select! {
             answered = calling => Some(answered?),
             () = left(session) => None,
@@ -93,25 +94,17 @@ impl Gateway {
         Ok(answered)
     }
 
-    /// Sends a call to the first address that takes it, and reads the answer whole.
+    /// Sends a call, and reads the answer whole.
     async fn post(
         &self,
         trip: &Trip,
         query: Option<&str>,
         headers: http::HeaderMap,
         body: Bytes,
+        is_repeatable: bool,
     ) -> Result<Answered, Refusal> {
-        let mut attempt = 0;
-        let mut incoming = loop {
-            let destination =
-                trip.destination(attempt).ok_or_else(|| upstream::unreachable("every address was tried"))?;
-            let request = request(trip, destination, query, &headers, &body)?;
-            match self.wire.send(&http_peer(trip, destination), request).await {
-                Ok(incoming) => break incoming,
-                Err(failed) if !failed.is_sent && trip.destination(attempt + 1).is_some() => attempt += 1,
-                Err(failed) => return Err(told(&failed)),
-            }
-        };
+        let worded = |destination: &Destination| request(trip, destination, query, &headers, &body);
+        let mut incoming = self.client.deliver(&trip.way(), is_repeatable, worded).await?;
         failure::refuse_leading_away(incoming.status())?;
         let media_type = incoming.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.map(str::to_owned);
@@ -122,7 +115,7 @@ impl Gateway {
         let bound = self.settings.mcp.max_list_bytes;
         let mut whole = BytesMut::new();
         while let Some(piece) =
-            incoming.chunk(Some(trip.server().deadlines.read)).await.map_err(|failed| told(&failed))?
+            incoming.chunk(Some(trip.server().deadlines.read)).await.map_err(refusal_for)?
         {
             if whole.len() + piece.len() > bound {
                 return Err(Refusal::new(
@@ -158,19 +151,4 @@ fn request(
 
 fn not_an_object() -> Refusal {
     Refusal::new(Code::BodyNotJson, "the arguments must be a JSON object, each member once")
-}
-
-/// What the client is told of a server that gave no answer.
-fn told(failed: &Failed) -> Refusal {
-    match failed.kind {
-        Fault::Connect | Fault::Closed => upstream::unreachable(failed.word),
-        Fault::TooSlow => {
-            Refusal::new(Code::PeerTooSlow, "the server did not answer in time").because(failed.word)
-        }
-        Fault::NotHttp => {
-            Refusal::new(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
-                .because(failed.word)
-        }
-        Fault::Unwritable => Refusal::internal(failed.word),
-    }
 }

@@ -319,14 +319,22 @@ async fn lists_are_read_with_the_credential_that_is_for_lists() {
     })
     .await;
     world.rest("/native/echo", json!({"message": "hi"})).await;
+    let (mut lists, mut calls) = (0, 0);
     for entry in fixture.log().await {
         let with = entry["headers"]["authorization"].as_str().unwrap_or_default();
         match entry["rpc"].as_str() {
-            Some("tools/list" | "prompts/list") => assert_eq!(with, "Bearer for-lists-0123456789", "{entry}"),
-            Some("tools/call") => assert_eq!(with, "Bearer for-calls-0123456789", "{entry}"),
+            Some("tools/list" | "prompts/list") => {
+                lists += 1;
+                assert_eq!(with, "Bearer for-lists-0123456789", "{entry}");
+            }
+            Some("tools/call") => {
+                calls += 1;
+                assert_eq!(with, "Bearer for-calls-0123456789", "{entry}");
+            }
             _ => {}
         }
     }
+    assert!(lists >= 2 && calls == 1, "{lists} lists and {calls} calls were seen");
     world.gateway.wrote_none_of(&["for-calls-0123456789", "for-lists-0123456789"]);
 }
 
