@@ -6,12 +6,14 @@
 //! Everything arriving from outside (paths, tokens, rows, files) passes through here first.
 
 mod authority;
+mod network;
 
 use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
 pub use authority::{Authority, BadAuthority, Host};
+pub use network::Network;
 
 /// Why a text is not a name; the sentence is fit for operators and for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,8 +92,9 @@ name! {
 }
 
 /// First path segments the gateway answers itself, so no server may be called like this.
-pub const RESERVED_SERVER_IDS: &[&str] =
-    &["servers", "tools", "tenants", "health", "openapi", "meta", "mcp", "refresh", "docs", "metrics"];
+pub const RESERVED_SERVER_IDS: &[&str] = &[
+    "servers", "tools", "tenants", "health", "openapi", "meta", "mcp", "refresh", "docs", "metrics", "oauth",
+];
 
 impl ServerId {
     /// Parses `[a-z0-9][a-z0-9_-]{0,62}`, reserved words excepted.

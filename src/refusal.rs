@@ -46,6 +46,8 @@ codes! {
     BadParams = 400, "bad_params";
     /// A cursor that no list of the gateway gave out, to this caller, in this form.
     BadCursor = 400, "bad_cursor";
+    /// A client that wants to sign its user in asked for what it may not have, or for what nobody gives out.
+    BadSignIn = 400, "bad_sign_in";
     /// The server does not speak the revision of MCP that was asked for.
     UnsupportedVersion = 400, "unsupported_protocol_version";
     /// No credential was sent.
@@ -56,6 +58,8 @@ codes! {
     ExpiredCredential = 401, "expired_credential";
     /// The credential was withdrawn, or its user is gone or inactive.
     RevokedCredential = 401, "revoked_credential";
+    /// The token is right, and lacks a scope that is needed here.
+    InsufficientScope = 403, "insufficient_scope";
     /// Two identities were claimed and they differ.
     IdentityMismatch = 403, "identity_mismatch";
     /// The gateway is called by a name that somebody else's DNS may answer for.
@@ -106,6 +110,12 @@ codes! {
     ServerDisabled = 503, "server_disabled";
     /// The gateway does not know the grants (yet, or any more).
     GrantsUnknown = 503, "grants_unknown";
+    /// The keys that check a credential are not known (yet, or any more).
+    KeysUnknown = 503, "keys_unknown";
+    /// The groups of a caller cannot be read from their directory.
+    GroupsUnknown = 503, "groups_unknown";
+    /// Entra ID, which signs users in, does not answer.
+    SignInUnavailable = 503, "sign_in_unavailable";
     /// The server answered with something that is no answer to a tool call.
     PeerBadAnswer = 502, "peer_bad_answer";
     /// The server did not answer in time.
@@ -118,6 +128,7 @@ pub struct Refusal {
     code: Code,
     sentence: Cow<'static, str>,
     cause: Option<String>,
+    reason: Option<&'static str>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     /// Boxed, because refusals are handed on in every result and few have it.
@@ -141,6 +152,7 @@ impl Refusal {
             code,
             sentence: sentence.into(),
             cause: None,
+            reason: None,
             retry_after: None,
             allow: None,
             version_gap: None,
@@ -156,6 +168,12 @@ impl Refusal {
     /// Adds what only logs may see. It must hold no secret and no body.
     pub fn because(mut self, cause: impl ToString) -> Self {
         self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Adds the word, one of a closed set, by which operators look for the cause.
+    pub fn reason(mut self, word: &'static str) -> Self {
+        self.reason = Some(word);
         self
     }
 
@@ -199,6 +217,11 @@ impl Refusal {
     /// The private cause.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// The word for the cause.
+    pub fn why(&self) -> Option<&'static str> {
+        self.reason
     }
 
     /// Seconds for `Retry-After`, rounded up.

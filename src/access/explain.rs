@@ -97,6 +97,9 @@ pub fn explain(settings: &Settings, caller: &Caller, server: &ServerId, grants: 
     groups.dedup_by_key(|(group, _)| *group);
 
     let mut reasons = Vec::new();
+    if caller.is_admin() {
+        reasons.push("a trusted gateway says that they administer".to_owned());
+    }
     for (group, source) in &groups {
         if *group == settings.admin_group.as_str() {
             reasons.push(format!("they are in the admin group `{group}` (from {source})"));

@@ -95,7 +95,7 @@ impl Reach {
         }
         let scope = |(server, rules): (&ServerId, _)| (server.clone(), ToolScope::of(rules));
         Self {
-            is_admin: groups.contains(&settings.admin_group),
+            is_admin: caller.is_admin() || groups.contains(&settings.admin_group),
             servers: own.chain(through_groups).cloned().collect(),
             tools: rules.into_iter().map(scope).collect(),
         }

@@ -4,37 +4,58 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::names::{Email, GroupName};
+use super::jwt;
+use crate::{
+    names::{Email, GroupName},
+    store::signed_out::Mark,
+};
 
 /// By which credential a caller was believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
+    /// Headers of a trusted gateway in front.
+    GatewayHeaders,
     /// A service key alone.
     ServiceKey,
     /// A service key that vouches for a user with Open WebUI's signed user token.
     Vouched,
+    /// An API key of Open WebUI.
+    ApiKey,
     /// An Open WebUI session token.
     Session,
+    /// An access token of Entra ID.
+    Entra,
 }
 
 impl Scheme {
     /// The word in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Scheme::GatewayHeaders => "gateway_headers",
             Scheme::ServiceKey => "service_key",
             Scheme::Vouched => "vouched",
+            Scheme::ApiKey => "api_key",
             Scheme::Session => "session",
+            Scheme::Entra => "entra",
         }
     }
 }
 
-/// Who is asking.
+/// Who is asking, and by which credential they were believed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Caller {
+    person: Arc<Person>,
+    scheme: Scheme,
+    proof: Proof,
+}
+
+/// Somebody as a credential, a table or a trusted gateway tells of them; shared by all their credentials.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Person {
     name: String,
     email: Option<Email>,
     groups: Box<[GroupName]>,
-    scheme: Scheme,
+    is_admin: bool,
     openwebui: Option<OpenWebUiSelf>,
     fingerprint: [u8; 16],
 }
@@ -46,61 +67,133 @@ pub(super) struct OpenWebUiSelf {
     pub(super) session_stamp: Option<Box<str>>,
 }
 
-impl Caller {
-    /// A user, with the groups their credential or Open WebUI's tables prove.
-    pub(super) fn user(
-        email: Email,
-        openwebui: Option<OpenWebUiSelf>,
-        groups: Vec<GroupName>,
-        scheme: Scheme,
-    ) -> Arc<Self> {
-        let name = email.as_str().to_owned();
-        Self::new(name, Some(email), groups, scheme, openwebui)
+/// What is remembered of the credential itself, to notice its end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// Seconds since 1970 after which it is not believed any more.
+    pub(super) expires: Option<i64>,
+    /// The session of Open WebUI it belongs to.
+    pub(super) session: Option<Arc<SessionId>>,
+    /// SHA-256 of an API key of Open WebUI.
+    pub(super) api_key: Option<[u8; 32]>,
+    /// Who they are in Entra ID, whatever their email is.
+    pub(super) directory: Option<Arc<DirectoryId>>,
+}
+
+/// A session of Open WebUI, as it can be ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionId {
+    /// What ends it: a mark of its own, where its token has a `jti`, and one of its user.
+    pub marks: Box<[Mark]>,
+    /// When its token was issued, in seconds since 1970.
+    pub issued: Option<i64>,
+}
+
+impl SessionId {
+    /// The session of this user, whose token says this of itself.
+    pub fn new(user: &str, jti: Option<&str>, issued: Option<i64>) -> Self {
+        let own = jti.map(|jti| Mark::Token(jti.into()));
+        Self { marks: own.into_iter().chain([Mark::User(user.into())]).collect(), issued }
+    }
+}
+
+/// Somebody in a directory: ids that are never given to another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DirectoryId {
+    /// The tenant.
+    pub tenant: Box<str>,
+    /// Their object id in it.
+    pub object: Box<str>,
+}
+
+impl Person {
+    /// A user, with the groups that their credential or Open WebUI's tables prove.
+    pub(super) fn user(email: Email, groups: Vec<GroupName>) -> Self {
+        Self::new(email.as_str().to_owned(), Some(email), groups)
     }
 
-    /// A service acting for itself.
-    pub(super) fn service(name: &str, groups: Vec<GroupName>) -> Arc<Self> {
-        Self::new(format!("service:{name}"), None, groups, Scheme::ServiceKey, None)
+    /// Somebody without an email: a service or an application.
+    pub(super) fn machine(name: String, groups: Vec<GroupName>) -> Self {
+        Self::new(name, None, groups)
     }
 
-    /// A caller for the operator's question "what if this user asked": it reaches no server.
-    pub fn hypothetical(email: Email, groups: Vec<GroupName>) -> Arc<Self> {
-        Self::user(email, None, groups, Scheme::Session)
+    /// The same person, known to Open WebUI by this id.
+    pub(super) fn known_to_openwebui(mut self, openwebui: OpenWebUiSelf) -> Self {
+        self.openwebui = Some(openwebui);
+        self
     }
 
-    fn new(
-        name: String,
-        email: Option<Email>,
-        mut groups: Vec<GroupName>,
-        scheme: Scheme,
-        openwebui: Option<OpenWebUiSelf>,
-    ) -> Arc<Self> {
+    /// The same person, whom a trusted gateway calls an admin.
+    pub(super) fn admin(mut self) -> Self {
+        self.is_admin = true;
+        self.fingerprint = self.digest();
+        self
+    }
+
+    fn new(name: String, email: Option<Email>, mut groups: Vec<GroupName>) -> Self {
         groups.sort_unstable();
         groups.dedup();
+        let mut person = Self {
+            name,
+            email,
+            groups: groups.into(),
+            is_admin: false,
+            openwebui: None,
+            fingerprint: Default::default(),
+        };
+        person.fingerprint = person.digest();
+        person
+    }
+
+    fn digest(&self) -> [u8; 16] {
         let mut digest = Sha256::new();
+        digest.update([u8::from(self.is_admin)]);
         // Each part is preceded by its length, so that no two callers can run together.
-        for part in std::iter::once(name.as_str()).chain(groups.iter().map(GroupName::as_str)) {
+        for part in std::iter::once(self.name.as_str()).chain(self.groups.iter().map(GroupName::as_str)) {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
         let mut fingerprint = [0; 16];
         fingerprint.copy_from_slice(&digest.finalize()[..16]);
-        Arc::new(Self { name, email, groups: groups.into(), scheme, openwebui, fingerprint })
+        fingerprint
+    }
+}
+
+impl Caller {
+    /// A person who came with a credential of this scheme.
+    pub(super) fn new(person: impl Into<Arc<Person>>, scheme: Scheme, proof: Proof) -> Arc<Self> {
+        Arc::new(Self { person: person.into(), scheme, proof })
     }
 
-    /// Email of a user, `service:NAME` of a service. For audit and `explain`, never for logs.
+    /// A service acting for itself.
+    pub(super) fn service(name: &str, groups: Vec<GroupName>) -> Arc<Self> {
+        let person = Person::machine(format!("service:{name}"), groups);
+        Self::new(person, Scheme::ServiceKey, Proof::default())
+    }
+
+    /// A caller for the operator's question "what if this user asked": it reaches no server.
+    pub fn hypothetical(email: Email, groups: Vec<GroupName>) -> Arc<Self> {
+        Self::new(Person::user(email, groups), Scheme::Session, Proof::default())
+    }
+
+    /// Email of a user, `service:NAME` of a service, `app:ID` of an application. For audit and `explain`, never for logs.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.person.name
     }
 
-    /// The user's email; a service has none.
+    /// The user's email; services and applications have none.
     pub fn email(&self) -> Option<&Email> {
-        self.email.as_ref()
+        self.person.email.as_ref()
     }
 
-    /// Groups proven by the credential or by Open WebUI's tables, sorted; the grants know further ones.
+    /// Groups proven by the credential, a trusted gateway or Open WebUI's tables, sorted; the grants know further ones.
     pub fn groups(&self) -> &[GroupName] {
-        &self.groups
+        &self.person.groups
+    }
+
+    /// Whether a trusted gateway says that they administer.
+    pub fn is_admin(&self) -> bool {
+        self.person.is_admin
     }
 
     /// By which credential they were believed.
@@ -110,24 +203,40 @@ impl Caller {
 
     /// Their id in Open WebUI, where they came with one.
     pub fn openwebui_id(&self) -> Option<&str> {
-        self.openwebui.as_ref().map(|openwebui| &*openwebui.id)
+        self.person.openwebui.as_ref().map(|openwebui| &*openwebui.id)
     }
 
     /// The stamp of the session they came with, as Open WebUI's table had it.
     pub fn session_stamp(&self) -> Option<&str> {
-        self.openwebui.as_ref()?.session_stamp.as_deref()
+        self.person.openwebui.as_ref()?.session_stamp.as_deref()
     }
 
-    /// Equal exactly when name and groups are: what decisions are remembered by (SHA-256, cut to 128 bits).
+    /// Who they are in Entra ID.
+    pub fn directory(&self) -> Option<&DirectoryId> {
+        self.proof.directory.as_deref()
+    }
+
+    /// Whether the credential has expired since they came.
+    pub fn has_expired(&self) -> bool {
+        jwt::is_over(self.proof.expires)
+    }
+
+    /// What is remembered of the credential.
+    pub(super) fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
+    /// Equal exactly when name, groups and a trusted gateway's word about administering are: what decisions are
+    /// remembered by (SHA-256, cut to 128 bits).
     pub fn fingerprint(&self) -> [u8; 16] {
-        self.fingerprint
+        self.person.fingerprint
     }
 
     /// A caller for the tests of other modules.
     #[cfg(test)]
     pub fn for_test(email: &str, groups: &[&str]) -> Arc<Self> {
         let groups = groups.iter().filter_map(|group| GroupName::parse(group).ok()).collect();
-        Self::user(Email::parse(email).expect("tests use good emails"), None, groups, Scheme::Session)
+        Self::hypothetical(Email::parse(email).expect("tests use good emails"), groups)
     }
 }
 
@@ -141,5 +250,7 @@ mod tests {
         assert_eq!(fingerprint(&["A", "B"]), fingerprint(&["B", "A", "A"]));
         assert_ne!(fingerprint(&["A", "B"]), fingerprint(&["AB"]));
         assert_ne!(fingerprint(&["A"]), Caller::for_test("b@x", &["A"]).fingerprint());
+        let admin = Person::user(Email::parse("a@x").unwrap(), Vec::new()).admin();
+        assert_ne!(admin.fingerprint, fingerprint(&[]));
     }
 }

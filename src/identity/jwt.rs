@@ -3,10 +3,8 @@
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, errors::ErrorKind};
 use serde::{Deserialize, de::DeserializeOwned};
 
-use crate::{
-    names::Secret,
-    refusal::{Code, Refusal},
-};
+use super::reason::Reason;
+use crate::{names::Secret, refusal::Refusal};
 
 /// Clock difference forgiven between the issuer and this machine, in seconds.
 const LEEWAY_SECS: u64 = 30;
@@ -39,29 +37,43 @@ struct Dates<C> {
 pub struct Verified<C> {
     claims: C,
     expires: Option<i64>,
+    issued: Option<i64>,
 }
 
 impl<C> Verified<C> {
     /// The claims, unless the token has expired meanwhile.
     pub fn claims(&self) -> Result<&C, Refusal> {
-        if self.expires.is_some_and(|expires| expires < now() - LEEWAY_SECS as i64) {
-            return Err(expired());
+        if is_over(self.expires) {
+            return Err(Reason::Expired.refuse());
         }
         Ok(&self.claims)
     }
 
+    /// Seconds since 1970 after which the token is not believed.
+    pub fn expires(&self) -> Option<i64> {
+        self.expires
+    }
+
+    /// When the token says it was issued, in seconds since 1970.
+    pub fn issued(&self) -> Option<i64> {
+        self.issued
+    }
+
     /// The same token with its claims turned into something else.
     pub fn try_map<D>(self, f: impl FnOnce(C) -> Result<D, Refusal>) -> Result<Verified<D>, Refusal> {
-        Ok(Verified { claims: f(self.claims)?, expires: self.expires })
+        let Self { claims, expires, issued } = self;
+        Ok(Verified { claims: f(claims)?, expires, issued })
     }
 }
 
-fn now() -> i64 {
+/// Seconds since 1970.
+pub fn now() -> i64 {
     jsonwebtoken::get_current_timestamp() as i64
 }
 
-fn expired() -> Refusal {
-    Refusal::new(Code::ExpiredCredential, "your credential has expired; sign in again")
+/// Whether a token that expires then is not believed any more.
+pub fn is_over(expires: Option<i64>) -> bool {
+    expires.is_some_and(|expires| expires < now() - LEEWAY_SECS as i64)
 }
 
 impl Hs256 {
@@ -81,26 +93,20 @@ impl Hs256 {
 
     /// The claims of a token, if signature, dates and labels hold.
     pub fn verify<C: DeserializeOwned>(&self, token: &str) -> Result<Verified<C>, Refusal> {
-        let header = decode_header(token).map_err(|_| invalid("token header is not readable"))?;
+        let header =
+            decode_header(token).map_err(|_| Reason::Malformed.because("token header is not readable"))?;
         let is_labelled_jwt = header.typ.as_deref().is_none_or(|typ| typ.eq_ignore_ascii_case("jwt"));
         // RFC 7515 section 4.1.11: an extension marked critical that is not understood refuses the token.
         if !is_labelled_jwt || header.cty.is_some() || header.crit.is_some() {
-            return Err(invalid("token is labelled as something other than a plain JWT"));
+            return Err(Reason::WrongLabel.refuse());
         }
         let token =
-            decode::<Dates<C>>(token, &self.key, &self.validation).map_err(|error| match error.kind() {
-                ErrorKind::ExpiredSignature => expired(),
-                ErrorKind::InvalidSignature => invalid("token signature is wrong"),
-                ErrorKind::InvalidAlgorithm => invalid("token is not signed with HS256"),
-                ErrorKind::ImmatureSignature => invalid("token is not valid yet"),
-                ErrorKind::MissingRequiredClaim(_) => invalid("token lacks a usable `exp` claim"),
-                _ => invalid("token is malformed or lacks a claim"),
-            })?;
+            decode::<Dates<C>>(token, &self.key, &self.validation).map_err(|error| refused(error.kind()))?;
         let Dates { iat, exp, claims } = token.claims;
         if iat.is_some_and(|issued| issued > now() + LEEWAY_SECS as i64) {
-            return Err(invalid("token was issued in the future"));
+            return Err(Reason::IssuedInFuture.refuse());
         }
-        Ok(Verified { claims, expires: exp })
+        Ok(Verified { claims, expires: exp, issued: iat })
     }
 }
 
@@ -110,7 +116,17 @@ pub fn claims_shared_secret(token: &str) -> bool {
         .is_ok_and(|header| matches!(header.alg, Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512))
 }
 
-/// A credential that is not believed; the reason goes to the log alone.
-pub fn invalid(cause: &str) -> Refusal {
-    Refusal::new(Code::InvalidCredential, "your credential is not valid here").because(cause)
+/// What is wrong with a token that could not be decoded.
+pub fn refused(error: &ErrorKind) -> Refusal {
+    match error {
+        ErrorKind::ExpiredSignature => Reason::Expired,
+        ErrorKind::InvalidSignature => Reason::WrongSignature,
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => Reason::WrongAlgorithm,
+        ErrorKind::ImmatureSignature => Reason::NotYetValid,
+        ErrorKind::InvalidIssuer => Reason::WrongIssuer,
+        ErrorKind::InvalidAudience => Reason::WrongAudience,
+        ErrorKind::MissingRequiredClaim(claim) if claim == "exp" => Reason::NoExpiry,
+        _ => Reason::Malformed,
+    }
+    .refuse()
 }

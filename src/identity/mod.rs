@@ -1,113 +1,75 @@
 //! Who is asking: the schemes, tried in a fixed order, and the only maker of a `Caller`.
 //!
 //! Each scheme answers *not mine*, *known* or *failed*, and *failed* stops: a bad credential never
-//! falls through to a weaker scheme. Decides nothing about what the caller may do (`access`). Comes
-//! after `route`; waits only at the first sight of an Open WebUI user.
+//! falls through to a weaker scheme. Why one failed is a `Reason`. Decides nothing about what the caller
+//! may do (`access`). Comes after `route`; waits only where memory has never seen what it is asked: a user,
+//! session or API key of Open WebUI, a key or the groups of Entra ID.
 
+pub mod api_key;
 mod caller;
+pub mod entra;
+pub mod gateway_headers;
 mod jwt;
 mod presented;
+mod reason;
 mod service_key;
 mod session;
+mod settings;
+pub mod signed_out;
+mod underway;
 pub mod users;
+mod verdict;
+pub mod watched;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use http::request::Parts;
 use moka::sync::Cache;
 use sha2::{Digest, Sha256};
 
-use crate::{
-    names::{GroupName, Secret},
-    refusal::{Code, Refusal},
-    store::DatabaseUrl,
-};
-pub use caller::{Caller, Scheme};
+use crate::refusal::{Code, Refusal};
+use api_key::ApiKeys;
+use caller::Proof;
+pub use caller::{Caller, DirectoryId, Scheme};
+use entra::Entra;
+use gateway_headers::GatewayHeaders;
 use jwt::{Expiry, Hs256, Verified};
 use presented::Presented;
 pub use presented::{Face, is_claim};
+pub use reason::Reason;
 use service_key::{Service, ServiceKeys, VouchedClaims};
-use session::Claims;
-pub use users::Pin;
+use session::{Claims, Session};
+pub use settings::{RedisSettings, ServiceKey, SessionSettings, Settings, TablesSettings};
+use signed_out::SignedOut;
+pub use underway::Pin;
 use users::Users;
+use verdict::Asking;
+pub use verdict::{Listener, Verdict};
 
-/// Which credentials are believed. A scheme that is `None` or empty is off.
-#[derive(Debug, Clone, Default)]
-pub struct Settings {
-    /// Open WebUI session tokens.
-    pub sessions: Option<SessionSettings>,
-    /// Open WebUI's own tables; without them a session token must carry an `email` claim.
-    pub openwebui_tables: Option<TablesSettings>,
-    /// Named machine callers.
-    pub service_keys: Vec<ServiceKey>,
-    /// Secret of `X-OpenWebUI-User-Jwt` (`FORWARD_USER_INFO_HEADER_JWT_SECRET` of Open WebUI).
-    pub forward_jwt_secret: Option<Secret<String>>,
-}
-
-impl Settings {
-    /// Whether every scheme is off.
-    pub fn believes_nobody(&self) -> bool {
-        self.sessions.is_none() && self.service_keys.is_empty()
-    }
-}
-
-/// How Open WebUI session tokens are believed.
-#[derive(Debug, Clone)]
-pub struct SessionSettings {
-    /// `WEBUI_SECRET_KEY` of Open WebUI.
-    pub secret: Secret<String>,
-    /// Whether tokens without `exp` (`JWT_EXPIRES_IN=-1`) are believed.
-    pub allow_no_expiry: bool,
-}
-
-/// Where Open WebUI's users and groups are read.
-#[derive(Debug, Clone)]
-pub struct TablesSettings {
-    /// Open WebUI's own database.
-    pub database: DatabaseUrl,
-    /// Schema of its tables (Postgres only).
-    pub schema: String,
-    /// Time between two looks at the users seen lately.
-    pub refresh: Duration,
-}
-
-/// A named machine caller.
-#[derive(Debug, Clone)]
-pub struct ServiceKey {
-    /// Its name in the configuration, logs and listings.
-    pub name: String,
-    /// SHA-256 of the key.
-    pub key_sha256: Secret<[u8; 32]>,
-    /// Groups the service itself is in.
-    pub groups: Vec<GroupName>,
-    /// Whether a signed `X-OpenWebUI-User-Jwt` beside the key makes the caller that user.
-    pub may_vouch: bool,
-}
-
-/// What one scheme says.
-#[derive(Debug)]
-enum Verdict {
-    /// The credential belongs to another scheme.
-    NotMine,
-    /// The credential is believed.
-    Known(Arc<Caller>),
-    /// The credential is this scheme's and is refused; no other scheme is asked.
-    Failed(Refusal),
-}
-
-impl From<Result<Arc<Caller>, Refusal>> for Verdict {
-    fn from(decision: Result<Arc<Caller>, Refusal>) -> Self {
-        decision.map_or_else(Verdict::Failed, Verdict::Known)
-    }
+/// What is known beside the configuration; filled and kept true by `snapshot`.
+#[derive(Default)]
+pub struct Sources {
+    /// Open WebUI's users, where its tables can be asked.
+    pub users: Option<Arc<Users>>,
+    /// Its API keys, where they are believed.
+    pub api_keys: Option<Arc<ApiKeys>>,
+    /// Its sessions that were ended, where its Redis can be asked.
+    pub signed_out: Option<Arc<SignedOut>>,
+    /// Entra ID's keys and groups; without them its tokens are nobody's.
+    pub entra: Option<Arc<entra::directory::Directory>>,
 }
 
 /// The believed credentials.
 pub struct Identity {
+    gateway_headers: Option<GatewayHeaders>,
     service_keys: ServiceKeys,
     vouching: Option<Hs256>,
     sessions: Option<Hs256>,
     users: Option<Arc<Users>>,
-    verified_sessions: Cache<[u8; 32], Verified<Arc<Claims>>>,
+    api_keys: Option<Arc<ApiKeys>>,
+    signed_out: Option<Arc<SignedOut>>,
+    entra: Option<Entra>,
+    verified_sessions: Cache<[u8; 32], Verified<Arc<Session>>>,
     verified_vouchers: Cache<[u8; 32], Verified<Arc<VouchedClaims>>>,
 }
 
@@ -115,63 +77,100 @@ pub struct Identity {
 const REMEMBER: Duration = Duration::from_secs(300);
 
 impl Identity {
-    /// The schemes of these settings; `users` is given where Open WebUI's tables can be asked.
-    pub fn new(settings: &Settings, users: Option<Arc<Users>>) -> Self {
+    /// The schemes of these settings.
+    pub fn new(settings: &Settings, sources: Sources) -> Self {
         let sessions = settings.sessions.as_ref().map(|sessions| {
             let expiry = if sessions.allow_no_expiry { Expiry::Optional } else { Expiry::Required };
             Hs256::new(&sessions.secret, expiry)
         });
         Self {
+            gateway_headers: settings.gateway_headers.as_ref().map(GatewayHeaders::new),
             service_keys: ServiceKeys::new(&settings.service_keys),
             vouching: settings.forward_jwt_secret.as_ref().map(|secret| Hs256::new(secret, Expiry::Required)),
             sessions,
-            users,
+            users: sources.users,
+            api_keys: sources.api_keys,
+            signed_out: sources.signed_out,
+            entra: settings
+                .entra
+                .as_ref()
+                .zip(sources.entra)
+                .map(|(settings, directory)| Entra::new(settings, directory)),
             verified_sessions: Cache::builder().max_capacity(100_000).time_to_live(REMEMBER).build(),
             verified_vouchers: Cache::builder().max_capacity(100_000).time_to_live(REMEMBER).build(),
         }
     }
 
-    /// Who sent this request.
-    pub async fn identify(&self, request: &Parts, face: Face) -> Result<Arc<Caller>, Refusal> {
+    /// What is known of Entra ID, where its tokens are believed.
+    pub fn directory(&self) -> Option<&Arc<entra::directory::Directory>> {
+        self.entra.as_ref().map(Entra::directory)
+    }
+
+    /// Who sent this request; `from` is the address it came from.
+    pub async fn identify(
+        &self,
+        request: &Parts,
+        face: Face,
+        from: Option<IpAddr>,
+    ) -> Result<Arc<Caller>, Refusal> {
+        self.identify_aloud(request, face, from, &mut |_, _| {}).await
+    }
+
+    /// The same, while a listener hears what each scheme says.
+    pub async fn identify_aloud(
+        &self,
+        request: &Parts,
+        face: Face,
+        from: Option<IpAddr>,
+        listener: &mut Listener<'_>,
+    ) -> Result<Arc<Caller>, Refusal> {
         let presented = Presented::read(request, face)?;
-        let Some(token) = presented.token.as_deref() else {
-            let sentence = "send `Authorization: Bearer` and a session token or service key";
-            return Err(Refusal::new(Code::NoCredential, sentence));
-        };
-        let token = Token { text: token, sha256: Sha256::digest(token).into() };
-        match self.by_service_key(&token, &presented).await {
-            Verdict::NotMine => {}
-            Verdict::Known(caller) => return Ok(caller),
-            Verdict::Failed(refusal) => return Err(refusal),
-        }
-        match self.by_session(&token, &presented).await {
-            Verdict::NotMine => Err(jwt::invalid("no scheme knows this credential")),
-            Verdict::Known(caller) => Ok(caller),
-            Verdict::Failed(refusal) => Err(refusal),
+        match self.ask(request, &presented, from, listener).await {
+            ControlFlow::Break(decision) => decision,
+            ControlFlow::Continue(()) => match presented.token? {
+                Some(_) => Err(Reason::Unrecognised.refuse()),
+                None => {
+                    let sentence = "send `Authorization: Bearer` and a session token or service key";
+                    Err(Refusal::new(Code::NoCredential, sentence))
+                }
+            },
         }
     }
 
-    /// Keeps a caller's account under watch while they have a call underway.
-    pub fn pin(&self, caller: &Caller) -> Option<Pin> {
-        Some(self.users.as_ref()?.pin(caller.openwebui_id()?))
+    /// Asks scheme by scheme.
+    async fn ask(
+        &self,
+        request: &Parts,
+        presented: &Presented<'_>,
+        from: Option<IpAddr>,
+        listener: &mut Listener<'_>,
+    ) -> Asking {
+        let by_gateway = self.gateway_headers.as_ref();
+        let by_gateway = by_gateway.map_or(Verdict::Off, |gateway| gateway.judge(&request.headers, from));
+        by_gateway.heard("gateway_headers", listener)?;
+        let Ok(Some(text)) = presented.token.as_ref().map(|token| token.as_deref()) else {
+            return ControlFlow::Continue(());
+        };
+        let token = Token { text, sha256: Sha256::digest(text).into() };
+        self.by_service_key(&token, presented).await.heard("service_key", listener)?;
+        if presented.is_in_query {
+            return ControlFlow::Continue(());
+        }
+        self.by_api_key(&token, presented).await.heard("api_key", listener)?;
+        self.by_session(&token, presented).await.heard("session", listener)?;
+        self.by_entra(&token, presented).await.heard("entra", listener)
     }
 
-    /// Who a caller identified earlier is now: with their present groups, or nobody any more.
-    pub fn current(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
-        let (Some(users), Some(id)) = (&self.users, caller.openwebui_id()) else {
-            return Some(caller.clone());
-        };
-        let Some(seen) = users.peek(id) else {
-            // Not looked at since they were pinned; what is found then is announced.
-            return Some(caller.clone());
-        };
-        let user = session::active(seen.row.as_ref()).ok()?;
-        let is_same_session =
-            caller.scheme() != Scheme::Session || caller.session_stamp() == user.session_stamp.as_deref();
-        if is_same_session { seen.caller(caller.scheme()).ok() } else { None }
+    /// Whether nothing but the address they came from, and what was said there, made this caller.
+    pub fn is_known_by_address_alone(&self, caller: &Caller) -> bool {
+        let has_secret = self.gateway_headers.as_ref().is_some_and(GatewayHeaders::has_secret);
+        caller.scheme() == Scheme::GatewayHeaders && !has_secret
     }
 
     async fn by_service_key(&self, token: &Token<'_>, presented: &Presented<'_>) -> Verdict {
+        if self.service_keys.is_empty() {
+            return Verdict::Off;
+        }
         let Some(service) = self.service_keys.get(&token.sha256) else {
             return Verdict::NotMine;
         };
@@ -190,36 +189,59 @@ impl Identity {
             // Open WebUI falls back to unsigned headers when it cannot sign. Taking the call as the
             // service's own would give the user whatever the service may do.
             if presented.claims_a_user {
-                return Err(jwt::invalid("user is named in headers that are not signed"));
+                return Err(Reason::UnsignedUser.refuse());
             }
             return Ok(service.caller.clone());
         };
-        let vouching =
-            self.vouching.as_ref().ok_or_else(|| jwt::invalid("no secret for user tokens is set"))?;
+        let vouching = self.vouching.as_ref().ok_or_else(|| Reason::NoVouchingSecret.refuse())?;
         let verified = remembered(&self.verified_vouchers, Sha256::digest(user_jwt).into(), || {
             vouching.verify::<VouchedClaims>(user_jwt)?.try_map(|claims| claims.checked().map(Arc::new))
         })?;
         let claims = verified.claims()?;
+        let proof = Proof { expires: verified.expires(), ..Proof::default() };
         let Some(users) = &self.users else {
-            return same_user(claims.caller_by_claim()?, presented);
+            return same_user(claims.caller_by_claim(proof)?, presented);
         };
         let seen = users.get(claims.id()).await?;
         let user = session::active(seen.row.as_ref())?;
         if user.email != claims.email()? {
-            return Err(identity_mismatch());
+            return Err(
+                Reason::UserMismatch.because("the user token names another email than Open WebUI's tables")
+            );
         }
-        same_user(seen.caller(Scheme::Vouched)?, presented)
+        same_user(Caller::new(seen.person()?, Scheme::Vouched, proof), presented)
+    }
+
+    async fn by_api_key(&self, token: &Token<'_>, presented: &Presented<'_>) -> Verdict {
+        let (Some(keys), Some(users)) = (&self.api_keys, &self.users) else {
+            return Verdict::Off;
+        };
+        if !api_key::looks_like_one(token.text) {
+            return Verdict::NotMine;
+        }
+        let caller = keys.caller(users, token.text, token.sha256).await;
+        caller.and_then(|caller| same_user(caller, presented)).into()
     }
 
     async fn by_session(&self, token: &Token<'_>, presented: &Presented<'_>) -> Verdict {
         let Some(sessions) = &self.sessions else {
-            return Verdict::NotMine;
+            return Verdict::Off;
         };
         // One that was verified before is ours without reading its header again.
         if !self.verified_sessions.contains_key(&token.sha256) && !jwt::claims_shared_secret(token.text) {
             return Verdict::NotMine;
         }
         self.session_user(sessions, token, presented).await.into()
+    }
+
+    async fn by_entra(&self, token: &Token<'_>, presented: &Presented<'_>) -> Verdict {
+        let Some(entra) = &self.entra else {
+            return Verdict::Off;
+        };
+        match entra.judge(token.text, token.sha256).await {
+            Verdict::Known(caller) => same_user(caller, presented).into(),
+            other => other,
+        }
     }
 
     async fn session_user(
@@ -229,15 +251,22 @@ impl Identity {
         presented: &Presented<'_>,
     ) -> Result<Arc<Caller>, Refusal> {
         let verified = remembered(&self.verified_sessions, token.sha256, || {
-            sessions.verify::<Claims>(token.text)?.try_map(|claims| claims.checked().map(Arc::new))
+            let verified = sessions.verify::<Claims>(token.text)?;
+            let issued = verified.issued();
+            verified.try_map(|claims| Ok(Arc::new(Session::new(claims.checked()?, issued))))
         })?;
-        let claims = verified.claims()?;
+        let session = verified.claims()?;
+        if let Some(signed_out) = &self.signed_out {
+            signed_out.refuse_ended(&session.id, verified.expires()).await?;
+        }
+        let proof =
+            Proof { expires: verified.expires(), session: Some(session.id.clone()), ..Proof::default() };
         let Some(users) = &self.users else {
-            return same_user(claims.caller_by_claim()?, presented);
+            return same_user(session.claims.caller_by_claim(proof)?, presented);
         };
-        let seen = users.get(&claims.id).await?;
-        claims.permitted_by(seen.row.as_ref())?;
-        same_user(seen.caller(Scheme::Session)?, presented)
+        let seen = users.get(&session.claims.id).await?;
+        session.claims.permitted_by(seen.row.as_ref())?;
+        same_user(Caller::new(seen.person()?, Scheme::Session, proof), presented)
     }
 }
 
@@ -268,11 +297,7 @@ fn same_user(caller: Arc<Caller>, presented: &Presented<'_>) -> Result<Arc<Calle
     if caller.email().is_some_and(|email| email.as_str().eq_ignore_ascii_case(claimed.trim())) {
         return Ok(caller);
     }
-    Err(identity_mismatch())
-}
-
-fn identity_mismatch() -> Refusal {
-    Refusal::new(Code::IdentityMismatch, "the credential and the user named beside it differ")
+    Err(Reason::UserMismatch.refuse())
 }
 
 #[cfg(test)]

@@ -4,7 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::Deserialize;
 
-use super::{ServiceKey, caller::Caller, caller::Scheme, jwt::invalid};
+use super::{
+    ServiceKey,
+    caller::{Caller, Person, Proof, Scheme},
+    reason::Reason,
+};
 use crate::{
     names::{Email, Secret},
     refusal::Refusal,
@@ -33,6 +37,11 @@ impl ServiceKeys {
         Self(keys.iter().map(|key| (*Secret::expose(&key.key_sha256), service(key))).collect())
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The service with this key.
     pub fn get(&self, key_sha256: &[u8; 32]) -> Option<&Service> {
         self.0.get(key_sha256)
@@ -52,10 +61,10 @@ impl VouchedClaims {
     /// Refuses tokens that Open WebUI did not issue, or issued for somebody who may not act.
     pub fn checked(self) -> Result<Self, Refusal> {
         if self.iss != "open-webui" {
-            return Err(invalid("user token has another issuer than `open-webui`"));
+            return Err(Reason::WrongIssuer.because("the user token has another issuer than `open-webui`"));
         }
         if !matches!(self.role.as_str(), "user" | "admin") || self.sub.is_empty() {
-            return Err(invalid("user token names nobody who may act"));
+            return Err(Reason::WrongPurpose.because("the user token names nobody who may act"));
         }
         self.email()?;
         Ok(self)
@@ -68,11 +77,11 @@ impl VouchedClaims {
 
     /// The user's email.
     pub fn email(&self) -> Result<Email, Refusal> {
-        Email::parse(&self.email).map_err(|_| invalid("user token has no good email"))
+        Email::parse(&self.email).map_err(|_| Reason::NoEmail.refuse())
     }
 
     /// The caller, where Open WebUI's tables cannot be asked.
-    pub fn caller_by_claim(&self) -> Result<Arc<Caller>, Refusal> {
-        Ok(Caller::user(self.email()?, None, Vec::new(), Scheme::Vouched))
+    pub fn caller_by_claim(&self, proof: Proof) -> Result<Arc<Caller>, Refusal> {
+        Ok(Caller::new(Person::user(self.email()?, Vec::new()), Scheme::Vouched, proof))
     }
 }

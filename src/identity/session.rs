@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{caller::Caller, caller::Scheme, jwt::invalid};
+use super::{
+    caller::{Caller, Person, Proof, Scheme, SessionId},
+    reason::Reason,
+};
 use crate::{
     names::Email,
-    refusal::{Code, Refusal},
-    store::openwebui::{SecondFactor, User},
+    refusal::Refusal,
+    store::openwebui::{Role, SecondFactor, User},
 };
 
 /// Claims of a session token that matter here.
@@ -27,8 +30,27 @@ pub struct Claims {
     pub auth_method: Option<String>,
     /// Whether the user has shown a second factor.
     pub mfa_verified: Option<bool>,
+    /// What a sign-out names the session by.
+    pub jti: Option<String>,
     /// Believed only where Open WebUI's tables cannot be asked.
     pub email: Option<String>,
+}
+
+/// A session whose token has been verified.
+#[derive(Debug)]
+pub struct Session {
+    /// What the token says.
+    pub claims: Claims,
+    /// The session, as a sign-out names it.
+    pub id: Arc<SessionId>,
+}
+
+impl Session {
+    /// The session of these claims, issued then.
+    pub fn new(claims: Claims, issued: Option<i64>) -> Self {
+        let id = SessionId::new(&claims.id, claims.jti.as_deref(), issued);
+        Self { claims, id: Arc::new(id) }
+    }
 }
 
 impl Claims {
@@ -37,21 +59,22 @@ impl Claims {
         let is_for_acting =
             self.typ.as_deref().is_none_or(|typ| matches!(typ, "session" | "automation" | "subagent"));
         if !is_for_acting {
-            return Err(invalid("token has a `typ` claim that is not for sessions"));
+            return Err(Reason::WrongPurpose.because("the `typ` claim is not for sessions"));
         }
         if self.id.is_empty() {
-            return Err(invalid("token has an empty `id` claim"));
+            return Err(Reason::Malformed.because("the `id` claim is empty"));
         }
         Ok(self)
     }
 
     /// The caller, where Open WebUI's tables cannot be asked: the token itself must name the email.
-    pub fn caller_by_claim(&self) -> Result<Arc<Caller>, Refusal> {
+    pub fn caller_by_claim(&self, proof: Proof) -> Result<Arc<Caller>, Refusal> {
         let email = self.email.as_deref().ok_or_else(|| {
-            invalid("token has no `email` claim and `auth.openwebui.database_url` is not set")
+            Reason::NoEmail.because("no `email` claim, and `auth.openwebui.database_url` is not set")
         })?;
-        let email = Email::parse(email).map_err(|_| invalid("`email` claim is not an email address"))?;
-        Ok(Caller::user(email, None, Vec::new(), Scheme::Session))
+        let email = Email::parse(email)
+            .map_err(|_| Reason::NoEmail.because("the `email` claim is not an email address"))?;
+        Ok(Caller::new(Person::user(email, Vec::new()), Scheme::Session, proof))
     }
 
     /// Whether this token is still good for the user in the row.
@@ -59,10 +82,10 @@ impl Claims {
         let user = active(user)?;
         // Both absent is right for tokens and rows older than the stamp.
         if self.session_stamp != user.session_stamp {
-            return Err(revoked("session stamp differs"));
+            return Err(Reason::StampDiffers.refuse());
         }
         if self.lacks_second_factor(&user.second_factor) {
-            return Err(revoked("Open WebUI demands a second factor, and the session has shown none"));
+            return Err(Reason::NoSecondFactor.refuse());
         }
         Ok(())
     }
@@ -82,13 +105,12 @@ impl Claims {
 
 /// The user, if they are there, active and not pending.
 pub fn active(user: Option<&User>) -> Result<&User, Refusal> {
-    let user = user.ok_or_else(|| revoked("no such user in Open WebUI"))?;
-    match user.trouble() {
-        Some(trouble) => Err(revoked(trouble)),
-        None => Ok(user),
+    let user = user.ok_or_else(|| Reason::NoSuchUser.refuse())?;
+    if !user.is_active {
+        return Err(Reason::UserInactive.refuse());
     }
-}
-
-fn revoked(cause: &'static str) -> Refusal {
-    Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again").because(cause)
+    match user.role {
+        Role::User | Role::Admin => Ok(user),
+        Role::Other => Err(Reason::UserPending.refuse()),
+    }
 }

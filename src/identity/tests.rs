@@ -1,10 +1,12 @@
+mod nobody;
+
 use std::collections::HashMap;
 
 use serde_json::Value;
 
 use super::*;
 use crate::{
-    names::Email,
+    names::{Email, GroupName, Secret},
     store::openwebui::{Role, SecondFactor, User},
 };
 
@@ -30,8 +32,8 @@ fn row(session_stamp: Option<&str>) -> User {
     }
 }
 
-/// An identity that believes the vectors' secrets, and knows this row of Open WebUI's tables.
-fn identity(row: Option<User>) -> Identity {
+/// The vectors' secrets are believed, and two service keys.
+fn settings() -> Settings {
     let vectors = vectors();
     let secret = |name: &str| Secret::new(vectors["_secrets"][name].as_str().unwrap().to_owned());
     let key = |name: &str, key: &str, may_vouch| ServiceKey {
@@ -40,15 +42,21 @@ fn identity(row: Option<User>) -> Identity {
         groups: vec![GroupName::parse("Services").unwrap()],
         may_vouch,
     };
-    let settings = Settings {
+    Settings {
         sessions: Some(SessionSettings { secret: secret("WEBUI_SECRET_KEY"), allow_no_expiry: false }),
         openwebui_tables: None,
+        openwebui_redis: None,
         service_keys: vec![key("openwebui", SERVICE_KEY, true), key("plain", PLAIN_KEY, false)],
         forward_jwt_secret: Some(secret("FORWARD_USER_INFO_HEADER_JWT_SECRET")),
-    };
+        ..Settings::default()
+    }
+}
+
+/// An identity that knows this row of Open WebUI's tables.
+fn identity(row: Option<User>) -> Identity {
     let (users, _questions) = Users::new(Duration::from_secs(3600));
     users.remember(USER_ID, row);
-    Identity::new(&settings, Some(users))
+    Identity::new(&settings(), Sources { users: Some(users), ..Sources::default() })
 }
 
 async fn ask(identity: &Identity, headers: &[(&str, &str)]) -> Result<Arc<Caller>, Code> {
@@ -57,7 +65,7 @@ async fn ask(identity: &Identity, headers: &[(&str, &str)]) -> Result<Arc<Caller
         request = request.header(*name, *value);
     }
     let (parts, ()) = request.body(()).unwrap().into_parts();
-    identity.identify(&parts, Face::Call).await.map_err(|refusal| refusal.code())
+    identity.identify(&parts, Face::Call, None).await.map_err(|refusal| refusal.code())
 }
 
 async fn ask_with_token(row: Option<User>, token: &str) -> Result<Arc<Caller>, Code> {
@@ -200,4 +208,21 @@ async fn a_token_remembered_as_good_still_expires() {
         assert!(std::time::Instant::now() < deadline, "a remembered token outlived its expiry");
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_gateway_in_front_may_have_taken_its_users_password_where_tokens_stand() {
+    let trusted_proxies = vec![crate::names::Network::parse("10.0.0.1").unwrap()];
+    let headers =
+        gateway_headers::Settings { trusted_proxies, shared_secret: None, groups_format: Default::default() };
+    let settings = Settings { gateway_headers: Some(headers), ..Settings::default() };
+    let identity = Identity::new(&settings, Sources::default());
+    let asked = async |from: &str| {
+        let request = http::Request::builder().uri("/github/search").header("authorization", "Basic YTpi");
+        let (parts, ()) = request.header("x-user-email", "jane@x.org").body(()).unwrap().into_parts();
+        let decision = identity.identify(&parts, Face::Call, Some(from.parse().unwrap())).await;
+        decision.map(|caller| caller.name().to_owned()).map_err(|refusal| refusal.why())
+    };
+    assert_eq!(asked("10.0.0.1").await.as_deref(), Ok("jane@x.org"));
+    assert_eq!(asked("10.0.0.2").await, Err(Some("not_bearer")));
 }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use super::{Record, Timing};
+use crate::refusal::Code;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 65_536;
@@ -35,6 +36,8 @@ struct Line<'a> {
     outcome: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,8 +87,9 @@ impl AccessLog {
             route: record.route,
             status: record.status,
             outcome: record.outcome.as_str(),
-            code: record.refusal.as_ref().map(|(code, _)| code.as_str()),
-            cause: record.refusal.as_ref().and_then(|(_, cause)| cause.as_deref()),
+            code: record.code().map(Code::as_str),
+            reason: record.reason(),
+            cause: record.refusal.as_ref().and_then(|refused| refused.cause.as_deref()),
             server: record.server.as_ref().map(|id| id.as_str()),
             tool: record.tool.as_ref().map(|name| name.as_str()),
             scheme: record.scheme,

@@ -43,6 +43,8 @@ metrics! {
         &["route", "server", "outcome"]);
     refusals: IntCounterVec = IntCounterVec::new(
         Opts::new("portcullis_refusals_total", "Refusals, by their stable code."), &["code"]);
+    credentials_refused: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_credentials_refused_total", "Credentials not believed, by reason."), &["reason"]);
     seconds: HistogramVec = HistogramVec::new(
         histogram_opts!("portcullis_request_seconds",
             "Time a request took, split into the gateway's own part and the upstream's.", BUCKETS.to_vec()),
@@ -71,6 +73,11 @@ metrics! {
         Opts::new("portcullis_catalog_stale", "1 while what a server offers could not be read lately, else 0."), &["server"]);
     catalog_age_seconds: IntGaugeVec = IntGaugeVec::new(
         Opts::new("portcullis_catalog_age_seconds", "Seconds since what a server offers was last read; -1 before it ever was."), &["server"]);
+    entra_up: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("portcullis_entra_up", "1 while the keys of an Entra ID tenant could last be read, else 0."),
+        &["tenant", "version"]);
+    entra_graph_up: IntGauge = IntGauge::new(
+        "portcullis_entra_graph_up", "1 while Microsoft Graph could last be asked for groups, else 0.");
     access_log_dropped: IntGauge = IntGauge::new(
         "portcullis_access_log_dropped_lines", "Access-log lines dropped because their reader was too slow.");
     draining: IntGauge = IntGauge::new("portcullis_draining", "1 once the process was told to stop, else 0.");
@@ -89,6 +96,9 @@ impl Metrics {
         self.requests.with_label_values(&[record.route, server, record.outcome().as_str()]).inc();
         if let Some(code) = record.code() {
             self.refusals.with_label_values(&[code.as_str()]).inc();
+        }
+        if let Some(reason) = record.reason() {
+            self.credentials_refused.with_label_values(&[reason]).inc();
         }
         self.seconds.with_label_values(&[server, "gateway"]).observe(timing.gateway().as_secs_f64());
         if !timing.upstream.is_zero() {

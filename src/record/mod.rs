@@ -74,6 +74,13 @@ pub struct Recorder {
     pub access_log: AccessLog,
 }
 
+/// A refusal, as it is written down.
+struct Refused {
+    code: Code,
+    reason: Option<&'static str>,
+    cause: Option<String>,
+}
+
 /// One request, from its arrival to its end. Emitted once, at the latest when dropped.
 pub struct Record {
     recorder: Recorder,
@@ -99,7 +106,7 @@ pub struct Record {
     pub sent_bytes: u64,
     /// Tries made to reach a peer beyond the first.
     pub retries: u32,
-    refusal: Option<(Code, Option<String>)>,
+    refusal: Option<Refused>,
     outcome: Outcome,
     upstream: Duration,
     is_emitted: bool,
@@ -144,7 +151,8 @@ impl Record {
 
     /// Notes a refusal.
     pub fn refuse(&mut self, refusal: &Refusal) {
-        self.refusal = Some((refusal.code(), refusal.cause().map(str::to_owned)));
+        let cause = refusal.cause().map(str::to_owned);
+        self.refusal = Some(Refused { code: refusal.code(), reason: refusal.why(), cause });
         self.outcome = match refusal.code() {
             Code::PeerUnreachable | Code::PeerBadAnswer | Code::PeerTooSlow => Outcome::PeerFailed,
             // The tool's word, in ours.
@@ -165,7 +173,12 @@ impl Record {
 
     /// The refusal's code, if one was said.
     pub fn code(&self) -> Option<Code> {
-        self.refusal.as_ref().map(|(code, _)| *code)
+        self.refusal.as_ref().map(|refused| refused.code)
+    }
+
+    /// The word for why a credential was not believed.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.refusal.as_ref()?.reason
     }
 
     /// Writes the record down, once.

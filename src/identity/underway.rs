@@ -1,0 +1,61 @@
+//! Callers with calls underway: who they are by now, and that nobody forgets to look.
+//!
+//! Decides from memory alone whether what was begun with a credential may go on. Never whether a new call may begin.
+
+use std::sync::Arc;
+
+use super::{
+    Identity, api_key,
+    caller::{Caller, Scheme},
+    session, signed_out, users,
+};
+
+/// A caller with a call underway: while it is held, nothing of what makes them one is forgotten.
+pub struct Pin {
+    _user: Option<users::Pin>,
+    _api_key: Option<api_key::Pin>,
+    _session: Option<signed_out::Pin>,
+}
+
+impl Identity {
+    /// Keeps a caller's account and credential under watch while they have a call underway.
+    pub fn pin(&self, caller: &Caller) -> Option<Pin> {
+        let proof = caller.proof();
+        let user = self.users.as_ref().zip(caller.openwebui_id()).map(|(users, id)| users.pin(id));
+        let api_key = self.api_keys.as_ref().zip(proof.api_key).map(|(keys, sha256)| keys.pin(&sha256));
+        let session = self.signed_out.as_ref().zip(proof.session.as_ref()).map(|(ended, id)| ended.pin(id));
+        let is_watched = user.is_some() || api_key.is_some() || session.is_some();
+        is_watched.then_some(Pin { _user: user, _api_key: api_key, _session: session })
+    }
+
+    /// Who a caller identified earlier is now: with their present groups, or nobody any more.
+    ///
+    /// That the credential has expired meanwhile is not asked: a call that began in time may end (`Caller::has_expired`).
+    pub fn current(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
+        let proof = caller.proof();
+        if let (Some(signed_out), Some(session)) = (&self.signed_out, &proof.session)
+            && signed_out.has_ended(session)
+        {
+            return None;
+        }
+        let (Some(users), Some(id)) = (&self.users, caller.openwebui_id()) else {
+            return Some(caller.clone());
+        };
+        let Some(seen) = users.peek(id) else {
+            // Not looked at since they were pinned; what is found then is announced.
+            return Some(caller.clone());
+        };
+        let user = session::active(seen.row.as_ref()).ok()?;
+        if let (Some(keys), Some(sha256)) = (&self.api_keys, &proof.api_key) {
+            let key = keys.peek(sha256).filter(|key| key.user == user.id)?;
+            api_key::permitted(&key, user).ok()?;
+        }
+        let is_same_session =
+            caller.scheme() != Scheme::Session || caller.session_stamp() == user.session_stamp.as_deref();
+        if !is_same_session {
+            return None;
+        }
+        let person = seen.person().ok()?;
+        Some(Caller::new(person, caller.scheme(), proof.clone()))
+    }
+}
