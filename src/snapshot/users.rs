@@ -5,9 +5,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::MissedTickBehavior};
-use tracing::{info, warn};
 
-use super::Current;
+use super::{Current, health::Health};
 use crate::{
     identity::users::{Question, Users},
     store::openwebui::{OpenWebUi, User},
@@ -15,6 +14,8 @@ use crate::{
 
 /// First sights answered with one query.
 const BATCH: usize = 500;
+/// How the log calls what is asked.
+const NAME: &str = "Open WebUI's database";
 
 /// Answers first sights until the process ends.
 pub async fn answer(
@@ -24,7 +25,7 @@ pub async fn answer(
     database: OpenWebUi,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
-    let mut health = Health::default();
+    let mut health = Health::of(NAME);
     while questions.recv_many(&mut batch, BATCH).await > 0 {
         // Questions of a batch that fails are dropped, and so answered.
         let outcome = answer_batch(&current, &users, &database, batch.drain(..)).await;
@@ -36,7 +37,7 @@ pub async fn answer(
 pub async fn refresh(current: Arc<Current>, users: Arc<Users>, database: OpenWebUi, pause: Duration) {
     let mut ticks = tokio::time::interval(pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut health = Health::default();
+    let mut health = Health::of(NAME);
     loop {
         ticks.tick().await;
         health.note(&refresh_all(&current, &users, &database).await);
@@ -50,13 +51,12 @@ async fn answer_batch(
     batch: impl Iterator<Item = Question>,
 ) -> anyhow::Result<()> {
     let batch: Vec<Question> = batch.collect();
-    let ids: Vec<String> = batch.iter().map(|question| question.id.clone()).collect();
+    let ids: Vec<String> = batch.iter().map(|question| question.about.clone()).collect();
     let rows = database.users(&ids).await?;
     for question in batch {
         // Cloned, because the same id may be asked for twice in one batch.
-        let seen = users.remember(&question.id, rows.get(&question.id).cloned());
-        // A caller who has gone away needs no answer.
-        drop(question.answer.send(seen));
+        let seen = users.remember(&question.about, rows.get(&question.about).cloned());
+        question.asker.tell(seen);
     }
     // One forgotten may have calls underway that began when their row was another.
     current.announce_callers_changed();
@@ -81,26 +81,4 @@ async fn refresh_all(current: &Current, users: &Users, database: &OpenWebUi) -> 
         current.announce_callers_changed();
     }
     Ok(())
-}
-
-/// Says once that the database went away, and once that it came back.
-struct Health {
-    is_up: bool,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self { is_up: true }
-    }
-}
-
-impl Health {
-    fn note(&mut self, outcome: &anyhow::Result<()>) {
-        match outcome {
-            Ok(()) if !self.is_up => info!("Open WebUI's database answers again"),
-            Err(error) if self.is_up => warn!("Open WebUI's database does not answer: {error:#}"),
-            Ok(()) | Err(_) => {}
-        }
-        self.is_up = outcome.is_ok();
-    }
 }

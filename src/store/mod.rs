@@ -2,8 +2,9 @@
 //!
 //! Decides how a grant is stored, how a change of it is noticed, and what a row means: the columns called
 //! `tenant_id` become server ids here, and past this module there are only servers and groups.
-//! Never decides who may do what: `snapshot` carries the rows to `access`. The only module that names `sqlx`.
+//! Never decides who may do what: `snapshot` carries the rows to `access`. The only module that names `sqlx` and `redis`.
 
+pub mod api_keys;
 mod changes;
 mod migrations;
 pub mod openwebui;
@@ -11,6 +12,7 @@ mod postgres;
 #[cfg(test)]
 mod scratch;
 mod second_factor;
+pub mod signed_out;
 mod sqlite;
 mod sqlite_file;
 mod text;

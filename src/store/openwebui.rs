@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use sqlx::{PgConnection, SqliteConnection, postgres::PgPool, sqlite::SqliteConnectOptions};
+use sqlx::{
+    PgConnection, Postgres, Sqlite, SqliteConnection, Transaction, postgres::PgPool,
+    sqlite::SqliteConnectOptions,
+};
 
 pub use super::second_factor::SecondFactor;
 use super::{
@@ -86,11 +89,19 @@ enum Database {
 
 /// Which of the tables and columns that came with later versions are there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
-struct Shape {
+pub(super) struct Shape {
     has_stamp: bool,
-    has_members: bool,
-    has_parents: bool,
+    pub(super) has_members: bool,
+    pub(super) has_parents: bool,
     has_second_factor: bool,
+    /// API keys, and what settings and groups say of their use.
+    pub(super) has_api_keys: bool,
+}
+
+/// One instant of the database, to read from.
+pub(super) enum Instance {
+    Postgres(Box<Transaction<'static, Postgres>>),
+    Sqlite(Box<Transaction<'static, Sqlite>>),
 }
 
 /// `id, email, role, active, session_stamp` of a user.
@@ -159,6 +170,31 @@ impl OpenWebUi {
 
     /// Reads users and their groups as of one instant.
     async fn read(&self, ids: &[String]) -> anyhow::Result<Rows> {
+        match self.begin().await? {
+            (Instance::Postgres(mut transaction), shape) => {
+                let (users, groups) = postgres_rows(&mut transaction, shape, ids).await?;
+                let factors = match shape.has_second_factor {
+                    true => second_factor::postgres(&mut transaction, ids).await?,
+                    false => Factors::default(),
+                };
+                transaction.commit().await?;
+                Ok((users, groups, factors))
+            }
+            (Instance::Sqlite(mut transaction), shape) => {
+                let ids = serde_json::to_string(ids)?;
+                let (users, groups) = sqlite_rows(&mut transaction, shape, &ids).await?;
+                let factors = match shape.has_second_factor {
+                    true => second_factor::sqlite(&mut transaction, &ids).await?,
+                    false => Factors::default(),
+                };
+                transaction.commit().await?;
+                Ok((users, groups, factors))
+            }
+        }
+    }
+
+    /// Begins to read one instant, and says what can be read there.
+    pub(super) async fn begin(&self) -> anyhow::Result<(Instance, Shape)> {
         match &self.database {
             Database::Postgres(pool) => {
                 let mut transaction = pool.begin_with(postgres::ONE_SNAPSHOT).await?;
@@ -168,13 +204,7 @@ impl OpenWebUi {
                         self.remember(0, sqlx::query_as(POSTGRES_SHAPE).fetch_one(&mut *transaction).await?)
                     }
                 };
-                let (users, groups) = postgres_rows(&mut transaction, shape, ids).await?;
-                let factors = match shape.has_second_factor {
-                    true => second_factor::postgres(&mut transaction, ids).await?,
-                    false => Factors::default(),
-                };
-                transaction.commit().await?;
-                Ok((users, groups, factors))
+                Ok((Instance::Postgres(Box::new(transaction)), shape))
             }
             Database::Sqlite(file) => {
                 let (pool, opening) = file.pool().await?;
@@ -184,14 +214,7 @@ impl OpenWebUi {
                     None => self
                         .remember(opening, sqlx::query_as(SQLITE_SHAPE).fetch_one(&mut *transaction).await?),
                 };
-                let ids = serde_json::to_string(ids)?;
-                let (users, groups) = sqlite_rows(&mut transaction, shape, &ids).await?;
-                let factors = match shape.has_second_factor {
-                    true => second_factor::sqlite(&mut transaction, &ids).await?,
-                    false => Factors::default(),
-                };
-                transaction.commit().await?;
-                Ok((users, groups, factors))
+                Ok((Instance::Sqlite(Box::new(transaction)), shape))
             }
         }
     }
@@ -247,14 +270,23 @@ const POSTGRES_SHAPE: &str = "\
            EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('auth') \
                AND attname = 'mfa' AND NOT attisdropped) \
            AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('config') \
-               AND attname = 'key' AND NOT attisdropped) AS has_second_factor";
+               AND attname = 'key' AND NOT attisdropped) AS has_second_factor, \
+           EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('api_key') \
+               AND attname = 'expires_at' AND NOT attisdropped) \
+           AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('config') \
+               AND attname = 'key' AND NOT attisdropped) \
+           AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('\"group\"') \
+               AND attname = 'permissions' AND NOT attisdropped) AS has_api_keys";
 
 const SQLITE_SHAPE: &str = "\
     SELECT EXISTS (SELECT 1 FROM pragma_table_info('auth') WHERE name = 'session_stamp') AS has_stamp, \
            EXISTS (SELECT 1 FROM pragma_table_info('group_member')) AS has_members, \
            EXISTS (SELECT 1 FROM pragma_table_info('group') WHERE name = 'parent_group_id') AS has_parents, \
            EXISTS (SELECT 1 FROM pragma_table_info('auth') WHERE name = 'mfa') \
-           AND EXISTS (SELECT 1 FROM pragma_table_info('config') WHERE name = 'key') AS has_second_factor";
+           AND EXISTS (SELECT 1 FROM pragma_table_info('config') WHERE name = 'key') AS has_second_factor, \
+           EXISTS (SELECT 1 FROM pragma_table_info('api_key') WHERE name = 'expires_at') \
+           AND EXISTS (SELECT 1 FROM pragma_table_info('config') WHERE name = 'key') \
+           AND EXISTS (SELECT 1 FROM pragma_table_info('group') WHERE name = 'permissions') AS has_api_keys";
 
 async fn postgres_rows(
     connection: &mut PgConnection,
