@@ -55,20 +55,41 @@ impl Dialer {
             request = request.header(name, value.expose());
         }
         let fetch = async {
-            let mut response = request.send().await.context("no answer")?;
+            let response = request.send().await.context("no answer")?;
             if !response.status().is_success() {
                 bail!("answered {}", response.status());
             }
-            let mut document = BytesMut::new();
-            while let Some(chunk) = response.chunk().await.context("answer broke off")? {
-                if document.len() + chunk.len() > self.max_bytes {
-                    bail!("answer is larger than {} bytes", self.max_bytes);
-                }
-                document.extend_from_slice(&chunk);
-            }
-            Ok(document.freeze())
+            self.whole(response).await
         };
-        tokio::time::timeout(self.deadline, fetch)
+        self.in_time(fetch).await
+    }
+
+    /// The whole answer to this request, whatever its status.
+    pub async fn exchange(&self, request: http::Request<Bytes>) -> anyhow::Result<http::Response<Bytes>> {
+        let request = reqwest::Request::try_from(request).context("no request")?;
+        let exchange = async {
+            let mut response = self.client.execute(request).await.context("no answer")?;
+            let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+            let mut answer = http::Response::new(self.whole(response).await?);
+            (*answer.status_mut(), *answer.headers_mut()) = (status, headers);
+            Ok(answer)
+        };
+        self.in_time(exchange).await
+    }
+
+    async fn whole(&self, mut response: reqwest::Response) -> anyhow::Result<Bytes> {
+        let mut document = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.context("answer broke off")? {
+            if document.len() + chunk.len() > self.max_bytes {
+                bail!("answer is larger than {} bytes", self.max_bytes);
+            }
+            document.extend_from_slice(&chunk);
+        }
+        Ok(document.freeze())
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        tokio::time::timeout(self.deadline, work)
             .await
             .with_context(|| format!("no complete answer within {:?}", self.deadline))?
     }

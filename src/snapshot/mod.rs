@@ -4,9 +4,13 @@
 //! are the only writers; the calling path reads and never waits. Holds no opinion on access.
 
 pub mod addresses;
+pub mod api_keys;
+pub mod entra;
 pub mod grants;
+mod health;
 mod listening;
 pub mod offers;
+pub mod signed_out;
 pub mod tools;
 pub mod users;
 
