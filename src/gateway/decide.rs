@@ -3,7 +3,7 @@
 //! An earlier no hides the later ones. Waits only for what DESIGN allows: the first sight of an Open
 //! WebUI user, one bounded reading of a tool list, and the first piece of the body.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -23,7 +23,7 @@ use crate::{
     access::{self, KnownGrants, Permit, Reach},
     catalog::{server::Server, tools::Tool},
     endpoints::{self, Answer, Asked, Audience},
-    identity::{Caller, Face},
+    identity::{Caller, Face, Reason},
     names::RequestId,
     refusal::{Code, Refusal},
     route::{self, Page, Route},
@@ -49,6 +49,8 @@ pub enum Step {
 enum Door<'p> {
     /// No: this is the answer.
     Answered(Answer),
+    /// No: this page helps to get a credential.
+    SignIn(Page),
     /// Yes.
     Open(Route<'p>),
 }
@@ -56,7 +58,7 @@ enum Door<'p> {
 impl Gateway {
     /// Walks one request through its journey, up to its departure.
     pub(super) async fn decide(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
-        self.note_arrival(session, journey);
+        let sender = self.note_arrival(session, journey);
         self.refuse_malformed(session)?;
         let request: &Parts = session.req_header();
         #[cfg(test)]
@@ -64,11 +66,12 @@ impl Gateway {
         let path = request.uri.path().to_owned();
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
+            Door::SignIn(page) => return self.help_to_sign_in(page, session, journey).await,
             Door::Open(route) => route,
         };
         // Read before the snapshot, so that a change in between is noticed at departure.
         let change_count = self.current.change_count();
-        let caller = self.identity.identify(request, face(&route)).await?;
+        let caller = self.who(request, &route, sender).await?;
         journey.record.scheme = Some(caller.scheme().as_str());
         let snapshot = self.current.load();
         let known = self.current.grants(&snapshot)?;
@@ -113,6 +116,22 @@ impl Gateway {
             Route::Nothing => return Err(Refusal::new(Code::NotFound, "nothing is here")),
         };
         self.call(session, journey, (permit, tool), change_count).await
+    }
+
+    /// Who sent the request.
+    async fn who(
+        &self,
+        request: &Parts,
+        route: &Route<'_>,
+        sender: Option<IpAddr>,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let caller = self.identity.identify(request, face(route), sender).await?;
+        // A browser at a trusted address has what is believed there, whatever page it shows: one whose name leads here
+        // (DNS rebinding) could say who it is.
+        if self.identity.is_known_by_address_alone(&caller) {
+            origin::refuse_foreign(request, &self.settings)?;
+        }
+        Ok(caller)
     }
 
     /// The call of a tool of a permitted server, as its dialect wants it.
@@ -188,6 +207,13 @@ impl Gateway {
             Route::Page(Page::ProtectedResource) => {
                 return resource::metadata(request, &self.settings).map(Door::Answered);
             }
+            Route::Page(
+                page @ (Page::AuthorizationServer
+                | Page::OpenIdConfiguration
+                | Page::OAuthAuthorize
+                | Page::OAuthToken
+                | Page::OAuthRegister),
+            ) => return Ok(Door::SignIn(page)),
             Route::Page(page) if endpoints::audience(page) == Audience::Anyone => {
                 return endpoints::public_answer(page).map(Door::Answered);
             }
@@ -196,16 +222,19 @@ impl Gateway {
         Ok(Door::Open(route))
     }
 
-    fn note_arrival(&self, session: &Session, journey: &mut Journey) {
+    /// Notes what stands in the record of every request; the address it came from is for identity.
+    fn note_arrival(&self, session: &Session, journey: &mut Journey) -> Option<IpAddr> {
         let request = session.req_header();
+        let arrival = self.settings.addresses.arrival(session);
+        journey.record.client = arrival.client;
         journey.record.method = method_word(&request.method);
-        journey.record.client = session.client_addr().and_then(|address| Some(address.as_inet()?.ip()));
         let mut ids = request.headers.get_all("x-request-id").iter();
         if let (Some(id), None) = (ids.next(), ids.next())
             && let Some(id) = id.to_str().ok().and_then(|id| RequestId::parse(id).ok())
         {
             journey.record.request_id = id;
         }
+        arrival.sender
     }
 
     fn refuse_malformed(&self, session: &Session) -> Result<(), Refusal> {
@@ -268,9 +297,7 @@ impl Gateway {
     pub(super) fn permit_now(&self, permit: &Permit) -> Result<Permit, Refusal> {
         let snapshot = self.current.load();
         let known = self.current.grants(&snapshot)?;
-        let caller = self.identity.current(permit.caller()).ok_or_else(|| {
-            Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again")
-        })?;
+        let caller = self.identity.current(permit.caller()).ok_or_else(|| Reason::Withdrawn.refuse())?;
         self.access.authorize(&caller, permit.server(), known)
     }
 }

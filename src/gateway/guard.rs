@@ -4,8 +4,9 @@
 //! without end and can end no connection from outside. Decides nothing about requests.
 
 use std::{
+    net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,7 +16,12 @@ use async_trait::async_trait;
 use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::{Settings, client::Client};
+use super::{
+    Settings,
+    client::Client,
+    proxy_protocol::{self, NoHeader},
+    told_address,
+};
 use crate::record::metrics::Metrics;
 
 tokio::task_local! {
@@ -43,6 +49,8 @@ pub struct Line {
     /// Among the connections, or among the forsaken once the client has left.
     seat: Mutex<Option<OwnedSemaphorePermit>>,
     forsaken: Arc<Semaphore>,
+    /// The client's address, as a balancer told it at the connection's beginning.
+    told: OnceLock<IpAddr>,
 }
 
 impl Line {
@@ -64,6 +72,7 @@ impl Line {
             forsaken_until_millis: AtomicU64::new(DISARMED),
             seat: Mutex::new(seat),
             forsaken,
+            told: OnceLock::new(),
         };
         line.arm(first_header);
         Arc::new(line)
@@ -72,6 +81,11 @@ impl Line {
     /// The connection the running task serves; none in unit tests.
     pub fn current() -> Option<Arc<Self>> {
         LINE.try_with(Arc::clone).ok()
+    }
+
+    /// The client's address, as a balancer told it by the PROXY protocol.
+    pub fn told(&self) -> Option<IpAddr> {
+        self.told.get().copied()
     }
 
     /// A request's header must be complete within this time.
@@ -186,7 +200,26 @@ pub struct Guard<A> {
     room: Arc<Semaphore>,
     forsaken: Arc<Semaphore>,
     header_timeout: Duration,
+    addresses: told_address::Settings,
     metrics: Arc<Metrics>,
+}
+
+impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
+    /// Hears what a balancer has to say first, and leaves the rest to the app inside.
+    ///
+    /// A balancer that does not say it is not heard as a client either: its word would be forgotten where it is
+    /// configured, and taken for the client's where it is not.
+    async fn serve(&self, mut stream: Stream, line: Arc<Line>, shutdown: &ShutdownWatch) -> Option<Stream> {
+        if self.is_introduced(&stream) {
+            match proxy_protocol::read(&mut stream).await {
+                Ok(Some(address)) => drop(line.told.set(address)),
+                Ok(None) => {}
+                Err(NoHeader::Silent) => return None,
+                Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
+            }
+        }
+        self.inner.process_new(Box::new(Client::new(stream, line)), shutdown).await
+    }
 }
 
 impl<A> Guard<A> {
@@ -194,7 +227,17 @@ impl<A> Guard<A> {
     pub fn new(inner: A, settings: &Settings, metrics: Arc<Metrics>) -> Self {
         let room = Arc::new(Semaphore::new(settings.max_connections));
         let forsaken = Arc::new(Semaphore::new((settings.max_connections / FORSAKEN_SHARE).max(1)));
-        Self { inner: Arc::new(inner), room, forsaken, header_timeout: settings.header_timeout, metrics }
+        let (header_timeout, addresses) = (settings.header_timeout, settings.addresses.clone());
+        Self { inner: Arc::new(inner), room, forsaken, header_timeout, addresses, metrics }
+    }
+
+    /// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
+    fn is_introduced(&self, stream: &Stream) -> bool {
+        self.addresses.is_proxy_protocol_on
+            && stream
+                .get_socket_digest()
+                .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()))
+                .is_some_and(|end| self.addresses.is_balancer(end))
     }
 
     fn close(&self, reason: &'static str) -> Option<Stream> {
@@ -211,8 +254,7 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
         };
         let _open = Open::new(&self.metrics);
         let line = Line::new(self.header_timeout, Some(seat), self.forsaken.clone());
-        let client = Box::new(Client::new(stream, line.clone()));
-        let serve = LINE.scope(line.clone(), self.inner.process_new(client, shutdown));
+        let serve = LINE.scope(line.clone(), self.serve(stream, line.clone(), shutdown));
         let left = tokio::select! {
             stream = serve => stream,
             () = line.overdue(self.header_timeout) => self.close("header_timeout"),

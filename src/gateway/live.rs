@@ -9,8 +9,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
+use tokio::time::MissedTickBehavior;
 use tracing::info;
 
 use super::guard::Line;
@@ -20,6 +22,9 @@ use crate::{
     names::ToolName,
     snapshot::Current,
 };
+
+/// Time between two looks at streams whose credential may have expired.
+const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// What of its server a trip uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,11 @@ impl Use {
             Self::Tool(tool) => now.tools().allows(tool.as_str()),
             Self::Stream => now.tools() == before.tools(),
         }
+    }
+
+    /// Whether it ends when the caller's credential expires: a stream may stand for days, a call began in time.
+    fn ends_with_credential(&self) -> bool {
+        matches!(self, Self::Stream)
     }
 }
 
@@ -91,13 +101,22 @@ impl LiveTrips {
         LiveTrip { id, trips: self.clone(), is_withdrawn }
     }
 
-    /// Looks at all trips again whenever grants or callers change; runs until the process ends.
+    /// Looks at all trips again whenever grants or callers change, and now and then at the streams whose credential
+    /// expires; runs until the process ends.
     pub async fn watch(self: Arc<Self>, current: Arc<Current>, identity: Arc<Identity>, access: Arc<Access>) {
         let mut versions = current.versions();
-        while versions.changed().await.is_ok() {
-            let ended = self.review(&current, &identity, &access);
+        let mut ticks = tokio::time::interval(EXPIRY_PAUSE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let ended = tokio::select! {
+                changed = versions.changed() => match changed {
+                    Ok(()) => self.review(&current, &identity, &access),
+                    Err(_) => return,
+                },
+                _ = ticks.tick() => self.end_where(|permit, what| what.ends_with_credential() && permit.caller().has_expired()),
+            };
             if ended > 0 {
-                info!(ended, "ended {ended} calls whose permit was withdrawn");
+                info!(ended, "ended {ended} calls whose permit was withdrawn or whose credential expired");
             }
         }
     }
@@ -106,6 +125,16 @@ impl LiveTrips {
         let snapshot = current.load();
         // Unknown grants refuse new calls; what was permitted under the last known ones goes on.
         let Ok(known) = current.grants(&snapshot) else { return 0 };
+        self.end_where(|permit, what| {
+            let now = identity
+                .current(permit.caller())
+                .and_then(|caller| access.authorize(&caller, permit.server(), known).ok());
+            !now.is_some_and(|now| what.may_go_on(permit, &now))
+        })
+    }
+
+    /// Ends the trips that this is true of, and says how many it were.
+    fn end_where(&self, is_over: impl Fn(&Permit, &Use) -> bool) -> usize {
         // Decided outside the lock: every call that begins or ends needs it.
         let underway: Vec<_> = self
             .lock()
@@ -116,11 +145,7 @@ impl LiveTrips {
             .collect();
         let mut ended = 0;
         for (permit, what, line, is_withdrawn) in underway {
-            let now = identity
-                .current(permit.caller())
-                .and_then(|caller| access.authorize(&caller, permit.server(), known).ok());
-            let is_permitted = now.is_some_and(|now| what.may_go_on(&permit, &now));
-            if !is_permitted && !is_withdrawn.swap(true, Ordering::Relaxed) {
+            if is_over(&permit, &what) && !is_withdrawn.swap(true, Ordering::Relaxed) {
                 ended += 1;
                 if let Some(line) = line {
                     line.cut();

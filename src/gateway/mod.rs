@@ -16,11 +16,14 @@ pub mod live;
 pub mod native;
 pub mod ops;
 mod origin;
+mod proxy_protocol;
 mod reply;
 mod resource;
 pub mod served;
+pub mod sign_in;
 #[cfg(test)]
 mod tests;
+pub mod told_address;
 mod translated;
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -52,6 +55,7 @@ use guard::Line;
 use journey::{Journey, Underway};
 use live::LiveTrips;
 use served::Desk;
+use sign_in::SignIn;
 
 /// How the public listener behaves.
 #[derive(Debug, Clone)]
@@ -92,6 +96,8 @@ pub struct Settings {
     pub oauth: Option<OAuth>,
     /// Whether `/openapi.json` and `/mcp` show the meta tools instead of the caller's tools.
     pub shows_meta_tools_only: bool,
+    /// Whose word about a client's address is taken.
+    pub addresses: told_address::Settings,
 }
 
 /// The gateway: what every request needs, shared by all.
@@ -114,6 +120,8 @@ pub struct Gateway {
     pub client: Client,
     /// Calls of MCP that wait.
     pub desk: Arc<Desk>,
+    /// Signs users of MCP clients in at Entra ID, where that is configured.
+    pub sign_in: Option<Arc<SignIn>>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
     /// Where records go.

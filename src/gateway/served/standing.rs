@@ -21,6 +21,7 @@ use crate::{
     catalog::{offers::Offers, tools::ToolList},
     client::{Asker, Client, Filter},
     gateway::{Gateway, decide::Step, journey::Journey, reply, translated::wants_events},
+    identity::Reason,
     mcp::{
         members::{self, Members},
         outgoing,
@@ -213,6 +214,8 @@ impl Gateway {
             let sentence = "you have as many standing streams open as one caller may";
             Refusal::new(Code::TooManyStreams, sentence).retry_after(HEARTBEAT)
         })?;
+        // A caller who is not seen otherwise is looked at as long as this stands.
+        let _pin = self.identity.pin(&visit.caller);
         journey.serve(None);
         journey.record.end_as(Outcome::Answered);
         // Before the first look, so that nothing changes in between unheard.
@@ -266,9 +269,10 @@ impl Gateway {
     fn seen(&self, visit: &Visit) -> Result<Seen, Refusal> {
         let snapshot = self.current.load();
         let known = self.current.grants(&snapshot)?;
-        let caller = self.identity.current(&visit.caller).ok_or_else(|| {
-            Refusal::new(Code::RevokedCredential, "your credential was withdrawn; sign in again")
-        })?;
+        if visit.caller.has_expired() {
+            return Err(Reason::Expired.refuse());
+        }
+        let caller = self.identity.current(&visit.caller).ok_or_else(|| Reason::Withdrawn.refuse())?;
         let visible = match &visit.only {
             Some(permit) => {
                 let now = self.access.authorize(&caller, permit.server(), known)?;
