@@ -24,6 +24,16 @@ pub enum Page {
     Health,
     /// `GET /.well-known/oauth-protected-resource` and below it the path of an MCP endpoint.
     ProtectedResource,
+    /// `GET /.well-known/oauth-authorization-server`.
+    AuthorizationServer,
+    /// `GET /.well-known/openid-configuration`.
+    OpenIdConfiguration,
+    /// `GET /oauth/authorize`.
+    OAuthAuthorize,
+    /// `POST /oauth/token`.
+    OAuthToken,
+    /// `POST /oauth/register`.
+    OAuthRegister,
     /// `POST /refresh`.
     Refresh,
     /// `GET /{server}`.
@@ -90,6 +100,11 @@ impl Page {
             Page::OpenApi => "openapi",
             Page::Health => "health",
             Page::ProtectedResource => "protected_resource",
+            Page::AuthorizationServer => "authorization_server",
+            Page::OpenIdConfiguration => "openid_configuration",
+            Page::OAuthAuthorize => "oauth_authorize",
+            Page::OAuthToken => "oauth_token",
+            Page::OAuthRegister => "oauth_register",
             Page::Refresh => "refresh",
             Page::Server => "server",
             Page::ServerOpenApi => "server_openapi",
@@ -103,6 +118,10 @@ impl Page {
 
 /// Where the metadata of `/{path}` is, with `/{path}` after it (RFC 9728 section 3.1).
 pub const PROTECTED_RESOURCE: &str = "/.well-known/oauth-protected-resource";
+/// Where an authorization server describes itself (RFC 8414 section 3).
+const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
+/// Where an OpenID provider does (OpenID Connect Discovery section 4).
+const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
 
 /// Reads a method and a path (without its query).
 pub fn resolve<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, Refusal> {
@@ -117,6 +136,9 @@ pub fn resolve<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, Refusal>
         } else {
             page(Page::ProtectedResource)
         });
+    }
+    if let Some(route) = sign_in(method, path)? {
+        return Ok(route);
     }
     Ok(match segments {
         Segments::None => page(Page::Servers),
@@ -146,6 +168,34 @@ pub fn resolve<'p>(method: &Method, path: &'p str) -> Result<Route<'p>, Refusal>
     })
 }
 
+/// What MCP clients ask of an authorization server, where the path is one of its.
+fn sign_in(method: &Method, path: &str) -> Result<Option<Route<'static>>, Refusal> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let writes = *method == Method::POST;
+    // Clients in browsers ask before they send what pages of other sites may not.
+    let asks = *method == Method::OPTIONS;
+    let (page, is_method, allow) = match path {
+        AUTHORIZATION_SERVER => (Page::AuthorizationServer, reads || asks, "GET, HEAD"),
+        OPENID_CONFIGURATION => (Page::OpenIdConfiguration, reads || asks, "GET, HEAD"),
+        "/oauth/authorize" => (Page::OAuthAuthorize, reads, "GET, HEAD"),
+        "/oauth/token" => (Page::OAuthToken, writes || asks, "POST"),
+        "/oauth/register" => (Page::OAuthRegister, writes || asks, "POST"),
+        // Where clients look for an issuer with a path. Without a credential, so the answer is no 401.
+        _ if is_below(path, AUTHORIZATION_SERVER)
+            || is_below(path, OPENID_CONFIGURATION)
+            || path.ends_with(OPENID_CONFIGURATION) =>
+        {
+            return Err(Refusal::new(Code::NotFound, "no authorization server is called so"));
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(if is_method { Route::Page(page) } else { Route::OtherMethod(allow) }))
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// The methods of Streamable HTTP.
 fn is_mcp_method(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::GET | Method::DELETE)
@@ -159,7 +209,7 @@ pub fn legacy_readings(name: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// Whether this is the path of an MCP endpoint, or none.
-fn is_mcp_or_root(path: &str) -> bool {
+pub fn is_mcp_or_root(path: &str) -> bool {
     matches!(path.split('/').collect::<Vec<_>>()[..], [""] | ["", "mcp"] | ["", _, "mcp"])
 }
 
@@ -264,7 +314,33 @@ mod tests {
         check(Method::GET, &format!("{PROTECTED_RESOURCE}x/mcp"), Ok(Route::Nothing));
         check(Method::GET, &format!("{PROTECTED_RESOURCE}/github/mcp/"), Err(Code::NotFound));
         check(Method::GET, &format!("{PROTECTED_RESOURCE}/../mcp"), Err(Code::BadPath));
-        check(Method::GET, "/.well-known/openid-configuration", Ok(Route::OtherMethod("POST")));
+    }
+
+    #[test]
+    fn an_authorization_server_is_asked_where_its_clients_look() {
+        let page = |page| Ok(Route::Page(page));
+        for (path, found) in [
+            ("/.well-known/oauth-authorization-server", Page::AuthorizationServer),
+            ("/.well-known/openid-configuration", Page::OpenIdConfiguration),
+        ] {
+            for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+                check(method, path, page(found));
+            }
+            check(Method::POST, path, Ok(Route::OtherMethod("GET, HEAD")));
+            for method in [Method::GET, Method::POST] {
+                check(method, &format!("{path}/github/mcp"), Err(Code::NotFound));
+            }
+        }
+        check(Method::GET, "/github/mcp/.well-known/openid-configuration", Err(Code::NotFound));
+        check(Method::GET, "/.well-known/openid-configurations", Ok(Route::OtherMethod("POST")));
+        check(Method::GET, "/oauth/authorize", page(Page::OAuthAuthorize));
+        check(Method::POST, "/oauth/authorize", Ok(Route::OtherMethod("GET, HEAD")));
+        for (path, found) in [("/oauth/token", Page::OAuthToken), ("/oauth/register", Page::OAuthRegister)] {
+            check(Method::POST, path, page(found));
+            check(Method::OPTIONS, path, page(found));
+            check(Method::GET, path, Ok(Route::OtherMethod("POST")));
+        }
+        check(Method::POST, "/oauth/anything", Ok(Route::Call { server: "oauth", tool: "anything" }));
     }
 
     #[test]

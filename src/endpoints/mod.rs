@@ -4,6 +4,7 @@
 //! Every page shows only servers and tools `access` lets this caller use. Writes no bytes: an `Answer` becomes
 //! bytes in `gateway/reply.rs`.
 
+pub mod authorization;
 mod listings;
 pub mod mcp;
 pub mod meta;
@@ -60,6 +61,11 @@ pub struct Endpoint {
 pub const TABLE: &[Endpoint] = &[
     endpoint(Page::Health, "GET", &["/health"], Audience::Anyone, |_| Ok(health())),
     endpoint(Page::ProtectedResource, "GET", PROTECTED_RESOURCES, Audience::Anyone, |_| Err(no_caller())),
+    endpoint(Page::AuthorizationServer, "GET", AUTHORIZATION_SERVERS, Audience::Anyone, |_| Err(no_caller())),
+    endpoint(Page::OpenIdConfiguration, "GET", OPENID_CONFIGURATIONS, Audience::Anyone, |_| Err(no_caller())),
+    endpoint(Page::OAuthAuthorize, "GET", &["/oauth/authorize"], Audience::Anyone, |_| Err(no_caller())),
+    endpoint(Page::OAuthToken, "POST", &["/oauth/token"], Audience::Anyone, |_| Err(no_caller())),
+    endpoint(Page::OAuthRegister, "POST", &["/oauth/register"], Audience::Anyone, |_| Err(no_caller())),
     endpoint(Page::Servers, "GET", &["/", "/servers"], Audience::Caller, listings::servers),
     endpoint(Page::Tools, "GET", &["/tools"], Audience::Caller, listings::tools),
     endpoint(Page::Tenants, "GET", &["/tenants"], Audience::Caller, listings::tenants),
@@ -78,6 +84,9 @@ const PROTECTED_RESOURCES: &[&str] = &[
     "/.well-known/oauth-protected-resource/mcp",
     "/.well-known/oauth-protected-resource/{server}/mcp",
 ];
+
+const AUTHORIZATION_SERVERS: &[&str] = &["/.well-known/oauth-authorization-server"];
+const OPENID_CONFIGURATIONS: &[&str] = &["/.well-known/openid-configuration"];
 
 const fn endpoint(
     page: Page,
@@ -186,6 +195,11 @@ pub fn takes_body(page: Page) -> bool {
         | Page::OpenApi
         | Page::Health
         | Page::ProtectedResource
+        | Page::AuthorizationServer
+        | Page::OpenIdConfiguration
+        | Page::OAuthAuthorize
+        | Page::OAuthToken
+        | Page::OAuthRegister
         | Page::Refresh
         | Page::Server
         | Page::ServerOpenApi
@@ -253,10 +267,18 @@ mod table_tests {
     use super::*;
 
     #[test]
-    fn health_and_metadata_alone_are_public_and_every_page_is_in_the_table_once() {
+    fn health_and_signing_in_alone_are_public_and_every_page_is_in_the_table_once() {
         let public: Vec<_> =
             TABLE.iter().filter(|endpoint| endpoint.audience == Audience::Anyone).map(|e| e.page).collect();
-        assert_eq!(public, [Page::Health, Page::ProtectedResource]);
+        let sign_in = [
+            Page::ProtectedResource,
+            Page::AuthorizationServer,
+            Page::OpenIdConfiguration,
+            Page::OAuthAuthorize,
+            Page::OAuthToken,
+            Page::OAuthRegister,
+        ];
+        assert_eq!(public, [&[Page::Health][..], &sign_in].concat());
         for endpoint in TABLE {
             assert_eq!(TABLE.iter().filter(|other| other.page == endpoint.page).count(), 1);
         }

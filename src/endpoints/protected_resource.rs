@@ -5,7 +5,7 @@
 use http::{Method, request::Parts};
 use serde::Serialize;
 
-use super::Answer;
+use super::{Answer, authorization::Facade};
 use crate::refusal::Refusal;
 
 /// Where tokens for the gateway come from.
@@ -15,6 +15,8 @@ pub struct OAuth {
     pub authorization_servers: Vec<String>,
     /// Scopes to ask for there.
     pub scopes: Vec<String>,
+    /// The gateway as such an issuer, in front of Entra ID; then it is the only one.
+    pub facade: Option<Facade>,
 }
 
 /// Protected resource metadata (RFC 9728 section 2).
@@ -30,8 +32,8 @@ struct Metadata<'a> {
 
 /// The document about this resource, which must be the URL clients use, byte for byte (RFC 9728 section 3.3).
 ///
-/// Any page may read it: it is no secret, and whoever reads it has no credential yet.
-pub fn answer(oauth: &OAuth, resource: &str, request: &Parts) -> Result<Answer, Refusal> {
+/// Caches may keep what is for all. Any page may read it: it is no secret, and whoever reads it has no credential yet.
+pub fn answer(oauth: &OAuth, resource: &str, is_for_all: bool, request: &Parts) -> Result<Answer, Refusal> {
     if request.method == Method::OPTIONS {
         let preflight = Answer::new(204, "", Default::default())
             .with("access-control-allow-methods", "GET".into())
@@ -48,10 +50,12 @@ pub fn answer(oauth: &OAuth, resource: &str, request: &Parts) -> Result<Answer, 
         resource_name: "Portcullis",
     };
     let body = serde_json::to_vec(&metadata).map_err(Refusal::internal)?;
+    let lasting = if is_for_all { "public, max-age=300" } else { "no-store" };
     let answer = Answer::new(200, "application/json", body.into());
-    Ok(readable_by_all(answer.with("cache-control", "public, max-age=300".into())))
+    Ok(readable_by_all(answer.with("cache-control", lasting.into())))
 }
 
-fn readable_by_all(answer: Answer) -> Answer {
+/// Lets a page of any site read the answer.
+pub fn readable_by_all(answer: Answer) -> Answer {
     answer.with("access-control-allow-origin", "*".into())
 }

@@ -11,7 +11,12 @@ use pingora::{http::ResponseHeader, proxy::Session};
 use serde::Serialize;
 
 use super::{cors, hygiene, journey::Journey, resource};
-use crate::{endpoints::Answer, mcp, record::Outcome, refusal::Refusal};
+use crate::{
+    endpoints::Answer,
+    mcp,
+    record::Outcome,
+    refusal::{Code, Refusal},
+};
 
 /// Longest wait for the rest of a refused request's body.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -78,7 +83,7 @@ fn refusal_header(refusal: &Refusal, journey: &Journey) -> pingora::Result<Respo
     let mut header = ResponseHeader::build(status, Some(12))?;
     header.insert_header(header::CONTENT_TYPE, "application/json")?;
     header.insert_header(header::CACHE_CONTROL, "no-store")?;
-    if header.status == http::StatusCode::UNAUTHORIZED {
+    if header.status == http::StatusCode::UNAUTHORIZED || refusal.code() == Code::InsufficientScope {
         let challenge =
             resource::challenge(refusal.code(), journey.rpc.as_ref().and_then(|rpc| rpc.sign_in.as_deref()));
         header.insert_header(header::WWW_AUTHENTICATE, challenge)?;

@@ -1,8 +1,8 @@
 //! How an MCP client without a token learns where to get one: the metadata of an endpoint (RFC 9728) and the
 //! challenge that leads there (RFC 6750 section 3).
 //!
-//! Decides by the path's form alone, so that it shows to nobody which servers exist. Never asks for a wider scope:
-//! no scope cures a missing grant.
+//! Decides by the path's form alone, so that it shows to nobody which servers exist. Never asks for a wider scope
+//! because of a missing grant: no scope cures that.
 
 use http::request::Parts;
 
@@ -22,7 +22,10 @@ pub fn metadata(request: &Parts, settings: &Settings) -> Result<Answer, Refusal>
         None | Some("") => "/mcp",
         Some(path) => path,
     };
-    protected_resource::answer(oauth, &format!("{}{path}", base_url(request, settings)?), request)
+    let resource = format!("{}{path}", base_url(request, settings)?);
+    // What the client itself called the gateway is nothing for others to read.
+    let is_for_all = settings.public_url.is_some();
+    protected_resource::answer(oauth, &resource, is_for_all, request)
 }
 
 /// What a challenge on an MCP endpoint says beside the error: where its metadata is and which scopes to ask for.
@@ -36,11 +39,13 @@ pub fn sign_in(request: &Parts, settings: &Settings) -> Option<String> {
     Some(format!(r#"{metadata}, scope="{}""#, oauth.scopes.join(" ")))
 }
 
-/// `WWW-Authenticate` of a 401, with what `sign_in` said.
+/// `WWW-Authenticate` of a 401, or of a 403 that wants another token, with what `sign_in` said.
 pub fn challenge(code: Code, sign_in: Option<&str>) -> String {
     // RFC 6750 section 3: the error code stands only where a credential was sent.
     let error = match code {
         Code::NoCredential => "",
+        // The one 403 that another token can cure (RFC 6750 section 3.1).
+        Code::InsufficientScope => r#", error="insufficient_scope""#,
         _ => r#", error="invalid_token""#,
     };
     format!(r#"Bearer realm="portcullis"{error}{}"#, sign_in.unwrap_or_default())
@@ -67,7 +72,7 @@ mod tests {
 
     fn settings_with(public_url: Option<&str>, scopes: &[&str]) -> Settings {
         let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
-        let oauth = OAuth { authorization_servers: vec![ISSUER.into()], scopes };
+        let oauth = OAuth { authorization_servers: vec![ISSUER.into()], scopes, facade: None };
         Settings { public_url: public_url.map(str::to_owned), oauth: Some(oauth), ..settings() }
     }
 
@@ -107,7 +112,7 @@ mod tests {
             let answer = metadata(&request("gw", path), &settings_with(None, scopes)).unwrap();
             let headers: Vec<_> =
                 answer.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-            assert_eq!(headers, ["cache-control: public, max-age=300", "access-control-allow-origin: *"]);
+            assert_eq!(headers, ["cache-control: no-store", "access-control-allow-origin: *"]);
             serde_json::from_slice::<Value>(&answer.body).unwrap()
         };
         let mut expected = json!({"resource": "http://gw/github/mcp", "authorization_servers": [ISSUER],
@@ -139,6 +144,11 @@ mod tests {
                 Code::InvalidCredential,
                 &scoped,
                 r#"Bearer realm="portcullis", error="invalid_token", resource_metadata="https://gw.example.com/.well-known/oauth-protected-resource/github/mcp", scope="a b""#,
+            ),
+            (
+                Code::InsufficientScope,
+                &scoped,
+                r#"Bearer realm="portcullis", error="insufficient_scope", resource_metadata="https://gw.example.com/.well-known/oauth-protected-resource/github/mcp", scope="a b""#,
             ),
         ] {
             assert_eq!(challenge(code, sign_in.as_deref()), expected);

@@ -38,6 +38,7 @@ pub(super) fn settings() -> Settings {
         public_url: None,
         oauth: None,
         shows_meta_tools_only: false,
+        addresses: told_address::Settings::default(),
         mcp: native::Settings {
             session_keys: Vec::new(),
             session_ttl: Duration::from_secs(60),
@@ -54,13 +55,14 @@ fn gateway() -> Gateway {
     let admin_group = GroupName::parse("MCP-Admin").unwrap();
     Gateway {
         settings: settings(),
-        identity: Arc::new(Identity::new(&identity::Settings::default(), None)),
+        identity: Arc::new(Identity::new(&identity::Settings::default(), identity::Sources::default())),
         access: Arc::new(Access::new(access::Settings { admin_group, max_stale, is_concealing: false })),
         current: Current::new(Catalog::default(), max_stale),
         refresher: Refresher::new().0,
         documents: Documents::new(1024),
         client: Client::new(crate::client::Settings { max_answer_bytes: 4096 }),
         desk: Desk::new(Duration::from_secs(60)),
+        sign_in: None,
         session_keys: settings().mcp.keys().unwrap(),
         live: Arc::default(),
         recorder: Recorder {
