@@ -18,9 +18,15 @@ use crate::{
     client::{self, Client},
     config::Config,
     dial::Dialer,
+    identity::{RedisSettings, TablesSettings},
     mcp::headers,
-    snapshot::{offers::Found, tools::Sources},
-    store::{self, DatabaseUrl, Store, openwebui::OpenWebUi},
+    names::Secret,
+    snapshot::{self, entra::Look, offers::Found, tools::Sources},
+    store::{
+        self, Store,
+        openwebui::OpenWebUi,
+        signed_out::{Mark, Redis},
+    },
 };
 
 /// What `check --connect` found.
@@ -34,7 +40,7 @@ pub struct Findings {
     pub problems: Vec<String>,
 }
 
-/// Checks what `check --connect` checks: the databases, and what every server offers.
+/// Checks what `check --connect` checks: the databases, Entra ID's documents, and what every server offers.
 pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
     let Findings { mut notes, mut warnings, mut problems } = Findings::default();
     match connect_store(&config.store).await {
@@ -42,9 +48,23 @@ pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
         Err(error) => problems.push(format!("the grants database: {error:#}")),
     }
     if let Some(tables) = &config.identity.openwebui_tables
-        && let Err(error) = connect_openwebui(&tables.database, &tables.schema).await
+        && let Err(error) = connect_openwebui(tables).await
     {
         problems.push(format!("Open WebUI's database: {error:#}"));
+    }
+    if let Some(RedisSettings { url, key_prefix, .. }) = &config.identity.openwebui_redis
+        && let Err(error) = connect_redis(url, key_prefix).await
+    {
+        problems.push(format!("Open WebUI's Redis: {error:#}"));
+    }
+    if let Some(entra) = &config.identity.entra {
+        for Look { tenant, version, keys } in snapshot::entra::look(entra).await? {
+            let of = format!("tenant `{tenant}` of Entra ID (tokens of version {})", version.as_str());
+            match keys {
+                Ok(count) => notes.push(format!("{of} has {count} keys")),
+                Err(error) => problems.push(format!("{of}: {error:#}")),
+            }
+        }
     }
     let catalog::Settings { deadline, max_bytes, .. } = config.catalog;
     let dialer = Dialer::new(deadline, max_bytes)?;
@@ -154,6 +174,15 @@ async fn connect_store(settings: &store::Settings) -> anyhow::Result<Option<Stri
     Ok((pending > 0).then(|| format!("{pending} migrations are pending; `run` will apply them")))
 }
 
-async fn connect_openwebui(url: &DatabaseUrl, schema: &str) -> anyhow::Result<()> {
-    OpenWebUi::open(url, schema)?.users(&["-".to_owned()]).await.map(drop)
+async fn connect_openwebui(tables: &TablesSettings) -> anyhow::Result<()> {
+    let openwebui = OpenWebUi::open(&tables.database, &tables.schema)?;
+    openwebui.users(&["-".to_owned()]).await?;
+    if tables.has_api_keys {
+        openwebui.api_keys(&["-"]).await?;
+    }
+    Ok(())
+}
+
+async fn connect_redis(url: &Secret<String>, key_prefix: &str) -> anyhow::Result<()> {
+    Redis::open(url, key_prefix)?.read(&[Mark::User("-".into())]).await.map(drop)
 }

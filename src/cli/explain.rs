@@ -1,6 +1,9 @@
-//! `portcullis explain`: why somebody may use a server, or what is missing, as a sentence.
+//! `portcullis explain`: why somebody may use a server, or what is missing, as a sentence; and why a credential is
+//! believed or not.
 
-use std::process::ExitCode;
+mod credential;
+
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -16,16 +19,19 @@ use crate::{
 
 /// Who asks for what.
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("who").required(true).args(["user", "token", "headers"]).multiple(true))]
 pub struct ExplainArguments {
     /// The user.
-    #[arg(long = "as", value_name = "EMAIL", value_parser = Email::parse)]
-    user: Email,
+    #[arg(long = "as", value_name = "EMAIL", value_parser = Email::parse, conflicts_with_all = ["token", "headers", "from"])]
+    user: Option<Email>,
     /// A further group, as if their credential named it; may be repeated.
-    #[arg(long = "group", value_name = "GROUP", value_parser = GroupName::parse)]
+    #[arg(long = "group", value_name = "GROUP", value_parser = GroupName::parse, requires = "user")]
     groups: Vec<GroupName>,
+    #[command(flatten)]
+    credential: credential::CredentialArguments,
     /// The server, or server and tool.
-    #[arg(value_name = "SERVER[/TOOL]", value_parser = parse_target)]
-    target: Target,
+    #[arg(value_name = "SERVER[/TOOL]", value_parser = parse_target, required_unless_present_any = ["token", "headers"])]
+    target: Option<Target>,
 }
 
 #[derive(Clone)]
@@ -42,15 +48,22 @@ fn parse_target(text: &str) -> Result<Target, crate::names::BadName> {
     Ok(Target { server: ServerId::parse(server)?, tool })
 }
 
-/// Prints the sentence; exit code 1 when they may not.
+/// Prints the sentences; exit code 1 when they may not, or are not believed.
 pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<ExitCode> {
-    let ExplainArguments { user, groups, target } = arguments;
-    let (explanation, account) = wait_for(look(config, user, groups, &target.server))?;
+    let (caller, trouble) = match &arguments.user {
+        Some(user) => wait_for(account(config, user, &arguments.groups))?,
+        None => match credential::explain(config, &arguments.credential)? {
+            Some(caller) => (caller, None),
+            None => return Ok(ExitCode::FAILURE),
+        },
+    };
+    let Some(target) = &arguments.target else { return Ok(ExitCode::SUCCESS) };
+    let explanation = wait_for(look(config, &caller, &target.server))?;
     let mut is_reachable = explanation.is_allowed();
     data(&explanation.to_string())?;
-    if let Some(account) = account {
+    if let Some(trouble) = trouble {
         is_reachable = false;
-        data(&account)?;
+        data(&trouble)?;
     }
     let server = config.servers.iter().find(|server| server.id == target.server);
     match server {
@@ -77,12 +90,7 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
     Ok(if is_reachable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn look(
-    config: &Config,
-    user: &Email,
-    groups: &[GroupName],
-    server: &ServerId,
-) -> anyhow::Result<(access::Explanation, Option<String>)> {
+async fn look(config: &Config, caller: &Caller, server: &ServerId) -> anyhow::Result<access::Explanation> {
     let store = Store::open(&config.store)?;
     let pending = store.pending_migrations().await?;
     if pending > 0 {
@@ -92,27 +100,29 @@ async fn look(
     let mut builder = GrantsBuilder::default();
     store.load_grants(&mut |row| builder.add(row)).await?;
     store.close().await;
-    let (of_account, account) = account(config, user).await?;
-    let groups = groups.iter().cloned().chain(of_account).collect();
-    let caller = Caller::hypothetical(user.clone(), groups);
-    Ok((access::explain(&config.access, &caller, server, &builder.finish()), account))
+    Ok(access::explain(&config.access, caller, server, &builder.finish()))
 }
 
-/// The user's groups in Open WebUI, and what is wrong with their account there.
-async fn account(config: &Config, user: &Email) -> anyhow::Result<(Vec<GroupName>, Option<String>)> {
+/// The user with their groups in Open WebUI, and what is wrong with their account there.
+async fn account(
+    config: &Config,
+    user: &Email,
+    groups: &[GroupName],
+) -> anyhow::Result<(Arc<Caller>, Option<String>)> {
+    let caller = |more: Vec<GroupName>| {
+        Caller::hypothetical(user.clone(), groups.iter().cloned().chain(more).collect())
+    };
     let Some(tables) = &config.identity.openwebui_tables else {
-        return Ok((Vec::new(), None));
+        return Ok((caller(Vec::new()), None));
     };
     let row = OpenWebUi::open(&tables.database, &tables.schema)?
         .user_by_email(user)
         .await
         .context("cannot read Open WebUI's tables")?;
     let Some(row) = row else {
-        return Ok((
-            Vec::new(),
-            Some("but Open WebUI has no such user, so no session token is theirs".into()),
-        ));
+        let trouble = "but Open WebUI has no such user, so no session token is theirs".to_owned();
+        return Ok((caller(Vec::new()), Some(trouble)));
     };
     let trouble = row.trouble().map(|trouble| format!("but their session tokens are refused: {trouble}"));
-    Ok((row.groups, trouble))
+    Ok((caller(row.groups), trouble))
 }
