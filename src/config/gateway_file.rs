@@ -8,14 +8,21 @@ use std::net::SocketAddr;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    auth,
+    auth, gateway_headers,
+    oauth::SignIn,
     problems::Complaint,
     reader::{Read, Reader},
     urls,
 };
 use crate::{
-    access, catalog, catalog::server::Deadlines, endpoints::protected_resource::OAuth, gateway,
-    gateway::native, identity, mcp::session::SessionKey, names::GroupName, record, store,
+    access, catalog,
+    catalog::server::Deadlines,
+    gateway,
+    gateway::{native, told_address},
+    identity,
+    mcp::session::SessionKey,
+    names::{GroupName, Network},
+    record, store,
 };
 
 /// All that `gateway.toml` says.
@@ -42,7 +49,8 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         catalog.as_ref().map_or_else(|_| Default::default(), |tools| (tools.max_bytes, tools.refresh));
     let mcp = root.table("mcp", |table| mcp(table, lists));
     let meta_tools = root.table("meta_tools", |table| table.flag("enabled", "${META_TOOLS_MODE:-false}"));
-    let gateway = gateway(root, auth.as_ref().ok().and_then(|auth| auth.oauth.clone()), mcp, meta_tools);
+    let told = auth.as_ref().map(|auth| (auth.sign_in.clone(), auth.trusts_told_address)).unwrap_or_default();
+    let gateway = gateway(root, told, mcp, meta_tools);
     let store = root.table("database", database);
     let access = root.table("access", access);
     let record = root.table("log", log);
@@ -89,7 +97,7 @@ fn mcp(
     table: &mut Reader<'_>,
     (max_list_bytes, list_refresh): (usize, std::time::Duration),
 ) -> Read<native::Settings> {
-    let keys = table.list_or("session_keys", "${PORTCULLIS_SESSION_KEY:-}", session_key);
+    let keys = table.list_or("session_keys", &["${PORTCULLIS_SESSION_KEY:-}"], session_key);
     let ttl = table.seconds("session_ttl_secs", DAY_SECS, 1..=30 * DAY_SECS);
     let max_message_bytes = table.size("max_message_bytes", 4_194_304, 1024..=MAX_BYTES);
     let page_size = table.size("page_size", 1_000, 1..=10_000);
@@ -117,7 +125,7 @@ fn session_key(text: &str) -> Result<Option<SessionKey>, Complaint> {
 
 fn gateway(
     root: &mut Reader<'_>,
-    oauth: Option<OAuth>,
+    (sign_in, trusts_told_address): (Option<SignIn>, bool),
     mcp: Read<native::Settings>,
     meta_tools: Read<bool>,
 ) -> Read<gateway::Settings> {
@@ -140,10 +148,9 @@ fn gateway(
         let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
         let hosts = table.list("hosts", urls::host);
         let public_url = table.parsed("public_url", "", urls::public_url);
+        let addresses = addresses(table, trusts_told_address);
         check_listeners(table, http, ops);
-        if oauth.is_some() && matches!(public_url, Ok(None)) {
-            warn_of_guessing(table);
-        }
+        let oauth = sign_in.map(|sign_in| sign_in.at(table, &public_url)).transpose();
         let (mut hosts, public_url) = (hosts?, public_url?);
         hosts.extend(public_url.as_ref().map(|url| url.host.clone()));
         let (shutdown_delay, shutdown_grace) = shutdown?;
@@ -163,11 +170,35 @@ fn gateway(
             cors_origins: origins?,
             hosts,
             public_url: public_url.map(|url| url.origin),
-            oauth,
+            oauth: oauth?,
             mcp: mcp?,
             shows_meta_tools_only: meta_tools?,
+            addresses: addresses?,
         })
     })
+}
+
+/// Reads `balancers` and `proxy_protocol`.
+fn addresses(table: &mut Reader<'_>, is_trusted: bool) -> Read<told_address::Settings> {
+    let balancers = table.list("balancers", gateway_headers::network);
+    let is_proxy_protocol_on = table.flag("proxy_protocol", "false");
+    let (balancers, is_proxy_protocol_on) = (balancers?, is_proxy_protocol_on?);
+    let hint = "list the addresses the load balancers call from";
+    if balancers.iter().any(Network::is_everything) {
+        let sentence =
+            "`listen.balancers` holds every address, or nearly, so anybody could say where they are";
+        return Err(table.problem("balancers", sentence, hint));
+    }
+    if balancers.is_empty() && is_proxy_protocol_on {
+        let sentence = "`listen.proxy_protocol` is on, but `listen.balancers` names nobody who could send it";
+        return Err(table.problem("proxy_protocol", sentence, hint));
+    }
+    if balancers.is_empty() && is_trusted {
+        let sentence = "`auth.gateway.trust_told_address` is on, but `listen.balancers` names nobody who could tell \
+                        an address";
+        table.warning("balancers", sentence, hint);
+    }
+    Ok(told_address::Settings { balancers, is_proxy_protocol_on, is_trusted })
 }
 
 fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketAddr>) {
@@ -188,15 +219,6 @@ fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketA
             "write `127.0.0.1:PORT`, or let a firewall admit only those who read them",
         );
     }
-}
-
-fn warn_of_guessing(table: &Reader<'_>) {
-    table.warning(
-        "public_url",
-        "`auth.oauth` is set without `listen.public_url`, so clients are told `http://` and the `Host` they sent, and \
-         those that came through TLS refuse it",
-        "say what clients call the gateway: `public_url = \"https://mcp.example.com\"`",
-    );
 }
 
 fn database(table: &mut Reader<'_>) -> Read<store::Settings> {

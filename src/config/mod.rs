@@ -5,13 +5,18 @@
 //! one gathers them, before the journey of the first request.
 
 mod auth;
+mod entra;
 mod env;
 mod gateway_file;
+mod gateway_headers;
+mod oauth;
+mod openwebui;
 mod problems;
 mod reader;
 mod server_credential;
 mod servers_file;
 mod urls;
+mod wording;
 
 use std::{fs, io, path::Path};
 
@@ -312,7 +317,7 @@ mod tests {
     #[test]
     fn no_secret_is_in_a_config_that_is_printed_or_in_a_problem() {
         let gateway = "[auth.openwebui]\nsecret = 'hunter2'\nforward_jwt_secret = 'hunter2-and-some-more'\n\
-             database_url = 'postgres://u:hunter2@h/db'\n[database]\nurl = 'postgres://u:hunter2@h/db'\n\
+             database_url = 'postgres://u:hunter2@h/db'\nredis_url = 'redis://:hunter2@h'\n[database]\nurl = 'postgres://u:hunter2@h/db'\n\
              [auth.service_keys.a]\nkey = 'hunter2-hunter2-hunter2'\nmay_vouch = true\n";
         let servers = "[servers.x]\ntier = 'local'\nurl = 'http://h'\n\
              credential = { header = 'authorization', scheme = 'Bearer', env = 'KEY' }";
@@ -322,7 +327,7 @@ mod tests {
 
         let bad_gateway = "[listen]\nhttp = '${KEY}'\nthreads = '${KEY}'\n[database]\nurl = 'mysql://u:hunter2@h'\n\
              schema = 'hunter2 '\n[log]\nfilter = 'a=hunter2'\naccess = 'hunter2'\n[cors]\norigins = ['hunter2']\n\
-             [auth.openwebui]\ndatabase_url = 'postgres://u:hunter2@'\nredis_url = 'redis://:hunter2@h'\n\
+             [auth.openwebui]\ndatabase_url = 'postgres://u:hunter2@'\nredis_url = 'redis://:hunter2@'\n\
              [auth.gateway]\nshared_secret = ['hunter2']\n[auth.entra]\ntenant_id = 'hunter2'\n\
              [auth.service_keys.a]\nkey = 'hunter2 '\nkey_sha256 = 'hunter2'\ngroups = [' hunter2']\n\
              [mcp]\nsession_keys = ['hunter2']";

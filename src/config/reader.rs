@@ -4,7 +4,7 @@
 //! and that a key nobody asked for is unknown. Never decides what a value means: callers bring
 //! a parser, which may refuse with a complaint.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use toml::{
     Spanned,
@@ -14,6 +14,7 @@ use toml::{
 use super::{
     env::{self, Environment},
     problems::{Complaint, Findings, Problem, Reported},
+    wording::{closest, printable, with_article},
 };
 
 /// A value, or the proof that its problem has been noted.
@@ -189,17 +190,18 @@ impl<'f> Reader<'f> {
         self.integer(key, default, range).map(Duration::from_secs)
     }
 
-    /// Like `list`; where the file does not have the key, `default` is read as its one entry.
+    /// Like `list`; where the file does not have the key, `defaults` are read as its entries.
     pub(super) fn list_or<T>(
         &mut self,
         key: &'static str,
-        default: &str,
+        defaults: &[&str],
         parse: impl Fn(&str) -> Result<T, Complaint>,
     ) -> Read<Vec<T>> {
         if self.table.contains_key(key) {
             return self.list(key, parse);
         }
-        self.parsed(key, default, |text| parse(text).map(|entry| vec![entry]))
+        self.take(key);
+        defaults.iter().map(|default| self.by_default(key, default, &parse)).collect()
     }
 
     /// The entries of a list of strings; none where the file does not have the key.
@@ -267,6 +269,26 @@ impl<'f> Reader<'f> {
                 .map(|(name, value)| {
                     let inner = reader.enter(name.get_ref(), name.span().start, value)?;
                     inner.run(|inner| read(name.get_ref(), inner))
+                })
+                .collect();
+            read_all.into_iter().collect()
+        })
+    }
+
+    /// A table of strings whose names the operator chose, in the order of their names.
+    pub(super) fn words<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str, &str) -> Result<T, Complaint>,
+    ) -> Read<Vec<T>> {
+        self.table(key, |reader| {
+            let entries = std::mem::take(&mut reader.table);
+            let read_all: Vec<Read<T>> = entries
+                .into_iter()
+                .map(|(name, value)| {
+                    let text = reader.text_of(name.get_ref(), &value)?;
+                    parse(name.get_ref(), &text)
+                        .map_err(|complaint| reader.complain(name.get_ref(), value.span().start, complaint))
                 })
                 .collect();
             read_all.into_iter().collect()
@@ -376,26 +398,6 @@ impl<'f> Reader<'f> {
         // A quoted TOML key can hold anything; nothing that moves the cursor reaches a terminal.
         format!("`{}`", printable(&self.joined(key)))
     }
-}
-
-/// The text with control characters escaped.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) { text.escape_debug().to_string().into() } else { text.into() }
-}
-
-/// The known word a misspelt one was probably meant to be.
-pub(super) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let allowed = (word.len() / 3).clamp(1, 3);
-    known
-        .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(word, known), known))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, known)| known)
-}
-
-fn with_article(kind: &str) -> String {
-    format!("{} {kind}", if kind.starts_with(['a', 'i']) { "an" } else { "a" })
 }
 
 #[cfg(test)]

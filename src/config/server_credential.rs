@@ -8,7 +8,8 @@ use http::{HeaderName, HeaderValue};
 use super::{
     env,
     problems::Complaint,
-    reader::{Read, Reader, printable},
+    reader::{Read, Reader},
+    wording::printable,
 };
 use crate::{catalog::server::CredentialHeader, names::Secret};
 

@@ -8,9 +8,10 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     gateway_file::deadlines,
     problems::Complaint,
-    reader::{Read, Reader, closest, printable},
+    reader::{Read, Reader},
     server_credential::{Enabled, credential, discovery_credential},
     urls,
+    wording::{closest, printable},
 };
 use crate::{
     catalog::server::{Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
