@@ -24,7 +24,7 @@ use portcullis::{
     config::{self, Config, Environment, Named},
     endpoints::openapi::Documents,
     gateway::{Gateway, served::Desk},
-    identity::{Face, Identity},
+    identity::{Face, Identity, Sources},
     names::{Email, ServerId},
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
     route, sample,
@@ -115,7 +115,8 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
     let (access_log, _) = AccessLog::new(false);
     Gateway {
         settings: config.gateway.clone(),
-        identity: Arc::new(Identity::new(&config.identity, None)),
+        sign_in: None,
+        identity: Arc::new(Identity::new(&config.identity, Sources::default())),
         access: Arc::new(Access::new(config.access.clone())),
         current,
         refresher,
@@ -246,7 +247,7 @@ fn alone(email: &str, number: u64) -> Alone {
 fn decided(alone: &Alone) -> bool {
     let route = route::resolve(&alone.request.method, alone.request.uri.path()).expect("a good path");
     let route::Route::Call { server, tool } = route else { return false };
-    let caller = now(READY.identity.identify(&alone.request, Face::Call)).expect("a caller");
+    let caller = now(READY.identity.identify(&alone.request, Face::Call, None)).expect("a caller");
     let server = alone.catalog.get(server).expect("the sample server");
     let permit = READY.access.authorize(&caller, server, &alone.known).expect("a permit");
     let tool = alone.tools.find(server.id.as_str(), tool).expect("a tool").clone();
@@ -263,7 +264,7 @@ fn decision_alone(bencher: Bencher) {
 #[divan::bench(sample_size = 10)]
 fn identify_token_seen_before(bencher: Bencher) {
     let alone = alone(GRANTED, 0);
-    bencher.bench_local(|| now(READY.identity.identify(black_box(&alone.request), Face::Call)).is_ok());
+    bencher.bench_local(|| now(READY.identity.identify(black_box(&alone.request), Face::Call, None)).is_ok());
 }
 
 /// Signature, dates and claims are checked.
@@ -275,5 +276,5 @@ fn identify_token_never_seen(bencher: Bencher) {
             number += 1;
             alone(GRANTED, number)
         })
-        .bench_local_refs(|alone| now(READY.identity.identify(&alone.request, Face::Call)).is_ok());
+        .bench_local_refs(|alone| now(READY.identity.identify(&alone.request, Face::Call, None)).is_ok());
 }

@@ -2,7 +2,9 @@
 //!
 //! Decides what is built from what and in which order it starts and stops, nothing about requests.
 
+mod believed;
 mod connecting;
+mod openwebui;
 mod stopping;
 
 use std::{
@@ -39,21 +41,21 @@ use crate::{
         live::LiveTrips,
         ops::{Ops, OpsListener},
         served::Desk,
+        sign_in::SignIn,
     },
-    identity::{
-        Identity,
-        users::{Question, Users},
-    },
+    identity::Identity,
     mcp::session::SessionKeys,
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
     snapshot::{
         self, Current,
         tools::{Refresher, Wish},
     },
-    store::{Store, openwebui::OpenWebUi},
+    store::Store,
     upstream::peer::PROBES,
 };
 
+use believed::Background;
+pub use believed::identity;
 pub use connecting::{Findings, connect_all};
 pub use stopping::LastThings;
 use stopping::{Drain, StopSignals};
@@ -91,17 +93,17 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     public.add_tcp_with_settings(&config.gateway.http.to_string(), sockets);
     let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
     let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
-    let Parts { recorder, current, identity, access, live, users, questions, refresher, wishes, .. } = parts;
+    let Parts { recorder, current, identity, background, access, live, refresher, wishes, .. } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
         config: config.clone(),
         current,
+        metrics: recorder.metrics.clone(),
         identity,
         access,
         live,
-        users,
         refresher,
-        waiting: Mutex::new(Some(Waiting { questions, wishes })),
+        waiting: Mutex::new(Some(Waiting { background, wishes })),
         last_things: last_things.clone(),
     };
     server.add_service(background_service("keeper", keeper));
@@ -126,10 +128,10 @@ struct Parts {
     identity: Arc<Identity>,
     access: Arc<Access>,
     session_keys: Arc<SessionKeys>,
+    sign_in: Option<Arc<SignIn>>,
     client: Client,
     live: Arc<LiveTrips>,
-    users: Option<Arc<Users>>,
-    questions: Option<mpsc::Receiver<Question>>,
+    background: Background,
     refresher: Refresher,
     wishes: mpsc::Receiver<Wish>,
 }
@@ -137,23 +139,30 @@ struct Parts {
 impl Parts {
     fn new(config: &Config, recorder: Recorder) -> anyhow::Result<Self> {
         let max_stale = config.access.max_stale;
-        let (users, questions) =
-            config.identity.openwebui_tables.as_ref().map(|_| Users::new(max_stale)).unzip();
+        let (identity, background) = identity(config);
         let (refresher, wishes) = Refresher::new();
+        let sign_in = sign_in(config, &identity)?;
         Ok(Self {
             recorder,
             current: Current::new(Catalog::new(config.servers.clone()), max_stale),
-            identity: Arc::new(Identity::new(&config.identity, users.clone())),
+            identity,
             access: Arc::new(Access::new(config.access.clone())),
+            sign_in,
             session_keys: config.gateway.mcp.keys()?,
             client: Client::new(client::Settings { max_answer_bytes: config.gateway.mcp.max_list_bytes }),
             live: Arc::default(),
-            users,
-            questions,
+            background,
             refresher,
             wishes,
         })
     }
+}
+
+/// Signs users of MCP clients in, where both Entra ID and the facade in front of it are configured.
+fn sign_in(config: &Config, identity: &Identity) -> anyhow::Result<Option<Arc<SignIn>>> {
+    let facade = config.gateway.oauth.as_ref().and_then(|oauth| oauth.facade.clone());
+    let both = facade.zip(identity.directory().cloned());
+    Ok(both.map(|(facade, entra)| SignIn::new(facade, entra)).transpose()?.map(Arc::new))
 }
 
 /// Installs the one TLS implementation; without it the first connection would have to choose.
@@ -224,15 +233,16 @@ fn guarded(
         session_keys: parts.session_keys.clone(),
         client: parts.client.clone(),
         desk: Desk::new(settings.mcp.session_ttl),
+        sign_in: parts.sign_in.clone(),
         live: parts.live.clone(),
         recorder: parts.recorder.clone(),
     };
     Guard::new(http_proxy(conf, gateway), settings, parts.recorder.metrics.clone())
 }
 
-/// What requests ask of the background: users seen first, tool lists to read.
+/// What requests ask of the background: who somebody is, tool lists to read.
 struct Waiting {
-    questions: Option<mpsc::Receiver<Question>>,
+    background: Background,
     wishes: mpsc::Receiver<Wish>,
 }
 
@@ -240,10 +250,10 @@ struct Waiting {
 struct Keeper {
     config: Config,
     current: Arc<Current>,
+    metrics: Arc<Metrics>,
     identity: Arc<Identity>,
     access: Arc<Access>,
     live: Arc<LiveTrips>,
-    users: Option<Arc<Users>>,
     refresher: Refresher,
     waiting: Mutex<Option<Waiting>>,
     last_things: LastThings,
@@ -265,7 +275,7 @@ impl Keeper {
     /// Runs until a task ends, and says which.
     async fn keep(&self) -> anyhow::Result<&'static str> {
         let taken = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Waiting { questions, wishes } = taken.context("the keeper was started twice")?;
+        let Waiting { background, wishes } = taken.context("the keeper was started twice")?;
         // Built here, because sockets belong to the runtime that opens them.
         let store = Store::open(&self.config.store)?;
         let current = || self.current.clone();
@@ -287,15 +297,8 @@ impl Keeper {
         spawn("tool lists", tools.boxed());
         spawn("addresses", snapshot::addresses::keep(current()).boxed());
         spawn("live calls", live.boxed());
-        if let (Some(users), Some(questions), Some(tables)) =
-            (&self.users, questions, &self.config.identity.openwebui_tables)
-        {
-            // What is known of users must not be too old by the time it is confirmed.
-            let refresh = tables.refresh.min(self.config.access.max_stale / 3);
-            let database = OpenWebUi::open(&tables.database, &tables.schema)?;
-            let answering = snapshot::users::answer(current(), users.clone(), questions, database.clone());
-            spawn("users seen first", answering.boxed());
-            spawn("users", snapshot::users::refresh(current(), users.clone(), database, refresh).boxed());
+        for (name, task) in background.tasks(&self.current, &self.metrics)? {
+            spawn(name, task);
         }
         Ok(tasks.join_next().await.context("nothing is kept")??)
     }

@@ -164,6 +164,7 @@ pub const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
         ],
     ),
     ("sqlx", &["src/store/", "src/store.rs"]),
+    ("redis", &["src/store/", "src/store.rs"]),
     ("prometheus", &["src/record/", "src/record.rs"]),
     ("std::env", &["src/config/env.rs"]),
 ];
