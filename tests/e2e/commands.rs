@@ -9,6 +9,7 @@ use crate::harness::{
     grants::Grants,
     openwebui::{self, JANE_EMAIL},
     postgres::Database,
+    redis::Redis,
     tokens::SESSION_SECRET,
     wire,
 };
@@ -147,6 +148,19 @@ async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
     let dead = setup(&database.url(), "http://127.0.0.1:1").write();
     let said = portcullis(dead.path(), &["check", "--connect"]).await;
     check(&said, 1, "", &["server `github`"]);
+}
+
+#[tokio::test]
+async fn check_connect_reaches_the_redis_of_open_webui() {
+    let grants = Grants::of(&[]).await;
+    let redis = Redis::start().await;
+    let good = grants.setup().set("auth.openwebui.redis_url", redis.url()).write();
+    let said = portcullis(good.path(), &["check", "--connect"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let dead = grants.setup().set("auth.openwebui.redis_url", "redis://:p4ssword@127.0.0.1:1").write();
+    let said = portcullis(dead.path(), &["check", "--connect"]).await;
+    check(&said, 1, "", &["Open WebUI's Redis: "]);
+    assert!(!said.stderr.contains("p4ssword"), "{said:?}");
 }
 
 #[tokio::test]

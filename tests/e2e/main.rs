@@ -7,13 +7,17 @@
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
 mod access;
+mod authorization;
 mod bodies;
 mod commands;
 mod cors;
 mod drain;
+mod entra;
+mod explain;
 mod faces;
 mod faults;
 mod framing;
+mod front;
 mod hardening;
 mod harness;
 mod identity;
@@ -29,6 +33,7 @@ mod outage;
 mod passthrough;
 mod peers;
 mod readme;
+mod refusals;
 mod revocation;
 mod served;
 mod tool_lists;

@@ -88,7 +88,7 @@ async fn any_page_may_read_metadata_and_none_is_believed_there() {
         let allowed = if origin.ends_with(LISTED) { LISTED } else { "*" };
         assert_eq!((answer.status, answer.head.all("access-control-allow-origin")), (200, vec![allowed]));
         assert_eq!(answer.head.header("access-control-allow-credentials"), None);
-        assert_eq!(answer.head.header("cache-control"), Some("public, max-age=300"));
+        assert_eq!(answer.head.header("cache-control"), Some("no-store"), "it repeats what the client said");
     }
     let answer = ask(&gateway, "POST", path, &asks[..1]).await;
     assert_eq!(answer.status, 401, "only reading is for all");

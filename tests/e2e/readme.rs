@@ -327,6 +327,16 @@ async fn a_gateway_is_set_up_as_the_readme_says_and_serves_open_webui_s_users() 
     assert_eq!((unsigned.status.as_u16(), unsigned.code()), (401, "invalid_credential".to_owned()));
 }
 
+#[tokio::test]
+async fn a_gateway_in_front_says_who_calls_as_the_readme_says() {
+    carry_out("Behind a gateway that knows the user").await;
+}
+
+#[tokio::test]
+async fn a_credential_is_explained_as_the_readme_says() {
+    carry_out("What it answers").await;
+}
+
 /// The printed line of the access log has the fields of a real one, and the words that do not vary.
 async fn check_access_log(session: &Session) {
     let blocks = blocks();
@@ -348,7 +358,7 @@ async fn check_access_log(session: &Session) {
 #[test]
 fn every_command_of_the_readme_is_run_or_has_a_reason_not_to_be() {
     let blocks = blocks();
-    let carried_out = ["Try it", "Run it"];
+    let carried_out = ["Try it", "Run it", "Behind a gateway that knows the user", "What it answers"];
     for block in blocks.iter().filter(|block| !carried_out.contains(&block.section.as_str())) {
         let is_picture_or_line = block.language.is_empty() || block.language == "json";
         assert!(

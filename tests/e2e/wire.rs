@@ -190,6 +190,20 @@ async fn recordings_of_the_later_session_succeed_once_it_is_the_present_one() {
 }
 
 #[tokio::test]
+async fn a_recorded_api_key_is_its_user_once_open_webui_has_it() {
+    let scene = Scene::new().await;
+    let recorded = &Recorded::all()[&69];
+    let key = recorded.headers.iter().find_map(|(_, value)| value.strip_prefix("Bearer ")).unwrap();
+    let made = format!(
+        "UPDATE \"user\" SET role = 'admin' WHERE id = '{ADMIN}'; \
+         INSERT INTO config (key, value) VALUES ('auth.enable_api_keys', 'true'); \
+         INSERT INTO api_key (id, user_id, key, created_at, updated_at) VALUES ('k', '{ADMIN}', '{key}', 1, 1)"
+    );
+    scene.database.execute(&made).await;
+    check_time(&recorded.send(&scene.gateway, &[]).await, "an API key");
+}
+
+#[tokio::test]
 async fn other_methods_and_encoded_paths_are_refused_even_with_a_credential() {
     let scene = Scene::new().await;
     let recordings = Recorded::all();

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use portcullis::{
     endpoints::{self, Audience},
+    identity::Reason,
     refusal::Code,
 };
 
@@ -60,6 +61,18 @@ fn the_readme_has_every_refusal_with_its_status_in_order_of_status() {
     codes.sort_by_key(|code| code.status());
     let real: Vec<_> =
         codes.iter().map(|code| vec![quoted(code.as_str()), code.status().to_string()]).collect();
+    assert_eq!(listed, real);
+}
+
+#[test]
+fn the_readme_has_every_reason_not_to_believe_with_its_code() {
+    let listed = table(README, &["reason", "code", "meaning"]);
+    let real: Vec<_> = Reason::ALL
+        .iter()
+        .map(|reason| {
+            owned(&[&quoted(reason.as_str()), &quoted(reason.refuse().code().as_str()), reason.sentence()])
+        })
+        .collect();
     assert_eq!(listed, real);
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Stdio};
 
-use tokio::process::Command;
+use tokio::{io::AsyncWriteExt, process::Command};
 
 use super::deadline::within;
 
@@ -18,10 +18,18 @@ pub struct Said {
 
 /// Runs `portcullis ARGUMENTS` with the configuration in `folder`, and nothing of this process's environment.
 pub async fn portcullis(folder: &Path, arguments: &[&str]) -> Said {
+    portcullis_told(folder, arguments, "").await
+}
+
+/// The same, with this on its standard input.
+pub async fn portcullis_told(folder: &Path, arguments: &[&str], input: &str) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(arguments).arg("--config").arg(folder).current_dir(folder).env_clear();
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = within("the end of a command", command.output()).await.unwrap();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    // One that has ended, or reads nothing, takes nothing.
+    drop(child.stdin.take().unwrap().write_all(input.as_bytes()).await);
+    let output = within("the end of a command", child.wait_with_output()).await.unwrap();
     Said {
         code: output.status.code().expect("a command ended by a signal"),
         stdout: String::from_utf8(output.stdout).unwrap(),

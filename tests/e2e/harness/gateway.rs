@@ -56,6 +56,11 @@ impl Setup {
         self
     }
 
+    /// What the gateway will be called by its clients here: `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.ports.0.address())
+    }
+
     /// Adds a `[servers.ID]` of tier `local`.
     pub fn server(self, id: &str, url: &str) -> Self {
         self.server_with(id, url, Table::new())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::{
@@ -40,6 +40,15 @@ impl RawClient {
     /// Connects to `127.0.0.1:PORT`.
     pub async fn connect(address: &str) -> Self {
         let socket = within("connecting", TcpStream::connect(address)).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self { connection: BufReader::new(socket) }
+    }
+
+    /// Connects to `127.0.0.1:PORT` from another address of this machine.
+    pub async fn connect_from(own: &str, address: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(std::net::SocketAddr::new(own.parse().unwrap(), 0)).unwrap();
+        let socket = within("connecting", socket.connect(address.parse().unwrap())).await.unwrap();
         socket.set_nodelay(true).unwrap();
         Self { connection: BufReader::new(socket) }
     }

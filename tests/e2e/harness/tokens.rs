@@ -41,6 +41,13 @@ pub fn session_token(user_id: &str, session_stamp: &str) -> String {
     sign(&claims, SESSION_SECRET)
 }
 
+/// A session of Open WebUI that can be signed out of by its `jti`, issued at this second.
+pub fn session_with(user_id: &str, session_stamp: &str, jti: &str, issued: i64) -> String {
+    let claims = json!({"id": user_id, "typ": "session", "session_stamp": session_stamp, "jti": jti,
+        "iat": issued, "exp": now(3600)});
+    sign(&claims, SESSION_SECRET)
+}
+
 fn jti() -> String {
     uuid::Uuid::now_v7().to_string()
 }

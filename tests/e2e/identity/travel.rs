@@ -17,7 +17,7 @@ fn laden_request(gateway: &Gateway, arguments: &str) -> String {
          Authorization: Bearer {token}\r\nCookie: token={token}; oauth_session_id=abc\r\n\
          X-OpenWebUI-User-Jwt: {jwt}\r\nX-OpenWebUI-User-Email: jane.doe@example.com\r\n\
          X-OpenWebUI-User-Id: {JANE}\r\nX-OpenWebUI-Chat-Id: 1\r\nX-User-Email: jane.doe@example.com\r\n\
-         X-User-Admin: true\r\nX_User_Groups: MCP-Admin\r\nx_openwebui_user_email: jane.doe@example.com\r\n\
+         X-User-Admin: true\r\nX_User_Groups: MCP-Admin\r\nx_openwebui_user_name: jane\r\n\
          X-Entra-Oid: 1\r\nX-Gateway-Secret: s3cret\r\nX-Tenant-Id: github\r\nX-Auth-Source: entra\r\n\
          X-Api-Key: s3cret\r\nProxy-Authorization: Basic s3cret\r\nX-Forwarded-For: 10.0.0.1\r\n\
          X-Forwarded-User: jane\r\nForwarded: for=10.0.0.1\r\nReferer: http://s3cret\r\nOrigin: http://chat\r\n\

@@ -5,9 +5,11 @@ use std::time::Duration;
 use super::{Scene, call, refusal};
 use crate::harness::{
     gateway::Setup,
+    grants::CALLER,
     raw::RawClient,
     raw_peer::Call,
     request::head,
+    tokens::{SESSION_SECRET, now, sign},
     wire::{answer, chunk},
 };
 
@@ -72,6 +74,38 @@ async fn a_quiet_stream_is_left_alone_and_a_silent_server_is_not() {
         call.send(chunk(b"data: 1\n\n")).await;
         assert_eq!(client.read_chunk().await.as_deref(), Some(&b"data: 1\n\n"[..]));
     }
+}
+
+#[tokio::test]
+async fn a_standing_stream_ends_with_the_token_it_was_opened_with_and_a_call_does_not() {
+    let scene = Scene::start().await;
+    let (mut client, mut underway) = {
+        let token = expiring_in(5);
+        let (mut standing, mut all) = (scene.client().await, scene.client().await);
+        standing.send(head("GET", "/alpha/mcp", &token, &["accept: text/event-stream"])).await;
+        let mut held = scene.peer.call().await;
+        held.send(STREAM).await;
+        assert_eq!(standing.read_head().await.0, 200);
+        all.send(head("GET", "/mcp", &token, &["accept: text/event-stream"])).await;
+        assert_eq!(all.read_head().await.0, 200);
+        let mut client = scene.client().await;
+        client.send(scene.post_as(&token, "/alpha/mcp", &[], call("slow").to_string())).await;
+        let mut underway = scene.peer.call().await;
+        underway.read_body().await;
+        assert!(held.rest_within(Duration::from_secs(20)).await.is_some(), "the stream stands on");
+        while all.read_chunk().await.is_some() {}
+        (client, underway)
+    };
+    underway.send(answer("200 OK", "application/json", b"{}")).await;
+    assert_eq!(client.read_answer().await.text(), "{}");
+    let again = scene.client().await.exchange(scene.post_as(&expiring_in(-5), "/alpha/mcp", &[], "{}")).await;
+    assert_eq!(refusal(&again).2, "expired_credential");
+}
+
+/// A token of the caller's that is believed for so many seconds more, the clock's leeway of 30 s included.
+fn expiring_in(secs: i64) -> String {
+    let claims = serde_json::json!({"id": CALLER, "typ": "session", "email": CALLER, "exp": now(secs - 30)});
+    sign(&claims, SESSION_SECRET)
 }
 
 #[tokio::test]

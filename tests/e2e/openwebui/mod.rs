@@ -1,4 +1,8 @@
-//! What happens in Open WebUI's own tables while the gateway runs.
+//! What happens in Open WebUI's own tables and its Redis while the gateway runs, and the connections it is set up with.
+
+mod api_keys;
+mod connections;
+mod signed_out;
 
 use std::time::Duration;
 
@@ -13,16 +17,29 @@ use crate::harness::{
     tokens::{SESSION_SECRET, now, session_token, sign},
 };
 
-/// How soon a change in Open WebUI's tables is obeyed.
-const SOON: Duration = Duration::from_secs(2);
+/// How soon a change in Open WebUI's tables or its Redis is obeyed.
+const SOON: Duration = Duration::from_secs(1);
 
 async fn gateway(database: &Database, peer: &FakePeer) -> Gateway {
-    let gateway = openwebui::setup(database).server("github", &peer.url()).start().await;
-    database
-        .execute("INSERT INTO group_tenant_mapping (group_name, tenant_id) VALUES ('MCP-GitHub', 'github')")
-        .await;
+    gateway_of(openwebui::setup(database), database, peer).await
+}
+
+/// A gateway with this peer behind it, for members of `MCP-GitHub`.
+async fn gateway_of(setup: Setup, database: &Database, peer: &FakePeer) -> Gateway {
+    let gateway = setup.server("github", &peer.url()).start().await;
+    let grant = "INSERT INTO group_tenant_mapping (group_name, tenant_id) VALUES ('MCP-GitHub', 'github') \
+                 ON CONFLICT DO NOTHING";
+    database.execute(grant).await;
     gateway.await_grants(1).await;
     gateway
+}
+
+/// Open WebUI's tables, with Jane in the group that may use the peer.
+async fn database_with_jane() -> Database {
+    let database = openwebui::database().await;
+    add_group(&database, "MCP-GitHub", None).await;
+    join(&database, JANE, "MCP-GitHub").await;
+    database
 }
 
 async fn peer() -> FakePeer {
@@ -32,7 +49,10 @@ async fn peer() -> FakePeer {
 /// Refused like this within [`SOON`] of now.
 async fn is_refused_soon(gateway: &Gateway, token: &str, status: u16, code: &str, what: &str) {
     let (answer, took) = gateway.call_until("/github/search", token, status).await;
-    assert_eq!(answer.code(), code, "{what}");
+    // A call that began just before ends as one whose credential is withdrawn, whatever the next one hears.
+    assert!([code, "revoked_credential"].contains(&answer.code().as_str()), "{what}: {}", answer.text());
+    let next = gateway.call("/github/search", token, &json!({})).await;
+    assert_eq!((next.status.as_u16(), next.code().as_str()), (status, code), "{what}");
     assert!(took < SOON, "{what}: refused after {took:?}");
 }
 
