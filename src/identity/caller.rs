@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::jwt;
+use super::{jwt, session::Session};
 use crate::{
     names::{Email, GroupName},
     store::signed_out::Mark,
@@ -56,15 +56,8 @@ pub struct Person {
     email: Option<Email>,
     groups: Box<[GroupName]>,
     is_admin: bool,
-    openwebui: Option<OpenWebUiSelf>,
+    openwebui_id: Option<Box<str>>,
     fingerprint: [u8; 16],
-}
-
-/// What Open WebUI calls a caller, and the stamp of their sessions.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct OpenWebUiSelf {
-    pub(super) id: Box<str>,
-    pub(super) session_stamp: Option<Box<str>>,
 }
 
 /// What is remembered of the credential itself, to notice its end.
@@ -73,7 +66,7 @@ pub struct Proof {
     /// Seconds since 1970 after which it is not believed any more.
     pub(super) expires: Option<i64>,
     /// The session of Open WebUI it belongs to.
-    pub(super) session: Option<Arc<SessionId>>,
+    pub(super) session: Option<Arc<Session>>,
     /// SHA-256 of an API key of Open WebUI.
     pub(super) api_key: Option<[u8; 32]>,
     /// Who they are in Entra ID, whatever their email is.
@@ -118,8 +111,8 @@ impl Person {
     }
 
     /// The same person, known to Open WebUI by this id.
-    pub(super) fn known_to_openwebui(mut self, openwebui: OpenWebUiSelf) -> Self {
-        self.openwebui = Some(openwebui);
+    pub(super) fn known_to_openwebui(mut self, id: &str) -> Self {
+        self.openwebui_id = Some(id.into());
         self
     }
 
@@ -138,7 +131,7 @@ impl Person {
             email,
             groups: groups.into(),
             is_admin: false,
-            openwebui: None,
+            openwebui_id: None,
             fingerprint: Default::default(),
         };
         person.fingerprint = person.digest();
@@ -203,12 +196,7 @@ impl Caller {
 
     /// Their id in Open WebUI, where they came with one.
     pub fn openwebui_id(&self) -> Option<&str> {
-        self.person.openwebui.as_ref().map(|openwebui| &*openwebui.id)
-    }
-
-    /// The stamp of the session they came with, as Open WebUI's table had it.
-    pub fn session_stamp(&self) -> Option<&str> {
-        self.person.openwebui.as_ref()?.session_stamp.as_deref()
+        self.person.openwebui_id.as_deref()
     }
 
     /// Who they are in Entra ID.

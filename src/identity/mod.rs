@@ -259,8 +259,7 @@ impl Identity {
         if let Some(signed_out) = &self.signed_out {
             signed_out.refuse_ended(&session.id, verified.expires()).await?;
         }
-        let proof =
-            Proof { expires: verified.expires(), session: Some(session.id.clone()), ..Proof::default() };
+        let proof = Proof { expires: verified.expires(), session: Some(session.clone()), ..Proof::default() };
         let Some(users) = &self.users else {
             return same_user(session.claims.caller_by_claim(proof)?, presented);
         };

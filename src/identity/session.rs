@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Claims of a session token that matter here.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Claims {
     /// The user's id.
     pub id: String,
@@ -37,19 +37,19 @@ pub struct Claims {
 }
 
 /// A session whose token has been verified.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Session {
     /// What the token says.
     pub claims: Claims,
     /// The session, as a sign-out names it.
-    pub id: Arc<SessionId>,
+    pub id: SessionId,
 }
 
 impl Session {
     /// The session of these claims, issued then.
     pub fn new(claims: Claims, issued: Option<i64>) -> Self {
         let id = SessionId::new(&claims.id, claims.jti.as_deref(), issued);
-        Self { claims, id: Arc::new(id) }
+        Self { claims, id }
     }
 }
 

@@ -226,3 +226,29 @@ async fn a_gateway_in_front_may_have_taken_its_users_password_where_tokens_stand
     assert_eq!(asked("10.0.0.1").await.as_deref(), Ok("jane@x.org"));
     assert_eq!(asked("10.0.0.2").await, Err(Some("not_bearer")));
 }
+
+#[tokio::test]
+async fn what_a_session_has_begun_ends_when_it_would_be_refused_now() {
+    let (users, _questions) = Users::new(Duration::from_secs(3600));
+    let stamped = row(Some(STAMP));
+    users.remember(USER_ID, Some(stamped.clone()));
+    let identity = Identity::new(&settings(), Sources { users: Some(users.clone()), ..Sources::default() });
+    let authorization = format!("Bearer {}", session());
+    let caller = ask(&identity, &[("authorization", &authorization)]).await.unwrap();
+    let goes_on = |row: Option<User>| {
+        users.remember(USER_ID, row);
+        identity.current(&caller).is_some()
+    };
+    assert!(goes_on(Some(User { groups: Vec::new(), ..stamped.clone() })), "other groups are another matter");
+    let demanded = SecondFactor { is_demanded: true, ..SecondFactor::default() };
+    for (what, row) in [
+        ("gone", None),
+        ("inactive", Some(User { is_active: false, ..stamped.clone() })),
+        ("pending", Some(User { role: Role::Other, ..stamped.clone() })),
+        ("another stamp", Some(row(Some("another")))),
+        ("a second factor demanded", Some(User { second_factor: demanded, ..stamped.clone() })),
+    ] {
+        assert!(!goes_on(row), "{what}");
+    }
+    assert!(goes_on(Some(stamped)), "as before");
+}

@@ -4,11 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    Identity, api_key,
-    caller::{Caller, Scheme},
-    session, signed_out, users,
-};
+use super::{Identity, api_key, caller::Caller, session, signed_out, users};
 
 /// A caller with a call underway: while it is held, nothing of what makes them one is forgotten.
 pub struct Pin {
@@ -23,7 +19,11 @@ impl Identity {
         let proof = caller.proof();
         let user = self.users.as_ref().zip(caller.openwebui_id()).map(|(users, id)| users.pin(id));
         let api_key = self.api_keys.as_ref().zip(proof.api_key).map(|(keys, sha256)| keys.pin(&sha256));
-        let session = self.signed_out.as_ref().zip(proof.session.as_ref()).map(|(ended, id)| ended.pin(id));
+        let session = self
+            .signed_out
+            .as_ref()
+            .zip(proof.session.as_ref())
+            .map(|(ended, session)| ended.pin(&session.id));
         let is_watched = user.is_some() || api_key.is_some() || session.is_some();
         is_watched.then_some(Pin { _user: user, _api_key: api_key, _session: session })
     }
@@ -34,7 +34,7 @@ impl Identity {
     pub fn current(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
         let proof = caller.proof();
         if let (Some(signed_out), Some(session)) = (&self.signed_out, &proof.session)
-            && signed_out.has_ended(session)
+            && signed_out.has_ended(&session.id)
         {
             return None;
         }
@@ -50,10 +50,8 @@ impl Identity {
             let key = keys.peek(sha256).filter(|key| key.user == user.id)?;
             api_key::permitted(&key, user).ok()?;
         }
-        let is_same_session =
-            caller.scheme() != Scheme::Session || caller.session_stamp() == user.session_stamp.as_deref();
-        if !is_same_session {
-            return None;
+        if let Some(session) = &proof.session {
+            session.claims.permitted_by(seen.row.as_ref()).ok()?;
         }
         let person = seen.person().ok()?;
         Some(Caller::new(person, caller.scheme(), proof.clone()))

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use super::{
-    caller::{OpenWebUiSelf, Person},
+    caller::Person,
     reason::Reason,
     watched::{self, Asking, Pinned, Watched},
 };
@@ -26,10 +26,8 @@ impl Seen {
     /// What is known of one user id.
     pub fn new(row: Option<User>) -> Self {
         let person = row.as_ref().map(|row| {
-            let session_stamp = row.session_stamp.as_deref().map(Into::into);
-            let openwebui = OpenWebUiSelf { id: row.id.as_str().into(), session_stamp };
             let person = Person::user(row.email.clone(), row.groups.clone());
-            Arc::new(person.known_to_openwebui(openwebui))
+            Arc::new(person.known_to_openwebui(&row.id))
         });
         Self { person, row }
     }
