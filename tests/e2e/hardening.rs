@@ -248,6 +248,8 @@ async fn an_idle_connection_is_closed_near_its_timeout() {
 #[tokio::test]
 async fn connections_past_the_most_allowed_are_closed_at_once_and_those_before_them_serve() {
     let scene = Scene::start(&[("listen.max_connections", 2)]).await;
+    // Before it says this it has looked itself whether it can be called.
+    scene.gateway.stderr.find("the end of the start", |line| line.contains("listening on")).await;
     let (mut one, mut two) = (scene.client().await, scene.client().await);
     assert_eq!(one.exchange(get("/alpha", &scene.token)).await.status, 200);
     assert_eq!(two.exchange(get("/alpha", &scene.token)).await.status, 200);
