@@ -45,7 +45,8 @@ impl Background {
     pub fn tasks(self, current: &Arc<Current>, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Task>> {
         let mut tasks = self.openwebui.tasks(current, &self.settings, self.max_stale)?;
         if let (Some((directory, questions)), Some(settings)) = (self.entra, self.settings.entra) {
-            let keep = snapshot::entra::keep(directory, questions, settings, metrics.clone())?;
+            let keep =
+                snapshot::entra::keep(directory, questions, settings, (metrics.clone(), current.clone()))?;
             tasks.push(("Entra ID", keep.boxed()));
         }
         Ok(tasks)

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::{jwt, session::Session};
+use super::{
+    entra::{Known, Member},
+    jwt,
+    session::Session,
+};
 use crate::{
     names::{Email, GroupName},
     store::signed_out::Mark,
@@ -71,6 +75,8 @@ pub struct Proof {
     pub(super) api_key: Option<[u8; 32]>,
     /// Who they are in Entra ID, whatever their email is.
     pub(super) directory: Option<Arc<DirectoryId>>,
+    /// What Microsoft Graph told of them.
+    pub(super) graph: Option<(Member, Arc<Known>)>,
 }
 
 /// A session of Open WebUI, as it can be ended.

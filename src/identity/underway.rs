@@ -38,6 +38,11 @@ impl Identity {
         {
             return None;
         }
+        if let (Some(entra), Some((member, told))) = (&self.entra, &proof.graph)
+            && !entra.directory().groups.are_still(member, told)
+        {
+            return None;
+        }
         let (Some(users), Some(id)) = (&self.users, caller.openwebui_id()) else {
             return Some(caller.clone());
         };

@@ -7,11 +7,13 @@ use serde_json::json;
 
 use crate::harness::{
     commands::portcullis,
-    deadline::{until, until_so},
+    deadline::{until, until_so, within},
     entra::{CLIENT, Fault, HOME, Idp, PARTNER, Page, User, minted::Minted},
     fake_peer::FakePeer,
     gateway::{Gateway, Setup},
     postgres::Database,
+    raw::RawClient,
+    request::head,
 };
 
 const JANE_OID: &str = "0a1b2c3d-0000-4000-8000-00000000000a";
@@ -144,13 +146,17 @@ async fn groups_that_a_token_has_no_room_for_are_read_from_graph_page_by_page_an
         } else {
             assert!(has("grant_type", "client_credentials"), "{form:?}");
         }
-        // A group more, a group less.
+        // A group more, a group less: what was begun with the groups of before ends.
+        let mut standing = RawClient::connect(&scene.gateway.address()).await;
+        standing.send(head("GET", "/mcp", &token.sign(), &["accept: text/event-stream"])).await;
+        assert_eq!(standing.read_head().await.0, 200);
         scene.idp.add_user(&jane.clone().in_groups(&[UNNAMED]));
         until("the groups Graph tells now", || async {
             let servers = scene.shown(&token).await;
             (servers == ["github", "jobs", "unnamed"]).then_some(())
         })
         .await;
+        within("the end of the stream", async { while standing.read_chunk().await.is_some() {} }).await;
         // What is known serves while Graph is away, and those who are new are told to come back.
         scene.idp.fault(page, Fault::Status(503));
         scene.gateway.await_metric("portcullis_entra_graph_up", &[], 1).await;

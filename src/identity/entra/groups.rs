@@ -37,7 +37,7 @@ pub struct Member {
 }
 
 /// What Graph told of a user.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Known {
     /// Their groups; none where the directory has no such user any more.
     groups: Option<Box<[GroupName]>>,
@@ -65,6 +65,8 @@ pub struct Question {
 pub struct Groups {
     known: Cache<Member, Arc<Known>>,
     failed: Cache<Member, ()>,
+    /// Users for whom Entra ID gives out no token any more.
+    unwelcome: Cache<Member, ()>,
     questions: mpsc::Sender<Question>,
     ttl: Duration,
     max_stale: Duration,
@@ -83,20 +85,37 @@ impl Groups {
             .time_to_live(ttl * 2 + max_stale)
             .build();
         let failed = Cache::builder().max_capacity(100_000).time_to_live(PAUSE).build();
-        (Self { known, failed, questions, ttl, max_stale }, asked)
+        let unwelcome = Cache::builder().max_capacity(100_000).time_to_live(ttl * 2 + max_stale).build();
+        (Self { known, failed, unwelcome, questions, ttl, max_stale }, asked)
     }
 
-    /// Remembers what Graph told; `None` where it knows no such user.
-    pub fn remember(&self, member: Member, groups: Option<Vec<GroupName>>) {
-        let groups = groups.map(Vec::into_boxed_slice);
+    /// Remembers what Graph told, `None` where it knows no such user, and says whether that is news.
+    pub fn remember(&self, member: Member, groups: Option<Vec<GroupName>>) -> bool {
+        let groups = groups.map(|mut groups| {
+            groups.sort_unstable();
+            groups.into_boxed_slice()
+        });
+        let is_news = self.known.get(&member).is_some_and(|before| before.groups != groups);
         self.known.insert(member, Arc::new(Known { groups, at: Instant::now() }));
         self.failed.invalidate(&member);
+        self.unwelcome.invalidate(&member);
+        is_news
+    }
+
+    /// Whether a user has the groups that somebody was let in with, as far as is known.
+    pub(in crate::identity) fn are_still(&self, member: &Member, told: &Known) -> bool {
+        match self.known.get(member) {
+            Some(known) => known.groups == told.groups,
+            // Forgotten with time, or for a reason.
+            None => !self.unwelcome.contains_key(member),
+        }
     }
 
     /// Forgets a user for whom Entra ID gives out no token any more: what was told must not outlive that.
     pub fn forget(&self, member: Member) {
         self.known.invalidate(&member);
         self.failed.insert(member, ());
+        self.unwelcome.insert(member, ());
     }
 
     /// Remembers that Graph could not be asked just now.
@@ -195,12 +214,26 @@ mod tests {
         assert_eq!(names(old.await), Ok(2));
     }
 
+    #[test]
+    fn what_was_begun_with_groups_goes_on_while_they_are_told_the_same() {
+        let (groups, _questions) = Groups::new(Duration::from_secs(300), Duration::from_secs(3600));
+        assert!(!groups.remember(MEMBER, told(&["A", "B"])), "nobody was let in before");
+        let then = groups.known.get(&MEMBER).unwrap();
+        assert!(!groups.remember(MEMBER, told(&["B", "A"])) && groups.are_still(&MEMBER, &then));
+        groups.known.invalidate(&MEMBER);
+        assert!(groups.are_still(&MEMBER, &then), "what time forgets takes nothing away");
+        groups.remember(MEMBER, told(&["A", "B"]));
+        assert!(groups.remember(MEMBER, told(&["A"])) && !groups.are_still(&MEMBER, &then));
+        assert!(groups.remember(MEMBER, None) && !groups.are_still(&MEMBER, &then));
+    }
+
     #[tokio::test]
     async fn who_is_forgotten_has_no_groups_until_they_are_told_again() {
         let (groups, _questions) = Groups::new(Duration::from_secs(300), Duration::from_secs(3600));
         groups.remember(MEMBER, told(&["A"]));
         groups.forget(MEMBER);
         let refused = groups.get(MEMBER, "token").now_or_never().map(names);
+        assert!(!groups.are_still(&MEMBER, &Known { groups: None, at: Instant::now() }));
         assert_eq!(refused, Some(Err(Some("groups_unknown"))));
         groups.remember(MEMBER, told(&["A"]));
         assert_eq!(groups.get(MEMBER, "token").now_or_never().map(names), Some(Ok(1)));

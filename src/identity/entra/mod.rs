@@ -32,7 +32,7 @@ use crate::{
 };
 use claims::{Claims, Proven, Who};
 use directory::Directory;
-use groups::Known;
+pub(super) use groups::Known;
 pub use groups::{Member, Question};
 use keys::Key;
 use token::Token;
@@ -176,7 +176,7 @@ impl Entra {
         let tenant = &self.settings.tenants[meant.tenant];
         let proven = claims.proven(&self.settings, meant.tenant)?;
         let user = match proven.needs_groups {
-            false => User::Told(made(&proven, tenant.id, expires, &[])),
+            false => User::Told(made(&proven, tenant.id, expires, None)?),
             true => {
                 let member = Member { tenant: tenant.id, object: proven.object };
                 User::Asked(Asked { member, proven, last: ArcSwapOption::empty() })
@@ -199,14 +199,21 @@ impl Entra {
         {
             return Ok(last.1.clone());
         }
-        let caller = made(&asked.proven, asked.member.tenant, verified.expires, groups.names()?);
+        let told = Some((asked.member, groups.clone()));
+        let caller = made(&asked.proven, asked.member.tenant, verified.expires, told)?;
         asked.last.store(Some(Arc::new((groups, caller.clone()))));
         Ok(caller)
     }
 }
 
 /// The caller of what a token proves and Graph tells.
-fn made(proven: &Proven, tenant: Uuid, expires: i64, told: &[GroupName]) -> Arc<Caller> {
+fn made(
+    proven: &Proven,
+    tenant: Uuid,
+    expires: i64,
+    graph: Option<(Member, Arc<Known>)>,
+) -> Result<Arc<Caller>, Refusal> {
+    let told = graph.as_ref().map(|(_, known)| known.names()).transpose()?.unwrap_or_default();
     let groups = proven.groups.iter().chain(told).cloned().collect();
     let person = match &proven.who {
         Who::User(email) => Person::user(email.clone(), groups),
@@ -214,8 +221,9 @@ fn made(proven: &Proven, tenant: Uuid, expires: i64, told: &[GroupName]) -> Arc<
     };
     let directory =
         DirectoryId { tenant: tenant.to_string().into(), object: proven.object.to_string().into() };
-    let proof = Proof { expires: Some(expires), directory: Some(Arc::new(directory)), ..Proof::default() };
-    Caller::new(person, Scheme::Entra, proof)
+    let proof =
+        Proof { expires: Some(expires), directory: Some(Arc::new(directory)), graph, ..Proof::default() };
+    Ok(Caller::new(person, Scheme::Entra, proof))
 }
 
 /// Seconds since 1970.

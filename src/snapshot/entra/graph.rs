@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use url::Url;
 use uuid::Uuid;
 
-use super::DEADLINE;
+use super::{super::Current, DEADLINE};
 use crate::{
     dial::Dialer,
     identity::entra::{
@@ -49,6 +49,7 @@ const MOST_KINDS: usize = 32;
 pub struct Graph {
     asker: Arc<Asker>,
     directory: Arc<Directory>,
+    current: Arc<Current>,
 }
 
 /// Callers who wait for one user's groups.
@@ -101,11 +102,11 @@ type Outcome = Result<Option<Vec<GroupName>>, Failure>;
 
 impl Graph {
     /// Asks through this dialer.
-    pub fn new(dialer: Dialer, directory: Arc<Directory>, settings: Settings) -> Self {
+    pub fn new(dialer: Dialer, directory: Arc<Directory>, settings: Settings, current: Arc<Current>) -> Self {
         let turns = Semaphore::new(AT_ONCE);
         let own_tokens = Mutex::default();
         let asker = Asker { dialer, directory: directory.clone(), settings, turns, own_tokens };
-        Self { asker: Arc::new(asker), directory }
+        Self { asker: Arc::new(asker), directory, current }
     }
 
     /// Answers questions until the process ends.
@@ -145,14 +146,19 @@ impl Graph {
     fn keep(&self, member: Member, outcome: Outcome, askers: Vec<oneshot::Sender<()>>) {
         match outcome {
             Ok(groups) => {
-                self.directory.groups.remember(member, groups);
+                if self.directory.groups.remember(member, groups) {
+                    self.current.announce_callers_changed();
+                }
                 // Who has gone away needs no answer.
                 for done in askers {
                     let _gone = done.send(());
                 }
             }
             Err(Failure::Away(_) | Failure::Refused(_)) => self.directory.groups.fail(member),
-            Err(Failure::Unwelcome(_)) => self.directory.groups.forget(member),
+            Err(Failure::Unwelcome(_)) => {
+                self.directory.groups.forget(member);
+                self.current.announce_callers_changed();
+            }
         }
     }
 }

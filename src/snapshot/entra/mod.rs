@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::Current;
 use crate::{
     dial::Dialer,
     identity::entra::{Question, Settings, directory::Directory, discovery::Version},
@@ -54,10 +55,11 @@ pub fn keep(
     directory: Arc<Directory>,
     questions: mpsc::Receiver<Question>,
     settings: Settings,
-    metrics: Arc<Metrics>,
+    (metrics, current): (Arc<Metrics>, Arc<Current>),
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let dialer = Dialer::new(DEADLINE, MAX_DOCUMENT_BYTES)?;
-    let graph = Graph::new(Dialer::new(DEADLINE, MAX_PAGE_BYTES)?, directory.clone(), settings.clone());
+    let dialer_of_graph = Dialer::new(DEADLINE, MAX_PAGE_BYTES)?;
+    let graph = Graph::new(dialer_of_graph, directory.clone(), settings.clone(), current);
     Ok(async move {
         let readers = directory.sources().iter().map(|source| {
             Reader::new(source, dialer.clone(), &settings.authority, &metrics).read_again_and_again()
