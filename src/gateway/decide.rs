@@ -57,6 +57,8 @@ enum Door<'p> {
 
 impl Gateway {
     /// Walks one request through its journey, up to its departure.
+    ///
+    /// What a call of a REST tool never does is boxed: the room for it is made only where it is done.
     pub(super) async fn decide(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
         let sender = self.note_arrival(session, journey);
         self.refuse_malformed(session)?;
@@ -66,7 +68,7 @@ impl Gateway {
         let path = request.uri.path().to_owned();
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
-            Door::SignIn(page) => return self.help_to_sign_in(page, session, journey).await,
+            Door::SignIn(page) => return Box::pin(self.help_to_sign_in(page, session, journey)).await,
             Door::Open(route) => route,
         };
         // Read before the snapshot, so that a change in between is noticed at departure.
@@ -83,7 +85,7 @@ impl Gateway {
         let (permit, tool) = match route {
             Route::Page(Page::MetaCall) => {
                 let known = (&caller, known, &*snapshot);
-                return self.call_by_name(session, journey, known, change_count).await;
+                return Box::pin(self.call_by_name(session, journey, known, change_count)).await;
             }
             Route::Page(page) => return self.page(page, (&caller, known, &snapshot), None, session).await,
             Route::ServerPage(page, server) => {
@@ -96,14 +98,14 @@ impl Gateway {
                 refuse_disabled(permit.server())?;
                 let is_served = served::is_served(permit.server(), &snapshot, request);
                 if !is_served || self.is_of_the_server(&permit, request) {
-                    return self.decide_native(session, journey, permit, change_count).await;
+                    return Box::pin(self.decide_native(session, journey, permit, change_count)).await;
                 }
                 let visit = Visit { caller, snapshot: snapshot.clone(), change_count, only: Some(permit) };
-                return self.serve(session, journey, visit).await;
+                return Box::pin(self.serve(session, journey, visit)).await;
             }
             Route::Aggregate => {
                 let visit = Visit { caller, snapshot: snapshot.clone(), change_count, only: None };
-                return self.serve(session, journey, visit).await;
+                return Box::pin(self.serve(session, journey, visit)).await;
             }
             Route::LegacyCall(name) => {
                 let reach = self.access.reach(&caller, known);
@@ -148,7 +150,8 @@ impl Gateway {
         if permit.server().dialect.is_mcp() {
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
-            return self.call_mcp(session, journey, (permit, tool), arguments, change_count).await;
+            let calling = self.call_mcp(session, journey, (permit, tool), arguments, change_count);
+            return Box::pin(calling).await;
         }
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
         let body =
