@@ -114,8 +114,16 @@ async fn without_a_secret_the_address_alone_decides() {
         let answer = client.exchange(request(JANE_EMAIL)).await;
         assert_eq!((answer.status, super::code(&answer).as_str()), (401, "no_credential"), "{own}");
     }
-    assert_eq!(wall.heard(), 0);
     let mut client = RawClient::connect_from("127.0.0.1", &wall.gateway.address()).await;
+    // A browser at a trusted address shows pages of others, and a name of theirs may lead here (DNS rebinding).
+    let rebound =
+        String::from_utf8(request(JANE_EMAIL)).unwrap().replace("host: gateway", "host: evil.example:8000");
+    let answer = client.exchange(rebound).await;
+    assert_eq!((answer.status, super::code(&answer).as_str()), (403, "foreign_host"));
+    let page = named(Attempt::call(), JANE_EMAIL).line("Origin: http://evil.example").bytes("by-page");
+    let answer = client.exchange(page).await;
+    assert_eq!((answer.status, super::code(&answer).as_str()), (403, "foreign_origin"));
+    assert_eq!(wall.heard(), 0);
     assert_eq!(client.exchange(request(JANE_EMAIL)).await.status, 200);
     wall.stands().await;
 }

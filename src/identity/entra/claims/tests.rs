@@ -147,6 +147,8 @@ fn a_user_is_known_by_the_first_claim_that_is_an_email_of_their_tenant() {
 fn only_access_tokens_of_users_with_a_scope_name_users() {
     check(json!({"azp": null, "appid": APP}), Ok("jane@example.com"));
     check(json!({"azp": null}), Err("not_an_access_token"));
+    check(json!({"cnf": {"jwk": {}}}), Err("not_an_access_token"));
+    check(json!({"cnf": null}), Ok("jane@example.com"));
     check(json!({"azp": "an-app"}), Err("not_an_access_token"));
     check(json!({"scp": null}), Err("not_an_access_token"));
     check(json!({"scp": ""}), Err("not_an_access_token"));
