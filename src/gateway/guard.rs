@@ -38,6 +38,7 @@ const DISARMED: u64 = u64::MAX;
 pub struct Line {
     opened: Instant,
     deadline_millis: AtomicU64,
+    is_cut: AtomicBool,
     cut: Notify,
     /// When the peer's answer must have begun, and how long that wait is.
     answer_due_millis: AtomicU64,
@@ -64,6 +65,7 @@ impl Line {
         let line = Self {
             opened: Instant::now(),
             deadline_millis: AtomicU64::new(DISARMED),
+            is_cut: AtomicBool::new(false),
             cut: Notify::new(),
             answer_due_millis: AtomicU64::new(DISARMED),
             answer_wait_millis: AtomicU64::new(0),
@@ -165,15 +167,28 @@ impl Line {
         self.forsaken_until_millis.load(Ordering::Relaxed) != DISARMED
     }
 
-    /// A request is over: the next one on this connection begins with nothing said.
+    /// A request is over: the next one on this connection begins with nothing said. What was to be cut has come to
+    /// its end by itself.
     pub fn settle(&self) {
+        self.is_cut.store(false, Ordering::Release);
         self.answer_began();
         self.outlive_client(false);
     }
 
-    /// Ends the connection, whatever it is doing.
+    /// Ends the connection in the middle of its request, unless that is over first.
     pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
         self.cut.notify_one();
+    }
+
+    /// Returns when the request that runs is to be cut.
+    async fn withdrawn(&self) {
+        loop {
+            self.cut.notified().await;
+            if self.is_cut.load(Ordering::Acquire) {
+                return;
+            }
+        }
     }
 
     /// Returns when a deadline has passed. Looks again every `patience` while none is running, so
@@ -256,9 +271,11 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
         let line = Line::new(self.header_timeout, Some(seat), self.forsaken.clone());
         let serve = LINE.scope(line.clone(), self.serve(stream, line.clone(), shutdown));
         let left = tokio::select! {
+            // In this order: an answer that can be finished at once is, and its connection stays good for the next call.
+            biased;
             stream = serve => stream,
+            () = line.withdrawn() => self.close("withdrawn"),
             () = line.overdue(self.header_timeout) => self.close("header_timeout"),
-            () = line.cut.notified() => self.close("withdrawn"),
         };
         // Not when the last one lets go of the line: the next client may be waiting.
         line.take_seat(None);
@@ -283,5 +300,25 @@ impl<'m> Open<'m> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_ends_the_request_that_runs_and_none_after_it() {
+        let line = Line::new(Duration::from_secs(60), None, Arc::new(Semaphore::new(1)));
+        let is_withdrawn = || line.withdrawn().now_or_never().is_some();
+        line.cut();
+        assert!(is_withdrawn());
+        line.cut();
+        line.settle();
+        assert!(!is_withdrawn(), "the request was over before");
+        line.cut();
+        assert!(is_withdrawn());
     }
 }

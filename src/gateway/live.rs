@@ -136,23 +136,28 @@ impl LiveTrips {
     /// Ends the trips that this is true of, and says how many it were.
     fn end_where(&self, is_over: impl Fn(&Permit, &Use) -> bool) -> usize {
         // Decided outside the lock: every call that begins or ends needs it.
-        let underway: Vec<_> = self
-            .lock()
-            .values()
-            .map(|entry| {
-                (entry.permit.clone(), entry.what.clone(), entry.line.clone(), entry.is_withdrawn.clone())
-            })
+        let underway: Vec<_> =
+            self.lock().iter().map(|(id, entry)| (*id, entry.permit.clone(), entry.what.clone())).collect();
+        let over: Vec<_> = underway
+            .into_iter()
+            .filter(|(_, permit, what)| is_over(permit, what))
+            .map(|(id, ..)| id)
             .collect();
-        let mut ended = 0;
-        for (permit, what, line, is_withdrawn) in underway {
-            if is_over(&permit, &what) && !is_withdrawn.swap(true, Ordering::Relaxed) {
-                ended += 1;
-                if let Some(line) = line {
-                    line.cut();
-                }
-            }
+        over.into_iter().filter(|id| self.end(*id)).count()
+    }
+
+    /// Ends a trip, if it is still underway. Under the lock: a trip gives its place up before the next one begins on
+    /// its connection, and that one must not be cut in its stead.
+    fn end(&self, id: u64) -> bool {
+        let entries = self.lock();
+        let Some(entry) = entries.get(&id) else { return false };
+        if entry.is_withdrawn.swap(true, Ordering::Relaxed) {
+            return false;
         }
-        ended
+        if let Some(line) = &entry.line {
+            line.cut();
+        }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
@@ -172,6 +177,19 @@ mod tests {
         let (before, now) = (permit(before), permit(now));
         let tool = Use::Tool(ToolName::parse("search").unwrap());
         assert_eq!((tool.may_go_on(&before, &now), Use::Stream.may_go_on(&before, &now)), expected);
+    }
+
+    #[test]
+    fn a_trip_that_ends_while_it_is_judged_is_not_ended_again() {
+        let trips = Arc::new(LiveTrips::default());
+        let begin = || trips.begin(&permit(&[]), Use::Stream, None);
+        let (over, goes_on) = (Mutex::new(Some(begin())), begin());
+        let ended = trips.end_where(|_, _| {
+            drop(over.lock().unwrap().take());
+            true
+        });
+        assert_eq!((ended, goes_on.is_withdrawn()), (1, true));
+        assert_eq!(trips.end_where(|_, _| true), 0);
     }
 
     #[test]
