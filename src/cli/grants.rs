@@ -202,7 +202,8 @@ async fn has_grant(store: &Store, admins: &GroupName, who: &Who, server: &Server
     Ok(is_granted)
 }
 
-async fn open(config: &Config) -> anyhow::Result<Store> {
+/// Opens the gateway's own database, and brings it up to date where `run` would.
+pub(super) async fn open(config: &Config) -> anyhow::Result<Store> {
     let store = Store::open(&config.store)?;
     if config.store.auto_migrate {
         store.migrate().await?;

@@ -7,6 +7,7 @@ mod check;
 mod dev;
 mod explain;
 mod grants;
+mod import;
 mod logs;
 mod sample;
 mod token;
@@ -57,6 +58,8 @@ enum Command {
     Grant(grants::GrantArguments),
     /// Take back what `grant` gave, or remove a rule about tools.
     Revoke(grants::RevokeArguments),
+    /// Read the tables of the earlier gateway and write their grants here; nothing is changed there.
+    Import(import::ImportArguments),
     /// Print a session token for development, signed with `auth.openwebui.secret`.
     Token(token::TokenArguments),
     /// Bring the database's tables up to date.
@@ -124,6 +127,7 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
         Command::Explain(arguments) => return explain::explain(&place.load()?, &arguments),
         Command::Grant(arguments) => wait_for(grants::grant(place.load()?, arguments))?,
         Command::Revoke(arguments) => wait_for(grants::revoke(place.load()?, arguments))?,
+        Command::Import(arguments) => return wait_for(import::import(place.load()?, arguments)),
         Command::Token(arguments) => token::token(&place.load()?, &arguments)?,
         Command::Migrate => wait_for(migrate(place.load()?))?,
         Command::Sample(arguments) => sample::sample(&arguments)?,

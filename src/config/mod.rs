@@ -97,6 +97,22 @@ pub fn from_texts(
     check(Ok(gateway), Ok(servers), environment, Findings::default())
 }
 
+/// Reads the address of a database that is given on the command line; a Python driver in its scheme is left out.
+///
+/// The sentence says what is wrong with it, and nothing of what it is.
+pub fn database_address(text: &str) -> Result<store::DatabaseUrl, String> {
+    let text = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.starts_with("postgres") && scheme.contains('+') => {
+            format!("{}://{rest}", scheme.split('+').next().unwrap_or(scheme))
+        }
+        _ => text.to_owned(),
+    };
+    urls::database(&text).map_err(|complaint| match complaint.hint {
+        Some(hint) => format!("{}; {hint}", complaint.sentence),
+        None => complaint.sentence,
+    })
+}
+
 fn named((name, text): &(String, Read<String>)) -> Read<Named<'_>> {
     text.as_deref().map(|text| Named { name, text }).map_err(|reported| *reported)
 }

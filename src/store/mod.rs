@@ -1,4 +1,4 @@
-//! The databases: the gateway's own grant tables, and Open WebUI's tables, which it only reads.
+//! The databases: the gateway's own grant tables, and those it only reads: Open WebUI's and an earlier gateway's.
 //!
 //! Decides how a grant is stored, how a change of it is noticed, and what a row means: the columns called
 //! `tenant_id` become server ids here, and past this module there are only servers and groups.
@@ -6,6 +6,7 @@
 
 pub mod api_keys;
 mod changes;
+pub mod import;
 mod migrations;
 pub mod openwebui;
 mod postgres;

@@ -45,7 +45,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Connections to the gateway's Postgres.
 #[derive(Clone)]
 pub(super) struct Database {
-    pool: PgPool,
+    pub(super) pool: PgPool,
     schema: Arc<str>,
     pruning: Arc<Mutex<Vec<Place>>>,
 }

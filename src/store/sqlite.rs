@@ -31,7 +31,7 @@ const PRUNE_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Connections to the gateway's SQLite file.
 #[derive(Clone)]
 pub(super) struct Database {
-    file: SqliteFile,
+    pub(super) file: SqliteFile,
     pruned: Arc<Mutex<Option<Instant>>>,
 }
 

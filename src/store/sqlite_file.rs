@@ -122,6 +122,11 @@ impl SqliteFile {
         Ok((opened.pool.clone(), opened.opening))
     }
 
+    /// The name it is found under.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Closes the connections; there are no more from then on.
     pub(super) async fn close(&self) {
         let state = mem::replace(&mut *self.state.lock().await, State::Closed);

@@ -21,6 +21,7 @@ mod front;
 mod hardening;
 mod harness;
 mod identity;
+mod import;
 mod legacy;
 mod mcp;
 mod mcp_edge;
