@@ -179,7 +179,7 @@ async fn an_sqlite_file_is_read_too_and_stays_as_it_is() {
         let url = format!("sqlite:{}?mode=rwc", file.display());
         let mut connection = SqliteConnection::connect(&url).await.unwrap();
         let make = "CREATE TABLE user_tenant_access (user_email text, tenant_id text); \
-                    INSERT INTO user_tenant_access VALUES ('Ann@Company.com', 'github'), (7, 'github')";
+                    INSERT INTO user_tenant_access VALUES ('Ann@Company.com', 'github'), (x'ff', 'github')";
         connection.execute(sqlx::raw_sql(make)).await.unwrap();
         connection.close().await.unwrap();
     }

@@ -31,6 +31,7 @@ mod openapi;
 mod openwebui;
 mod operations;
 mod outage;
+mod parity;
 mod passthrough;
 mod peers;
 mod readme;
