@@ -6,6 +6,7 @@ use std::{path::Path, process::Command};
 use serde_json::json;
 
 use crate::harness::{
+    chaos::Chaos,
     commands::{Said, portcullis, portcullis_told},
     fake_peer::FakePeer,
     gateway::Setup,
@@ -205,6 +206,13 @@ async fn an_import_that_cannot_begin_says_why() {
         assert_eq!((told.code, told.stdout.as_str()), (code, ""), "{from}: {told:?}");
         assert!(told.stderr.contains(words), "{from}: {told:?}");
     }
+    // One that takes connections and says nothing holds nobody up for long.
+    let there = there().await;
+    let silent = Chaos::in_front_of(there.server_address()).await;
+    silent.stall();
+    let told = import(folder.path(), &there.url_through(&silent.address()), &[]).await;
+    assert_eq!((told.code, told.stdout.as_str()), (1, ""), "{told:?}");
+    assert!(told.stderr.contains("the database cannot be reached"), "{told:?}");
     let told = portcullis(folder.path(), &["import"]).await;
     assert_eq!((told.code, told.stdout.as_str()), (2, ""), "{told:?}");
 }
