@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -13,8 +13,9 @@ use super::{Current, addresses};
 use crate::{
     access::tenant::Tenants,
     catalog::server::Server,
+    names::ServerId,
     upstream::{
-        Destination, OwnAddresses,
+        OwnAddresses,
         allowed::{AllowedHosts, may_stand_for},
     },
 };
@@ -23,6 +24,8 @@ use crate::{
 const REFRESH: Duration = Duration::from_secs(30);
 /// Between two looks while some name does not resolve.
 const RETRY: Duration = Duration::from_secs(5);
+/// Names that are asked for at the same time.
+const AT_ONCE: usize = 32;
 
 /// Runs until the process ends.
 pub async fn keep(current: Arc<Current>, allowed: AllowedHosts) {
@@ -53,47 +56,56 @@ fn tenants(current: &Current) -> Arc<Tenants> {
 async fn refresh(current: &Current, tenants: &Tenants, allowed: &AllowedHosts, is_news: bool) -> bool {
     let snapshot = current.load();
     let before = snapshot.addresses.own();
-    let mut lookups: HashMap<_, HashMap<Box<str>, _>> = HashMap::new();
+    let mut servers: HashMap<(ServerId, Box<str>), Server> = HashMap::new();
     for (id, url) in tenants.endpoints() {
         let Some(server) = snapshot.catalog.get(id.as_str()) else { continue };
-        let Some(peer) = allowed.read(url, server.dialect.is_mcp()) else {
-            if is_news {
-                // Not the address: it may hold a password.
-                warn!(server.id = %id, "a group's own address for server `{id}` is none, or not in `upstream.allowed_hosts`; \
-                      its calls are refused");
+        match allowed.read(url, server.dialect.is_mcp()) {
+            Some(peer) => {
+                servers.insert(
+                    (id.clone(), url.into()),
+                    Server { peers: [peer].into(), ..Server::clone(server) },
+                );
             }
-            continue;
-        };
-        let server = Server { peers: [peer].into(), ..Server::clone(server) };
-        lookups.entry(id.clone()).or_default().insert(url.into(), server);
-    }
-    let resolved = lookups.into_iter().map(|(id, servers)| {
-        let last = before.get(&id);
-        async move {
-            let each = servers.into_iter().map(|(url, server)| async move {
-                let mut found = addresses::resolve(&server, addresses::look_up).await;
-                found.retain(|destination| may_stand_for(&destination.peer, &destination.address));
-                let last = || last.and_then(|last| last.get(&url)).cloned().unwrap_or_default();
-                let (is_resolved, found) = if found.is_empty() {
-                    (false, last())
-                } else {
-                    (true, Arc::<[Destination]>::from(found))
-                };
-                (url, found, is_resolved)
-            });
-            (id, join_all(each).await)
+            // Not the address: it may hold a password.
+            None if is_news => warn!(
+                server.id = %id,
+                "a group's own address for server `{id}` is none, or not in `upstream.allowed_hosts`; its calls are refused"
+            ),
+            None => {}
         }
+    }
+    // What is no longer there goes at once; what a slow name stands for holds up no other.
+    let mut own = OwnAddresses::new();
+    for (id, url) in servers.keys() {
+        if let Some(last) = before.get(id).and_then(|last| last.get(url)) {
+            own.entry(id.clone()).or_default().insert(url.clone(), last.clone());
+        }
+    }
+    publish(current, &own);
+    let lookups = stream::iter(servers).map(|((id, url), server)| async move {
+        let mut found = addresses::resolve(&server, addresses::look_up).await;
+        found.retain(|destination| may_stand_for(&destination.peer, &destination.address));
+        (id, url, found)
     });
     let mut is_complete = true;
-    let mut own = OwnAddresses::new();
-    for (id, found) in join_all(resolved).await {
-        is_complete &= found.iter().all(|(.., is_resolved)| *is_resolved);
-        own.insert(id, found.into_iter().map(|(url, found, _)| (url, found)).collect());
-    }
-    if own != *before {
-        current.change(|snapshot| snapshot.addresses = Arc::new(snapshot.addresses.with_own(own.clone())));
+    let mut resolved = std::pin::pin!(lookups.buffer_unordered(AT_ONCE).ready_chunks(AT_ONCE));
+    while let Some(chunk) = resolved.next().await {
+        for (id, url, found) in chunk {
+            is_complete &= !found.is_empty();
+            let known = own.entry(id).or_default().entry(url).or_default();
+            if !found.is_empty() {
+                *known = found.into();
+            }
+        }
+        publish(current, &own);
     }
     is_complete
+}
+
+fn publish(current: &Current, own: &OwnAddresses) {
+    if current.load().addresses.own() != own {
+        current.change(|snapshot| snapshot.addresses = Arc::new(snapshot.addresses.with_own(own.clone())));
+    }
 }
 
 #[cfg(test)]
