@@ -83,6 +83,8 @@ fn server(id: usize) -> Arc<Server> {
         mcp_versions: None,
         peers: [peer].into(),
         credential: None,
+        own_credential: None,
+        sharing: Default::default(),
         discovery_credential: None,
         is_session_shared: true,
         is_enabled: true,
@@ -93,7 +95,12 @@ fn server(id: usize) -> Arc<Server> {
 
 fn access() -> Access {
     let admin_group = GroupName::parse("MCP-Admin").expect("a group name");
-    Access::new(Settings { admin_group, max_stale: Duration::from_secs(3600), is_concealing: false })
+    Access::new(Settings {
+        admin_group,
+        max_stale: Duration::from_secs(3600),
+        is_concealing: false,
+        tenant_order: Vec::new(),
+    })
 }
 
 /// Gives each of these in turn, without end.

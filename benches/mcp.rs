@@ -11,11 +11,11 @@ use portcullis::{
         outgoing::{self, Protocol, Rewrite},
         question::{self, Said},
         result,
-        session::{Binding, Place, Purpose, Sealed, SessionKey, SessionKeys},
+        session::{Binding, Place, Purpose, Sealed, SessionKeys},
         told::{self, Told},
         tool_list::narrow,
     },
-    names::ServerId,
+    names::{SecretKey, ServerId},
 };
 use serde_json::{Value, json};
 
@@ -109,8 +109,8 @@ fn a_progress_event_passes(bencher: Bencher) {
 }
 
 fn keys(count: usize) -> SessionKeys {
-    let keys: Vec<SessionKey> =
-        (0..count).map(|_| SessionKey::random().expect("there is randomness")).collect();
+    let keys: Vec<SecretKey> =
+        (0..count).map(|_| SecretKey::random().expect("there is randomness")).collect();
     SessionKeys::new(&keys)
 }
 

@@ -296,6 +296,8 @@ impl Keeper {
         spawn("grants", grants.boxed());
         spawn("tool lists", tools.boxed());
         spawn("addresses", snapshot::addresses::keep(current()).boxed());
+        let allowed = self.config.allowed_hosts.clone();
+        spawn("own addresses", snapshot::own_addresses::keep(current(), allowed).boxed());
         spawn("live calls", live.boxed());
         for (name, task) in background.tasks(&self.current, &self.metrics)? {
             spawn(name, task);

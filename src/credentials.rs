@@ -1,11 +1,97 @@
 //! Which credential goes along: from a permit to the header that makes its server believe us.
 //!
-//! Takes the permit, not the server's name, so that no credential leaves without an access decision.
-//! The caller's own credential never travels.
+//! Decides between the key of the caller's group and the one all share, and refuses where neither may be used. Takes the
+//! permit, not the server's name, so that no credential leaves without an access decision. The caller's own credential
+//! never travels.
 
-use crate::{access::Permit, catalog::server::CredentialHeader};
+use http::HeaderValue;
 
-/// The credential of the permitted server, if it wants one.
-pub fn of(permit: &Permit) -> Option<&CredentialHeader> {
-    permit.server().credential.as_ref()
+use crate::{
+    access::{
+        Permit,
+        tenant::{Own, Tenancy},
+    },
+    catalog::server::{CredentialHeader, OwnCredential, Server, Sharing},
+    names::Secret,
+    refusal::{Code, Refusal},
+};
+
+/// The credential for what the permit lets its caller do, if the server wants one.
+pub fn of(permit: &Permit) -> Result<Option<CredentialHeader>, Refusal> {
+    let server = permit.server();
+    // What takes no credential gets none, whoever has one.
+    let Some(how) = &server.own_credential else { return Ok(server.credential.clone()) };
+    match permit.tenancy() {
+        Tenancy::Ambiguous => Err(ambiguous()),
+        Tenancy::Own(own) => match of_group(own, how)? {
+            Some(credential) => Ok(Some(credential)),
+            // The group has an address and no key: what all share goes there only where the operator says so.
+            None => shared(server, server.sharing == Sharing::Always).map(Some),
+        },
+        Tenancy::Shared { is_keyed } => {
+            let may_share = match server.sharing {
+                Sharing::Always => true,
+                Sharing::Never => false,
+                Sharing::UntilKeyed => !is_keyed,
+            };
+            shared(server, may_share).map(Some)
+        }
+    }
+}
+
+fn shared(server: &Server, may_share: bool) -> Result<CredentialHeader, Refusal> {
+    let credential = server.credential.as_ref().filter(|_| may_share);
+    credential.cloned().ok_or_else(|| {
+        Refusal::new(
+            Code::NoTenantKey,
+            "none of your groups has a key for this server; ask its owner for one",
+        )
+    })
+}
+
+fn of_group(own: &Own, how: &OwnCredential) -> Result<Option<CredentialHeader>, Refusal> {
+    let mut keys = own.keys(&how.key_name);
+    let Some(key) = keys.next() else { return Ok(None) };
+    let group = own.group().as_str();
+    if keys.next().is_some() {
+        return Err(unusable(format!("group `{group}` has two keys `{}`", how.key_name)));
+    }
+    match &key.value {
+        Ok(value) => match header(how, value) {
+            Some(value) => Ok(Some(CredentialHeader { name: how.header.clone(), value })),
+            None => Err(unusable(format!("the key of group `{group}` cannot stand in a header"))),
+        },
+        Err(why) => Err(unusable(format!("the key of group `{group}` is {why}"))),
+    }
+}
+
+/// The complete value of the header; none where the key cannot stand in one.
+pub fn header(how: &OwnCredential, key: &Secret<String>) -> Option<Secret<HeaderValue>> {
+    let key = key.expose();
+    if key.is_empty() || key.trim() != key {
+        return None;
+    }
+    let complete =
+        if how.scheme.is_empty() { key.clone() } else { [how.scheme.as_str(), key.as_str()].join(" ") };
+    let mut value = HeaderValue::try_from(complete).ok()?;
+    value.set_sensitive(true);
+    Some(Secret::new(value))
+}
+
+/// The answer where several groups of the caller bring something of their own.
+pub fn ambiguous() -> Refusal {
+    Refusal::new(
+        Code::AmbiguousTenant,
+        "several of your groups have a key or address of their own for this server; ask the gateway's operator which \
+         one counts",
+    )
+    .because("`tenants.order` names none of the caller's groups that have one")
+}
+
+fn unusable(cause: String) -> Refusal {
+    Refusal::new(
+        Code::TenantKeyUnusable,
+        "your group's key for this server cannot be used; ask the gateway's operator",
+    )
+    .because(cause)
 }

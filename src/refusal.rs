@@ -68,6 +68,10 @@ codes! {
     ForeignOrigin = 403, "foreign_origin";
     /// The caller has no grant for this server.
     NotGranted = 403, "not_granted";
+    /// Groups of the caller bring different keys or addresses for this server, and nothing says which one counts.
+    AmbiguousTenant = 403, "ambiguous_tenant";
+    /// The server is called with keys of groups' own, and the caller's groups have none.
+    NoTenantKey = 403, "no_tenant_key";
     /// Only admins may do this.
     AdminOnly = 403, "admin_only";
     /// Nothing is at this path.
@@ -108,6 +112,10 @@ codes! {
     PeerUnreachable = 502, "peer_unreachable";
     /// The server is switched off in the catalog.
     ServerDisabled = 503, "server_disabled";
+    /// The key of the caller's group cannot be unsealed, or cannot be sent.
+    TenantKeyUnusable = 503, "tenant_key_unusable";
+    /// The address of the caller's group is not one that the gateway may call.
+    TenantEndpointUnusable = 503, "tenant_endpoint_unusable";
     /// The gateway does not know the grants (yet, or any more).
     GrantsUnknown = 503, "grants_unknown";
     /// The keys that check a credential are not known (yet, or any more).

@@ -5,19 +5,19 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use portcullis::{
-    mcp::session::{Binding, Place, Purpose, Sealed, SessionKey, SessionKeys},
-    names::ServerId,
+    mcp::session::{Binding, Place, Purpose, Sealed, SessionKeys},
+    names::{SecretKey, ServerId},
 };
 
 static KEYS: LazyLock<SessionKeys> = LazyLock::new(|| {
-    let key = SessionKey::parse(&"0f".repeat(32)).expect("64 hexadecimal digits");
+    let key = SecretKey::parse(&"0f".repeat(32)).expect("64 hexadecimal digits");
     SessionKeys::new(&[key])
 });
 static SERVER: LazyLock<ServerId> = LazyLock::new(|| ServerId::parse("github").expect("it is an id"));
 
 fuzz_target!(|input: (&str, &str, u16, u8)| {
     let (text, caller, at, flip) = input;
-    let _ = SessionKey::parse(text);
+    let _ = SecretKey::parse(text);
     let binding = Binding { purpose: Purpose::Session, server: Some(&SERVER), caller };
     let place = Place { peer: 1, address: 2 };
     // The fuzzer reads what is compared below, and so finds ids that were sealed here.

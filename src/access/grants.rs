@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use super::tools::ToolRule;
+use super::{tenant::Tenants, tools::ToolRule};
 use crate::names::{Email, GroupName, ServerId};
 pub use builder::GrantsBuilder;
 use numbers::{Held, Numbers};
@@ -45,6 +45,7 @@ pub struct Grants {
     spread: RandomState,
     groups: Arc<HashMap<u32, Box<[u32]>>>,
     group_rules: Arc<HashMap<u32, Box<[Ruled]>>>,
+    tenants: Arc<Tenants>,
     server_numbers: Arc<Numbers<ServerId>>,
     group_numbers: Arc<Numbers<GroupName>>,
     rows: usize,
@@ -107,6 +108,11 @@ impl Grants {
     pub fn rules_of_group(&self, group: &str) -> impl Iterator<Item = (&ServerId, &ToolRule)> {
         let rules = self.group_numbers.get(group).and_then(|number| self.group_rules.get(&number));
         self.named(rules.map_or(&[], |rules| rules))
+    }
+
+    /// What groups have of their own for servers.
+    pub fn tenants(&self) -> &Arc<Tenants> {
+        &self.tenants
     }
 
     /// How many rows are believed.

@@ -7,6 +7,7 @@
 
 mod explain;
 pub mod grants;
+pub mod tenant;
 pub mod tools;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
 
 pub use explain::{Explanation, explain};
 use grants::Grants;
+use tenant::{Own, Tenancy};
 use tools::ToolRule;
 pub use tools::ToolScope;
 
@@ -36,6 +38,8 @@ pub struct Settings {
     pub max_stale: Duration,
     /// Whether a server without a grant looks like one that does not exist.
     pub is_concealing: bool,
+    /// Which group counts where several of a caller's bring keys or addresses of their own.
+    pub tenant_order: Vec<GroupName>,
 }
 
 /// Proof that this caller may use this server now. Only [`Access::authorize`] makes one.
@@ -44,6 +48,7 @@ pub struct Permit {
     caller: Arc<Caller>,
     server: Arc<Server>,
     tools: ToolScope,
+    tenancy: Tenancy,
 }
 
 impl Permit {
@@ -60,6 +65,11 @@ impl Permit {
     /// Which of its tools they may use.
     pub fn tools(&self) -> &ToolScope {
         &self.tools
+    }
+
+    /// For whom the server is called: with whose key, at whose address.
+    pub fn tenancy(&self) -> &Tenancy {
+        &self.tenancy
     }
 }
 
@@ -79,6 +89,8 @@ pub struct Reach {
     servers: HashSet<ServerId>,
     /// Of servers that rules about this caller name, granted or not.
     tools: HashMap<ServerId, ToolScope>,
+    /// What the caller's groups bring of their own.
+    brought: HashMap<ServerId, Vec<Arc<Own>>>,
 }
 
 impl Reach {
@@ -93,11 +105,16 @@ impl Reach {
         for (server, rule) in own_rules.chain(group_rules) {
             rules.entry(server).or_default().push(rule.clone());
         }
+        let mut brought: HashMap<ServerId, Vec<Arc<Own>>> = HashMap::new();
+        for (server, own) in groups.iter().flat_map(|group| grants.tenants().of_group(group)) {
+            brought.entry(server.clone()).or_default().push(own.clone());
+        }
         let scope = |(server, rules): (&ServerId, _)| (server.clone(), ToolScope::of(rules));
         Self {
             is_admin: caller.is_admin() || groups.contains(&settings.admin_group),
             servers: own.chain(through_groups).cloned().collect(),
             tools: rules.into_iter().map(scope).collect(),
+            brought,
         }
     }
 
@@ -149,6 +166,11 @@ impl Access {
         reach
     }
 
+    fn tenancy(&self, reach: &Reach, server: &Server, grants: &Grants) -> Tenancy {
+        let brought = reach.brought.get(&server.id).map_or(&[][..], |brought| brought);
+        Tenancy::choose(&self.settings.tenant_order, brought, server, grants.tenants())
+    }
+
     /// Decides whether this caller may use this server, enabled or not, and which of its tools.
     pub fn authorize(
         &self,
@@ -159,7 +181,8 @@ impl Access {
         let reach = self.reach(caller, known);
         if reach.includes(&server.id) {
             let tools = reach.tools(&server.id).clone();
-            return Ok(Permit { caller: caller.clone(), server: server.clone(), tools });
+            let tenancy = self.tenancy(&reach, server, &known.grants);
+            return Ok(Permit { caller: caller.clone(), server: server.clone(), tools, tenancy });
         }
         if self.settings.is_concealing {
             return Err(unknown_server());
@@ -204,7 +227,12 @@ pub mod tests_support {
         let rows = rules.chain([GrantRow::User { email: subject, server: id }]);
         let known = KnownGrants { version: 1, grants: Arc::new(rows.collect()) };
         let admin_group = GroupName::parse("MCP-Admin").unwrap();
-        let settings = Settings { admin_group, max_stale: Duration::from_secs(1), is_concealing: false };
+        let settings = Settings {
+            admin_group,
+            max_stale: Duration::from_secs(1),
+            is_concealing: false,
+            tenant_order: Vec::new(),
+        };
         Access::new(settings).authorize(&Caller::for_test(subject, &[]), &server(id), &known).unwrap()
     }
 }

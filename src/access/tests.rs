@@ -6,10 +6,11 @@ fn access(is_concealing: bool) -> Access {
         admin_group: GroupName::parse("MCP-Admin").unwrap(),
         max_stale: Duration::from_secs(3600),
         is_concealing,
+        tenant_order: Vec::new(),
     })
 }
 
-fn known(version: u64, rows: &[GrantRow<'static>]) -> KnownGrants {
+fn known(version: u64, rows: &[GrantRow<'_>]) -> KnownGrants {
     KnownGrants { version, grants: Arc::new(rows.iter().copied().collect()) }
 }
 
@@ -167,5 +168,68 @@ fn the_deciding_rule_is_named_with_whom_it_is_about() {
         (&ROWS, "list", "a grant for the server covers all its tools, `list` too if the server has it"),
     ] {
         assert_eq!(explain(rows, tool), sentence);
+    }
+}
+
+mod tenants {
+    use super::*;
+    use crate::{
+        access::tenant::Tenancy,
+        catalog::server::{OwnCredential, Server},
+        names::Secret,
+    };
+
+    fn taking(key_name: &str) -> Arc<Server> {
+        let own = OwnCredential {
+            header: http::header::AUTHORIZATION,
+            scheme: String::new(),
+            key_name: key_name.into(),
+        };
+        Arc::new(Server { own_credential: Some(own), ..Server::clone(&server("github")) })
+    }
+
+    /// Which group counts for a caller in these groups, with these groups' keys and addresses: `-` none, `?` several.
+    #[track_caller]
+    fn check(order: &[&str], groups: &[&str], keys: &[(&str, &str)], endpoints: &[&str], expected: &str) {
+        let value = Secret::new("k".to_owned());
+        let key = |(group, name)| GrantRow::Key { group, server: "github", name, value: Ok(&value) };
+        let endpoint = |group| GrantRow::Endpoint { group, server: "github", url: "http://h" };
+        let others = [GrantRow::Key { group: "A", server: "gitlab", name: "token", value: Ok(&value) }];
+        let grant = GrantRow::User { email: "ann@x.org", server: "github" };
+        let keys = keys.iter().map(|(group, name)| key((*group, *name)));
+        let endpoints = endpoints.iter().map(|group| endpoint(*group));
+        let rows: Vec<_> = keys.chain(endpoints).chain(others).chain([grant]).collect();
+        let group = |name: &&str| GroupName::parse(name).unwrap();
+        let settings = Settings {
+            admin_group: group(&"MCP-Admin"),
+            max_stale: Duration::from_secs(1),
+            is_concealing: false,
+            tenant_order: order.iter().map(group).collect(),
+        };
+        let caller = Caller::for_test("ann@x.org", groups);
+        let permit = Access::new(settings).authorize(&caller, &taking("token"), &known(1, &rows)).unwrap();
+        let found = match permit.tenancy() {
+            Tenancy::Shared { is_keyed: false } => "-",
+            Tenancy::Shared { is_keyed: true } => "- keyed",
+            Tenancy::Own(own) => own.group().as_str(),
+            Tenancy::Ambiguous => "?",
+        };
+        assert_eq!(found, expected, "{order:?} {groups:?}");
+    }
+
+    #[test]
+    fn the_group_that_counts_is_the_only_one_or_the_first_in_order() {
+        check(&[], &["A", "B"], &[], &[], "-");
+        check(&[], &["A", "B"], &[("A", "token")], &[], "A");
+        check(&[], &["B"], &[("A", "token")], &[], "- keyed");
+        check(&[], &["A", "B"], &[("A", "other")], &[], "-");
+        check(&[], &["A", "B"], &[], &["B"], "B");
+        check(&[], &["A", "B"], &[("A", "token")], &["B"], "?");
+        check(&[], &["A", "B"], &[("A", "token"), ("B", "token")], &[], "?");
+        check(&["B"], &["A", "B"], &[("A", "token"), ("B", "token")], &[], "B");
+        check(&["C", "B", "A"], &["A", "B", "C"], &[("A", "token"), ("B", "token")], &[], "B");
+        check(&["C"], &["A", "B", "C"], &[("A", "token"), ("B", "token")], &[], "?");
+        check(&["B"], &["A", "C"], &[("A", "token"), ("B", "token"), ("C", "token")], &[], "?");
+        check(&["B"], &["A"], &[("A", "token"), ("B", "token")], &[], "A");
     }
 }

@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer};
 
+pub use super::peer_url::{BadUrl, PeerUrl};
 use crate::names::{Secret, ServerId};
 
 /// How a server is reached.
@@ -135,36 +136,6 @@ macro_rules! prints_as_word {
 }
 prints_as_word!(Tier, Dialect, ProtocolVersion);
 
-/// One address of a server: `https://host:port/base`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PeerUrl {
-    /// Whether TLS is spoken.
-    pub is_tls: bool,
-    /// Host name or IP address, without brackets; never empty, so SNI is never empty.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Path in front of every tool, without a trailing slash and maybe empty; of a server that speaks MCP the path of
-    /// its endpoint as the operator wrote it, a trailing slash included.
-    pub base_path: String,
-}
-
-impl PeerUrl {
-    /// `host` or `host:port`, as it stands in the `Host` header.
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let is_default = self.port == if self.is_tls { 443 } else { 80 };
-        if is_default { host } else { format!("{host}:{}", self.port) }
-    }
-}
-
-impl fmt::Display for PeerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority(), self.base_path)
-    }
-}
-
 /// The header the gateway adds so that the server believes it.
 #[derive(Debug, Clone)]
 pub struct CredentialHeader {
@@ -172,6 +143,29 @@ pub struct CredentialHeader {
     pub name: http::HeaderName,
     /// Complete value, scheme included: `Bearer …`.
     pub value: Secret<http::HeaderValue>,
+}
+
+/// How a key that a group brings of its own becomes the server's header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnCredential {
+    /// Header name, lower case.
+    pub header: http::HeaderName,
+    /// The word in front of the key, `Bearer` mostly; empty for none.
+    pub scheme: String,
+    /// By which name the key is stored.
+    pub key_name: String,
+}
+
+/// Who may be called for with the credential of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Everybody, as long as no group brings a key of its own for this server.
+    #[default]
+    UntilKeyed,
+    /// Everybody whose groups bring none.
+    Always,
+    /// Nobody: every caller's group brings its own.
+    Never,
 }
 
 /// How long the gateway waits for a server.
@@ -198,8 +192,12 @@ pub struct Server {
     pub mcp_versions: Option<Box<[ProtocolVersion]>>,
     /// Its addresses; never empty.
     pub peers: Arc<[PeerUrl]>,
-    /// The header that makes the server believe us, if it wants one.
+    /// The header that makes the server believe us, if it wants one and the configuration has it.
     pub credential: Option<CredentialHeader>,
+    /// How keys of groups' own are sent, where the server takes a credential.
+    pub own_credential: Option<OwnCredential>,
+    /// Who is called for with the credential of the configuration.
+    pub sharing: Sharing,
     /// The one that its lists are read with, where that is another one.
     pub discovery_credential: Option<CredentialHeader>,
     /// Whether callers may share a session at it, where it has sessions.
@@ -228,6 +226,8 @@ pub mod tests_support {
             peers: [PeerUrl { is_tls: false, host: "127.0.0.1".into(), port: 9, base_path: String::new() }]
                 .into(),
             credential: None,
+            own_credential: None,
+            sharing: Sharing::default(),
             discovery_credential: None,
             is_session_shared: true,
             is_enabled: true,

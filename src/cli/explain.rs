@@ -2,6 +2,7 @@
 //! believed or not.
 
 mod credential;
+mod tenancy;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -10,7 +11,10 @@ use clap::Args;
 
 use super::{data, wait_for};
 use crate::{
-    access::{self, grants::GrantsBuilder},
+    access::{
+        self,
+        grants::{Grants, GrantsBuilder},
+    },
     config::Config,
     identity::Caller,
     names::{Email, GroupName, ServerId, ToolName},
@@ -58,7 +62,7 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
         },
     };
     let Some(target) = &arguments.target else { return Ok(ExitCode::SUCCESS) };
-    let explanation = wait_for(look(config, &caller, &target.server))?;
+    let (explanation, grants) = wait_for(look(config, &caller, &target.server))?;
     let mut is_reachable = explanation.is_allowed();
     data(&explanation.to_string())?;
     if let Some(trouble) = trouble {
@@ -71,14 +75,19 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
             is_reachable = false;
             data(&format!("but `{}` is not in servers.toml, so every call answers 404", target.server))?;
         }
-        Some(server) if !server.is_enabled => {
-            is_reachable = false;
-            data(&format!(
-                "but `{}` is switched off in servers.toml, so every call answers 503",
-                target.server
-            ))?;
+        Some(server) => {
+            if !server.is_enabled {
+                is_reachable = false;
+                data(&format!(
+                    "but `{}` is switched off in servers.toml, so every call answers 503",
+                    target.server
+                ))?;
+            }
+            if let Some((is_usable, sentence)) = tenancy::told(config, &caller, server, grants) {
+                is_reachable &= is_usable;
+                data(&sentence)?;
+            }
         }
-        Some(_) => {}
     }
     match &target.tool {
         Some(tool) => {
@@ -90,7 +99,11 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
     Ok(if is_reachable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn look(config: &Config, caller: &Caller, server: &ServerId) -> anyhow::Result<access::Explanation> {
+async fn look(
+    config: &Config,
+    caller: &Caller,
+    server: &ServerId,
+) -> anyhow::Result<(access::Explanation, Grants)> {
     let store = Store::open(&config.store)?;
     let pending = store.pending_migrations().await?;
     if pending > 0 {
@@ -100,7 +113,8 @@ async fn look(config: &Config, caller: &Caller, server: &ServerId) -> anyhow::Re
     let mut builder = GrantsBuilder::default();
     store.load_grants(&mut |row| builder.add(row)).await?;
     store.close().await;
-    Ok(access::explain(&config.access, caller, server, &builder.finish()))
+    let grants = builder.finish();
+    Ok((access::explain(&config.access, caller, server, &grants), grants))
 }
 
 /// The user with their groups in Open WebUI, and what is wrong with their account there.

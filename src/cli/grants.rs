@@ -190,7 +190,7 @@ async fn has_grant(store: &Store, admins: &GroupName, who: &Who, server: &Server
             is_granted |= group == admins.as_str();
             groups.push(Subject::Group(group.to_owned()));
         }
-        GrantRow::Rule { .. } => {}
+        GrantRow::Rule { .. } | GrantRow::Key { .. } | GrantRow::Endpoint { .. } => {}
     };
     store.rows_about(&[who.subject()], &mut note).await?;
     store
@@ -202,7 +202,7 @@ async fn has_grant(store: &Store, admins: &GroupName, who: &Who, server: &Server
     Ok(is_granted)
 }
 
-/// Opens the gateway's own database, and brings it up to date where `run` would.
+/// The gateway's own database, brought up to date where the configuration lets that happen.
 pub(super) async fn open(config: &Config) -> anyhow::Result<Store> {
     let store = Store::open(&config.store)?;
     if config.store.auto_migrate {

@@ -14,7 +14,7 @@ use crate::{
     config::{self, Config},
     store::{
         DatabaseUrl, Settings, Store,
-        import::{Counts, LeftOut, Mode, Report, Source, State, TableReport},
+        import::{Counts, LeftOut, Mode, Report, Source, State, Table, TableReport},
     },
 };
 
@@ -113,6 +113,9 @@ fn remarks(table: &TableReport) -> Vec<String> {
     let mut remarks = Vec::new();
     if table.state == State::InUse {
         remarks.push("this is the table the gateway uses itself, so there is nothing to write".to_owned());
+        if table.table == Table::Keys && table.counts.read > 0 {
+            remarks.push("`portcullis keys rotate` seals those of them that are not sealed".to_owned());
+        }
         if table.counts.off > 0 {
             let rows = table.counts.off;
             remarks.push(format!(

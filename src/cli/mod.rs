@@ -8,6 +8,7 @@ mod dev;
 mod explain;
 mod grants;
 mod import;
+mod keys;
 mod logs;
 mod sample;
 mod token;
@@ -60,6 +61,9 @@ enum Command {
     Revoke(grants::RevokeArguments),
     /// Read the tables of the earlier gateway and write their grants here; nothing is changed there.
     Import(import::ImportArguments),
+    /// Keep the keys that groups bring of their own to servers.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Print a session token for development, signed with `auth.openwebui.secret`.
     Token(token::TokenArguments),
     /// Bring the database's tables up to date.
@@ -128,6 +132,7 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
         Command::Grant(arguments) => wait_for(grants::grant(place.load()?, arguments))?,
         Command::Revoke(arguments) => wait_for(grants::revoke(place.load()?, arguments))?,
         Command::Import(arguments) => return wait_for(import::import(place.load()?, arguments)),
+        Command::Keys(command) => wait_for(keys::keys(place.load()?, command))?,
         Command::Token(arguments) => token::token(&place.load()?, &arguments)?,
         Command::Migrate => wait_for(migrate(place.load()?))?,
         Command::Sample(arguments) => sample::sample(&arguments)?,
@@ -190,6 +195,11 @@ fn data(line: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to stdout"),
     }
+}
+
+/// A text from a table, without what would change the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
 /// One line of talk. There is nobody to tell when stderr is closed.

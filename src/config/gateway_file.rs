@@ -20,9 +20,10 @@ use crate::{
     gateway,
     gateway::{native, told_address},
     identity,
-    mcp::session::SessionKey,
-    names::{GroupName, Network},
+    names::{GroupName, Network, SecretKey},
     record, store,
+    store::SealingSettings,
+    upstream::allowed::{AllowedHost, AllowedHosts},
 };
 
 /// All that `gateway.toml` says.
@@ -35,6 +36,7 @@ pub(super) struct GatewayFile {
     pub(super) record: record::Settings,
     /// What holds for servers that do not say otherwise.
     pub(super) upstream: Deadlines,
+    pub(super) allowed_hosts: AllowedHosts,
 }
 
 /// A day, the longest wait that makes sense for anything a request depends on.
@@ -51,10 +53,21 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let meta_tools = root.table("meta_tools", |table| table.flag("enabled", "${META_TOOLS_MODE:-false}"));
     let told = auth.as_ref().map(|auth| (auth.sign_in.clone(), auth.trusts_told_address)).unwrap_or_default();
     let gateway = gateway(root, told, mcp, meta_tools);
-    let store = root.table("database", database);
-    let access = root.table("access", access);
+    let tenants = root.table("tenants", tenants);
+    let (tenant_order, sealing) = tenants
+        .map_or_else(|reported| (Err(reported), Err(reported)), |(order, sealing)| (Ok(order), Ok(sealing)));
+    let store = root.table("database", |table| database(table, sealing));
+    let access = root.table("access", |table| access(table, tenant_order));
     let record = root.table("log", log);
-    let upstream = root.table("upstream", |table| deadlines(table, DEFAULT_DEADLINES));
+    let upstream = root.table("upstream", |table| {
+        let deadlines = deadlines(table, DEFAULT_DEADLINES);
+        let allowed = table.list("allowed_hosts", allowed_host);
+        Ok((deadlines?, AllowedHosts(allowed?)))
+    });
+    let upstream = upstream.map_or_else(
+        |reported| (Err(reported), Err(reported)),
+        |(deadlines, hosts)| (Ok(deadlines), Ok(hosts)),
+    );
     Ok(GatewayFile {
         gateway: gateway?,
         store: store?,
@@ -62,7 +75,8 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         access: access?,
         catalog: catalog?,
         record: record?,
-        upstream: upstream?,
+        upstream: upstream.0?,
+        allowed_hosts: upstream.1?,
     })
 }
 
@@ -113,11 +127,16 @@ fn mcp(
 }
 
 /// A key, or an entry left empty by a variable that is not set.
-fn session_key(text: &str) -> Result<Option<SessionKey>, Complaint> {
+fn sealing_key(text: &str) -> Result<Option<SecretKey>, Complaint> {
+    session_key(text)
+}
+
+/// A key, or an entry left empty by a variable that is not set.
+fn session_key(text: &str) -> Result<Option<SecretKey>, Complaint> {
     if text.is_empty() {
         return Ok(None);
     }
-    SessionKey::parse(text).map(Some).map_err(|_| {
+    SecretKey::parse(text).map(Some).map_err(|_| {
         Complaint::new("must hold keys of 32 bytes, each as 64 hexadecimal digits or in base64")
             .with_hint("make one with `openssl rand -hex 32`")
     })
@@ -221,18 +240,41 @@ fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketA
     }
 }
 
-fn database(table: &mut Reader<'_>) -> Read<store::Settings> {
+fn database(table: &mut Reader<'_>, sealing: Read<SealingSettings>) -> Read<store::Settings> {
     let url = table.parsed("url", "${DATABASE_URL:-sqlite:portcullis.db}", urls::database_within_reach);
     let schema = table.parsed("schema", "public", schema);
     let auto_migrate = table.flag("auto_migrate", "true");
-    Ok(store::Settings { url: url?, schema: schema?, auto_migrate: auto_migrate? })
+    Ok(store::Settings { url: url?, schema: schema?, auto_migrate: auto_migrate?, sealing: sealing? })
 }
 
-fn access(table: &mut Reader<'_>) -> Read<access::Settings> {
+fn access(table: &mut Reader<'_>, tenant_order: Read<Vec<GroupName>>) -> Read<access::Settings> {
     let admin_group = table.parsed("admin_group", "MCP-Admin", group);
     let max_stale = table.seconds("max_stale_secs", 3600, 1..=365 * DAY_SECS);
     let is_concealing = table.flag("conceal", "false");
-    Ok(access::Settings { admin_group: admin_group?, max_stale: max_stale?, is_concealing: is_concealing? })
+    Ok(access::Settings {
+        admin_group: admin_group?,
+        max_stale: max_stale?,
+        is_concealing: is_concealing?,
+        tenant_order: tenant_order?,
+    })
+}
+
+/// Reads which group counts, and what keys are sealed with.
+fn tenants(table: &mut Reader<'_>) -> Read<(Vec<GroupName>, SealingSettings)> {
+    let order = table.list("order", group);
+    let keys = table.list_or("sealing_keys", &["${PORTCULLIS_SEALING_KEY:-}"], sealing_key);
+    let file = table.parsed("sealing_key_file", "${PORTCULLIS_SEALING_KEY_FILE:-}", |text| {
+        Ok((!text.is_empty()).then(|| std::path::PathBuf::from(text)))
+    });
+    Ok((order?, SealingSettings { keys: keys?.into_iter().flatten().collect(), file: file? }))
+}
+
+fn allowed_host(text: &str) -> Result<AllowedHost, Complaint> {
+    AllowedHost::parse(text).ok_or_else(|| {
+        Complaint::new(
+            "must hold hosts like `mcp.example.com`, `*.tenants.example.com`, `10.0.0.0/8` or `mcpo:8000`",
+        )
+    })
 }
 
 fn tools(table: &mut Reader<'_>) -> Read<catalog::Settings> {
@@ -266,7 +308,7 @@ fn log_filter(text: &str) -> Result<String, Complaint> {
 mod tests {
     use crate::{
         config::tests::{check, read},
-        mcp::session::SessionKey,
+        names::SecretKey,
     };
 
     #[test]
@@ -322,7 +364,7 @@ mod tests {
         let other = "a7".repeat(32);
         let keys =
             |text: &str, pairs: &[(&str, &str)]| read(text, "", pairs).unwrap().gateway.mcp.session_keys;
-        let parsed = |text: &str| SessionKey::parse(text).unwrap();
+        let parsed = |text: &str| SecretKey::parse(text).unwrap();
         let (none, variable) = ("[mcp]\nsession_keys = []", &[("PORTCULLIS_SESSION_KEY", hex.as_str())][..]);
         assert_eq!(keys("", &[]), []);
         assert_eq!(keys("", variable), [parsed(base64)]);

@@ -23,7 +23,7 @@ use std::{fs, io, path::Path};
 pub use env::Environment;
 pub use problems::{Problem, Problems};
 
-use crate::{access, catalog, gateway, identity, record, store};
+use crate::{access, catalog, gateway, identity, record, store, upstream::allowed::AllowedHosts};
 use gateway_file::GatewayFile;
 use problems::Findings;
 use reader::{File, Read};
@@ -44,6 +44,8 @@ pub struct Config {
     pub catalog: catalog::Settings,
     /// Logs.
     pub record: record::Settings,
+    /// Where groups may have servers of their own.
+    pub allowed_hosts: AllowedHosts,
     /// The servers.
     pub servers: Vec<catalog::server::Server>,
     /// What works but is probably not meant, each as `FILE:LINE: sentence` with a hint.
@@ -145,9 +147,11 @@ fn gather(
         Err(_) => FromGateway { deadlines: gateway_file::DEFAULT_DEADLINES, listeners: Vec::new() },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, upstream: _ } = gateway?;
+    let GatewayFile { gateway, store, identity, access, catalog, record, upstream: _, allowed_hosts } =
+        gateway?;
     let servers = servers?;
-    Ok(Config { gateway, store, identity, access, catalog, record, servers, warnings: Vec::new() })
+    let warnings = Vec::new();
+    Ok(Config { gateway, store, identity, access, catalog, record, allowed_hosts, servers, warnings })
 }
 
 fn read_text(path: &Path, findings: &Findings) -> Read<String> {

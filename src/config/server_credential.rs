@@ -11,7 +11,10 @@ use super::{
     reader::{Read, Reader},
     wording::printable,
 };
-use crate::{catalog::server::CredentialHeader, names::Secret};
+use crate::{
+    catalog::server::{CredentialHeader, OwnCredential, Sharing},
+    names::Secret,
+};
 
 /// Headers that belong to the connection or to the message, so no credential can be one of them.
 const TAKEN_HEADERS: &[&str] = &[
@@ -54,24 +57,57 @@ impl Enabled {
     }
 }
 
-/// The credential, and whether the server is on.
-pub(super) fn credential(
-    id: &str,
-    table: &mut Reader<'_>,
-    enabled: Enabled,
-) -> Read<(Option<CredentialHeader>, bool)> {
-    let hint = "set it, or say `enabled = \"auto\"` to have the server on only when it is set";
-    match (header(id, table, "credential", enabled, hint)?, enabled) {
-        (None, Enabled::WhenCredentialIsSet) => {
-            let sentence = format!("server `{}` has `enabled = \"auto\"` but no `credential`", printable(id));
-            Err(table.problem("enabled", sentence, "add a `credential`, or say `true` or `false`"))
-        }
-        (None, Enabled::Yes | Enabled::No) => Ok((None, enabled == Enabled::Yes)),
-        (Some((_, None)), _) => Ok((None, false)),
-        (Some((name, Some(value))), _) => {
-            Ok((Some(CredentialHeader { name, value }), enabled != Enabled::No))
-        }
+/// What `credential` and `enabled` say together.
+pub(super) struct Found {
+    /// The credential that all share.
+    pub(super) credential: Option<CredentialHeader>,
+    /// How keys of groups' own are sent.
+    pub(super) own: Option<OwnCredential>,
+    /// Whether the server is on.
+    pub(super) is_on: bool,
+}
+
+/// Reads `shared_credential`: for whom the credential of the configuration is used where groups bring their own.
+pub(super) fn sharing(id: &str, table: &mut Reader<'_>, credential: &Read<Found>) -> Read<Sharing> {
+    let sharing = table.flag_or_word("shared_credential", "", |text| match (text, env::truth(text)) {
+        ("", _) => Ok(Sharing::UntilKeyed),
+        (_, Some(true)) => Ok(Sharing::Always),
+        (_, Some(false)) => Ok(Sharing::Never),
+        (_, None) => Err(Complaint::new("must be `true` or `false`")),
+    })?;
+    if sharing != Sharing::UntilKeyed && matches!(credential, Ok(Found { own: None, .. })) {
+        let sentence = format!("server `{}` has `shared_credential` but no `credential`", printable(id));
+        return Err(table.problem("shared_credential", sentence, "add a `credential`, or leave it out"));
     }
+    Ok(sharing)
+}
+
+/// The credential, and whether the server is on.
+pub(super) fn credential(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Found> {
+    let hint = "set it, or say `enabled = \"auto\"` to have the server on only when it is set";
+    let header = header(id, table, "credential", enabled, hint)?;
+    let Some(Header { own, value, has_variable }) = header else {
+        if enabled == Enabled::WhenCredentialIsSet {
+            let sentence = format!("server `{}` has `enabled = \"auto\"` but no `credential`", printable(id));
+            return Err(table.problem("enabled", sentence, "add a `credential`, or say `true` or `false`"));
+        }
+        return Ok(Found { credential: None, own: None, is_on: enabled == Enabled::Yes });
+    };
+    if enabled == Enabled::WhenCredentialIsSet && !has_variable {
+        let sentence = format!(
+            "server `{}` has `enabled = \"auto\"` but its `credential` names no variable",
+            printable(id)
+        );
+        return Err(table.problem(
+            "enabled",
+            sentence,
+            "add `env` to the `credential`, or say `true` or `false`",
+        ));
+    }
+    // Where every key is a group's own there is no variable to wait for.
+    let is_on = enabled != Enabled::No && (value.is_some() || !has_variable);
+    let credential = value.map(|value| CredentialHeader { name: own.header.clone(), value });
+    Ok(Found { credential, own: Some(own), is_on })
 }
 
 /// The credential that lists are read with, where that is another one; a server that is on must have it.
@@ -83,13 +119,25 @@ pub(super) fn discovery_credential(
     let enabled = if is_enabled { Enabled::Yes } else { Enabled::No };
     let hint = "set it, or leave `discovery_credential` out to read lists with `credential`";
     let found = header(id, table, "discovery_credential", enabled, hint)?;
-    Ok(found.and_then(|(name, value)| Some(CredentialHeader { name, value: value? })))
+    Ok(found.and_then(|Header { own, value, .. }| Some(CredentialHeader { name: own.header, value: value? })))
 }
 
-type Found = Option<(HeaderName, Option<Secret<HeaderValue>>)>;
+/// A header as configured.
+struct Header {
+    own: OwnCredential,
+    /// The value, where the variable is set.
+    value: Option<Secret<HeaderValue>>,
+    has_variable: bool,
+}
 
 /// A header and its value; `hint` says what to do about a variable that is not set.
-fn header(id: &str, table: &mut Reader<'_>, key: &'static str, enabled: Enabled, hint: &str) -> Read<Found> {
+fn header(
+    id: &str,
+    table: &mut Reader<'_>,
+    key: &'static str,
+    enabled: Enabled,
+    hint: &str,
+) -> Read<Option<Header>> {
     table.optional_table(key, |credential| {
         let name = credential.optional("header", header_name);
         let scheme = credential.parsed("scheme", "", scheme);
@@ -100,15 +148,26 @@ fn header(id: &str, table: &mut Reader<'_>, key: &'static str, enabled: Enabled,
             Err(Complaint::new("must be the name of a variable, not its value")
                 .with_hint("put the value into the environment: `env = \"MCP_API_KEY\"`"))
         });
+        // Only groups have keys by name; lists are read for nobody.
+        let key_name = if key == "credential" { credential.optional("key_name", key_name) } else { Ok(None) };
         let missing = |credential: &Reader<'_>, part: &str, example: &str| {
             let sentence = format!("server `{}` has a `{key}` without `{part}`", printable(id));
             credential.problem(part, sentence, &format!("add `{example}`"))
         };
         let name = name
             .and_then(|name| name.ok_or_else(|| missing(credential, "header", "header = \"Authorization\"")));
-        let variable = variable?.ok_or_else(|| missing(credential, "env", "env = \"MCP_API_KEY\""))?;
-        let value = value_of(id, credential, &variable, &scheme?, (enabled == Enabled::Yes).then_some(hint))?;
-        Ok((name?, value))
+        let (variable, key_name, scheme) = (variable?, key_name?, scheme?);
+        let needed = (enabled == Enabled::Yes).then_some(hint);
+        let (key_name, value) = match (&variable, key_name) {
+            (Some(variable), key_name) => {
+                let value = value_of(id, credential, variable, &scheme, needed)?;
+                (key_name.unwrap_or_else(|| variable.clone()), value)
+            }
+            (None, Some(key_name)) => (key_name, None),
+            (None, None) => return Err(missing(credential, "env", "env = \"MCP_API_KEY\"")),
+        };
+        let own = OwnCredential { header: name?, scheme, key_name };
+        Ok(Header { own, value, has_variable: variable.is_some() })
     })
 }
 
@@ -146,6 +205,16 @@ fn value_of(
 fn shown(variable: &str) -> String {
     let is_conventional = !variable.bytes().any(|byte| byte.is_ascii_lowercase());
     if is_conventional { format!("`{variable}`") } else { "the variable of its `credential.env`".to_owned() }
+}
+
+/// By which name groups' keys are stored.
+fn key_name(text: &str) -> Result<String, Complaint> {
+    let fits = (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err(Complaint::new("must be 1 to 128 of `A-Z`, `a-z`, `0-9`, `_`, `.` and `-`"))
 }
 
 fn header_name(text: &str) -> Result<HeaderName, Complaint> {

@@ -9,7 +9,7 @@ use super::{
     gateway_file::deadlines,
     problems::Complaint,
     reader::{Read, Reader},
-    server_credential::{Enabled, credential, discovery_credential},
+    server_credential::{Enabled, Found, credential, discovery_credential, sharing},
     urls,
     wording::{closest, printable},
 };
@@ -43,7 +43,8 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let url = table.one_or_more("url", if is_endpoint { urls::endpoint } else { urls::peer });
     let enabled = table.flag_or_word("enabled", "true", Enabled::parse);
     let credential = credential(id, table, enabled.unwrap_or(Enabled::No));
-    let is_on = credential.as_ref().is_ok_and(|(_, is_on)| *is_on);
+    let is_on = credential.as_ref().is_ok_and(|found| found.is_on);
+    let sharing = sharing(id, table, &credential);
     let discovery_credential = discovery_credential(id, table, is_on);
     let is_session_shared = share_session(id, table, dialect);
     let description = table.parsed("description", "", any_line);
@@ -52,7 +53,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let peers = url.and_then(|url| peers(&server_id, table, tier, dialect, url));
     let peers = peers.and_then(|peers| not_the_gateway(&server_id, table, peers, &from_gateway.listeners));
     enabled?;
-    let (credential, is_enabled) = credential?;
+    let Found { credential, own: own_credential, is_on: is_enabled } = credential?;
     let discovery_credential = discovery_credential?;
     if is_enabled && (credential.is_some() || discovery_credential.is_some()) {
         warn_of_eavesdroppers(&server_id, table, peers.as_deref().unwrap_or_default());
@@ -65,6 +66,8 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         mcp_versions: mcp_versions?,
         peers: peers?,
         credential,
+        own_credential,
+        sharing: sharing?,
         discovery_credential,
         is_session_shared: is_session_shared?,
         is_enabled,
@@ -317,7 +320,7 @@ mod tests {
              s:17: `servers.d.credential.env` must be the name of a variable, not its value\n  \
              hint: put the value into the environment: `env = \"MCP_API_KEY\"`\n\
              s:17: `servers.d.credential.value` is not a known key\n  \
-             hint: known here: `env`, `header`, `scheme`",
+             hint: known here: `env`, `header`, `key_name`, `scheme`",
         );
     }
 

@@ -10,8 +10,8 @@ use std::{
 
 use super::problems::Complaint;
 use crate::{
-    catalog::server::PeerUrl,
-    names::{Authority, BadAuthority, Secret},
+    catalog::peer_url::{self, BadUrl, PeerUrl},
+    names::Secret,
     store::DatabaseUrl,
 };
 
@@ -71,66 +71,29 @@ pub(super) fn is_private(host: &str) -> bool {
     }
 }
 
-/// Parses the address of an MCP endpoint: a peer's whose path stays as written, because to a server `/mcp` and `/mcp/`
-/// may be two.
+/// Parses the address of an MCP endpoint.
 pub(super) fn endpoint(text: &str) -> Result<PeerUrl, Complaint> {
-    let mut peer = peer(text)?;
-    if peer.base_path.is_empty() || text.ends_with('/') {
-        peer.base_path.push('/');
-    }
-    Ok(peer)
+    Ok(PeerUrl::parse_endpoint(text)?)
 }
 
 /// Parses the address of a peer: `http[s]://host[:port][/path]`. A slash at its end is dropped.
 pub(super) fn peer(text: &str) -> Result<PeerUrl, Complaint> {
-    let (scheme, rest) = text.split_once("://").unwrap_or_default();
-    let is_tls = match scheme.to_ascii_lowercase().as_str() {
-        "http" => false,
-        "https" => true,
-        _ => return Err(Complaint::new("must begin with `http://` or `https://`")),
-    };
-    refuse_query_and_fragment(rest)?;
-    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-    let (host, port) = host_and_port(authority)?;
-    let port = port.unwrap_or(if is_tls { 443 } else { 80 });
-    let base_path = path.strip_suffix('/').unwrap_or(path);
-    check_path(base_path)?;
-    Ok(PeerUrl { is_tls, host, port, base_path: base_path.to_owned() })
+    Ok(PeerUrl::parse(text)?)
 }
 
-fn refuse_query_and_fragment(text: &str) -> Result<(), Complaint> {
-    match text.find(['?', '#']).map(|at| text.as_bytes()[at]) {
-        Some(b'?') => Err(Complaint::new("has a query").with_hint("a key belongs into `credential`")),
-        Some(_) => Err(Complaint::new("has a fragment")),
-        None => Ok(()),
-    }
-}
-
-fn check_path(path: &str) -> Result<(), Complaint> {
-    for segment in path.split('/').skip(1) {
-        if matches!(segment, "" | "." | "..") {
-            return Err(Complaint::new("has a path with an empty, `.` or `..` segment"));
-        }
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte);
-        if !segment.bytes().all(is_plain) {
-            return Err(Complaint::new("has a path with characters that would need encoding"));
+impl From<BadUrl> for Complaint {
+    fn from(BadUrl { sentence, hint }: BadUrl) -> Self {
+        let complaint = Self::new(sentence);
+        match hint {
+            Some(hint) => complaint.with_hint(hint),
+            None => complaint,
         }
     }
-    Ok(())
 }
 
 /// Splits `host[:port]`, the host in lower case and without brackets.
 fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Complaint> {
-    if authority.contains('@') {
-        return Err(Complaint::new("has a user name or password in it")
-            .with_hint("what the server should believe belongs into `credential`"));
-    }
-    match Authority::parse(authority) {
-        Ok(Authority { host, port }) => Ok((host.to_string(), port)),
-        Err(BadAuthority::Host) => Err(Complaint::new("has no valid host name or IP address")
-            .with_hint("an IPv6 address stands in brackets, a name outside ASCII in its `xn--` form")),
-        Err(BadAuthority::Port) => Err(Complaint::new("has a port that is not a number from 1 to 65535")),
-    }
+    Ok(peer_url::host_and_port(authority)?)
 }
 
 /// Parses an origin exactly as browsers send it: `scheme://host[:port]`.

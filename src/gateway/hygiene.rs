@@ -12,7 +12,6 @@ use super::{
     journey::Cargo,
 };
 use crate::{
-    credentials,
     mcp::headers as mcp,
     names::RequestId,
     upstream::{Destination, Errand, Trip, native::Native},
@@ -91,7 +90,7 @@ pub fn request_to_peer(
         Framing::Length(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
         Framing::Chunked => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
     }
-    if let Some(credential) = credentials::of(trip.permit()) {
+    if let Some(credential) = trip.credential() {
         let value: HeaderValue = credential.value.expose().clone();
         request.insert_header(&credential.name, value)?;
     }

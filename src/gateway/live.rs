@@ -31,7 +31,7 @@ const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
 pub enum Use {
     /// This tool: the trip goes on while the tool is allowed.
     Tool(ToolName),
-    /// Whatever the server says, filtered by the permit's tools: it goes on while they stay the same.
+    /// Whatever the server says to the permit's key, filtered by its tools: it goes on while both stay the same.
     Stream,
 }
 
@@ -40,7 +40,7 @@ impl Use {
     pub fn may_go_on(&self, before: &Permit, now: &Permit) -> bool {
         match self {
             Self::Tool(tool) => now.tools().allows(tool.as_str()),
-            Self::Stream => now.tools() == before.tools(),
+            Self::Stream => now.tools() == before.tools() && now.tenancy() == before.tenancy(),
         }
     }
 

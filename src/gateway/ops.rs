@@ -57,6 +57,7 @@ impl Ops {
             metrics.grant_rows.set(rows as i64);
             metrics.malformed_grant_rows.set(malformed as i64);
             metrics.snapshot_version.set(version as i64);
+            metrics.tenant_keys_unusable.set(snapshot.unusable_keys() as i64);
         }
         metrics.snapshot_age_seconds.set(self.current.grants_age().map_or(-1, |age| age.as_secs() as i64));
         metrics.database_up.set(i64::from(self.current.is_database_up()));

@@ -56,7 +56,12 @@ fn gateway() -> Gateway {
     Gateway {
         settings: settings(),
         identity: Arc::new(Identity::new(&identity::Settings::default(), identity::Sources::default())),
-        access: Arc::new(Access::new(access::Settings { admin_group, max_stale, is_concealing: false })),
+        access: Arc::new(Access::new(access::Settings {
+            admin_group,
+            max_stale,
+            is_concealing: false,
+            tenant_order: Vec::new(),
+        })),
         current: Current::new(Catalog::default(), max_stale),
         refresher: Refresher::new().0,
         documents: Documents::new(1024),

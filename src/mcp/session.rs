@@ -6,14 +6,10 @@
 
 use std::fmt;
 
-use anyhow::Context;
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::names::{Secret, ServerId};
+use crate::names::{SecretKey, ServerId};
 
 /// First byte of every sealed id: another form gets another number.
 const VERSION: u8 = 1;
@@ -21,57 +17,6 @@ const VERSION: u8 = 1;
 const LONGEST: usize = 4096;
 /// Bytes of a sealed text that are not the text: version, nonce, end and tag.
 const VERSION_AND_END: usize = 1 + NONCE_LEN + 8 + 16;
-const KEY_BYTES: usize = 32;
-
-/// A key that session ids are sealed with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionKey(Secret<[u8; KEY_BYTES]>);
-
-/// Why a text is no session key, and what to do; says nothing of the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadKey;
-
-impl fmt::Display for BadKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "a session key is 64 hexadecimal digits or the base64 of 32 bytes; make one with `openssl rand -hex 32`",
-        )
-    }
-}
-
-impl std::error::Error for BadKey {}
-
-impl SessionKey {
-    /// Parses 64 hexadecimal digits or the base64 of 32 bytes.
-    pub fn parse(text: &str) -> Result<Self, BadKey> {
-        let bytes = from_hex(text).or_else(|| STANDARD.decode(text).ok()?.try_into().ok());
-        bytes.map(Self::from_bytes).ok_or(BadKey)
-    }
-
-    /// A new key that nobody else has: what it seals ends with this process.
-    pub fn random() -> anyhow::Result<Self> {
-        let mut bytes = [0; KEY_BYTES];
-        aws_lc_rs::rand::fill(&mut bytes).context("no random bytes for a session key")?;
-        Ok(Self::from_bytes(bytes))
-    }
-
-    fn from_bytes(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(Secret::new(bytes))
-    }
-}
-
-fn from_hex(text: &str) -> Option<[u8; KEY_BYTES]> {
-    let mut bytes = [0; KEY_BYTES];
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if pairs.len() != KEY_BYTES || !rest.is_empty() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(pairs) {
-        let [high, low] = pair.map(|digit| char::from(digit).to_digit(16));
-        *byte = u8::try_from(high? << 4 | low?).ok()?;
-    }
-    Some(bytes)
-}
 
 /// What a sealed id is for: one kind never opens as the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,11 +135,11 @@ pub struct SessionKeys(Vec<RandomizedNonceKey>);
 
 impl SessionKeys {
     /// The keys of the configuration, the one that seals first.
-    pub fn new(keys: &[SessionKey]) -> Self {
+    pub fn new(keys: &[SecretKey]) -> Self {
         // With random nonces this mode takes far more ids under one key than a gateway sees, and should a nonce come
         // twice, it shows only that two ids are equal (RFC 8452, section 9).
-        let key = |key: &SessionKey| {
-            RandomizedNonceKey::new(&AES_256_GCM_SIV, key.0.expose())
+        let key = |key: &SecretKey| {
+            RandomizedNonceKey::new(&AES_256_GCM_SIV, key.expose())
                 .expect("the key has the length of the cipher's")
         };
         Self(keys.iter().map(key).collect())
@@ -274,8 +219,8 @@ mod tests {
 
     const NOW: u64 = 1_800_000_000;
 
-    fn key(byte: u8) -> SessionKey {
-        SessionKey::from_bytes([byte; KEY_BYTES])
+    fn key(byte: u8) -> SecretKey {
+        SecretKey::parse(&format!("{byte:02x}").repeat(32)).unwrap()
     }
 
     fn server(id: &str) -> ServerId {
@@ -292,39 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_64_hexadecimal_digits_or_the_base64_of_32_bytes() {
-        let hex = "00ff".repeat(16);
-        let base64 = STANDARD.encode(SessionKey::parse(&hex).unwrap().0.expose());
-        assert_eq!(SessionKey::parse(&base64), SessionKey::parse(&hex));
-        assert_eq!(SessionKey::parse(&hex.to_uppercase()), SessionKey::parse(&hex));
-        for text in [
-            "",
-            "secret",
-            &hex[1..],
-            &hex[2..],
-            &format!("{hex}0"),
-            &"+1".repeat(32),
-            &"é".repeat(32),
-            &base64[1..],
-        ] {
-            assert_eq!(SessionKey::parse(text), Err(BadKey), "{text}");
-        }
-        assert!(BadKey.to_string().contains("`openssl rand -hex 32`"));
-    }
-
-    #[test]
     fn neither_a_key_nor_the_servers_own_id_prints() {
-        let (key, sealed) = (SessionKey::parse(&"ab".repeat(32)).unwrap(), sealed("0a1b"));
+        let (key, sealed) = (SecretKey::parse(&"ab".repeat(32)).unwrap(), sealed("0a1b"));
         let printed = format!("{key:?} {:?} {sealed:?}", SessionKeys::new(std::slice::from_ref(&key)));
         assert!(
             !printed.contains("171") && !printed.contains("abab") && !printed.contains("0a1b"),
             "{printed}"
         );
-    }
-
-    #[test]
-    fn random_keys_differ() {
-        assert_ne!(SessionKey::random().unwrap(), SessionKey::random().unwrap());
     }
 
     #[test]

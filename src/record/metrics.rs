@@ -65,6 +65,8 @@ metrics! {
     grant_rows: IntGauge = IntGauge::new("portcullis_grant_rows", "Grant rows believed.");
     malformed_grant_rows: IntGauge = IntGauge::new(
         "portcullis_malformed_grant_rows", "Rows of grants and rules that are malformed: a grant gives nothing, a rule denies every tool.");
+    tenant_keys_unusable: IntGauge = IntGauge::new(
+        "portcullis_tenant_keys_unusable", "Keys of groups' own that cannot be unsealed; calls that need one are refused.");
     database_up: IntGauge = IntGauge::new(
         "portcullis_database_up", "1 while the grants database answers, else 0.");
     tools: IntGaugeVec = IntGaugeVec::new(

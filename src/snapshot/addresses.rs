@@ -30,7 +30,7 @@ pub async fn now(server: &Server) -> Addresses {
     Addresses::default().with(server.id.clone(), resolve(server, look_up).await.into())
 }
 
-async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+pub(super) async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect())
 }
 
@@ -69,7 +69,7 @@ where
 }
 
 /// The addresses of all the server's peers, asked for at the same time.
-async fn resolve<F>(server: &Server, look_up: impl Fn(String, u16) -> F) -> Vec<Destination>
+pub(super) async fn resolve<F>(server: &Server, look_up: impl Fn(String, u16) -> F) -> Vec<Destination>
 where
     F: Future<Output = io::Result<Vec<SocketAddr>>>,
 {

@@ -11,7 +11,8 @@ use tracing::{debug, info, warn};
 use super::Current;
 use crate::{
     access::grants::{Grants, GrantsBuilder},
-    store::{self, Changes, Cursor, GrantRow, Listener, Store, Subject},
+    names::Secret,
+    store::{self, Changes, Cursor, GrantRow, Listener, Store, Subject, Unreadable},
 };
 
 /// Between two polls where notifications work.
@@ -206,6 +207,8 @@ enum OwnedRow {
     Group(String, String),
     Membership(String, String),
     Rule([String; 5]),
+    Key([String; 3], Result<Secret<String>, Unreadable>),
+    Endpoint([String; 3]),
 }
 
 impl From<GrantRow<'_>> for OwnedRow {
@@ -216,6 +219,12 @@ impl From<GrantRow<'_>> for OwnedRow {
             GrantRow::Membership { email, group } => Self::Membership(email.into(), group.into()),
             GrantRow::Rule { kind, subject, server, pattern, effect } => {
                 Self::Rule([kind, subject, server, pattern, effect].map(String::from))
+            }
+            GrantRow::Key { group, server, name, value } => {
+                Self::Key([group, server, name].map(String::from), value.cloned())
+            }
+            GrantRow::Endpoint { group, server, url } => {
+                Self::Endpoint([group, server, url].map(String::from))
             }
         }
     }
@@ -230,6 +239,11 @@ impl OwnedRow {
             Self::Rule([kind, subject, server, pattern, effect]) => {
                 GrantRow::Rule { kind, subject, server, pattern, effect }
             }
+            Self::Key([group, server, name], value) => {
+                let value = value.as_ref().map_err(|unreadable| *unreadable);
+                GrantRow::Key { group, server, name, value }
+            }
+            Self::Endpoint([group, server, url]) => GrantRow::Endpoint { group, server, url },
         }
     }
 }

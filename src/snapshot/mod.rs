@@ -10,6 +10,7 @@ pub mod grants;
 mod health;
 mod listening;
 pub mod offers;
+pub mod own_addresses;
 pub mod signed_out;
 pub mod tools;
 pub mod users;
@@ -177,6 +178,11 @@ impl Current {
 }
 
 impl Snapshot {
+    /// How many keys of groups' own cannot be unsealed.
+    pub fn unusable_keys(&self) -> usize {
+        self.grants.as_ref().map_or(0, |known| known.grants.tenants().unreadable_count())
+    }
+
     /// How many grant rows are believed, how many were malformed, and the version of the grants.
     pub fn grant_figures(&self) -> Option<(usize, usize, u64)> {
         let known = self.grants.as_ref()?;

@@ -12,10 +12,12 @@ pub mod openwebui;
 mod postgres;
 #[cfg(test)]
 mod scratch;
+mod sealed;
 mod second_factor;
 pub mod signed_out;
 mod sqlite;
 mod sqlite_file;
+mod tenants;
 mod text;
 
 use std::{future::Future, time::Duration};
@@ -26,7 +28,11 @@ pub use self::{
     changes::{Changes, Cursor, Subject},
     openwebui::{OpenWebUi, Role, User},
     postgres::Listener,
+    sealed::{LONGEST_VALUE, Row, SealingSettings, Unreadable},
+    tenants::{Resealed, StoredKey},
 };
+use sealed::Sealer;
+
 use crate::names::{Email, GroupName, Secret, ServerId, ToolPattern};
 
 /// Which database, and how it is used.
@@ -38,6 +44,8 @@ pub struct Settings {
     pub schema: String,
     /// Whether `run` brings the schema up to date by itself.
     pub auto_migrate: bool,
+    /// What the keys of tenants are sealed with.
+    pub sealing: SealingSettings,
 }
 
 /// A database address whose scheme has been recognised.
@@ -51,7 +59,7 @@ pub enum DatabaseUrl {
 
 /// One stored row, lent to whoever reads it; its texts are as written and not yet parsed. A text that is not UTF-8 is
 /// empty, so that no name parses from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantRow<'a> {
     /// This user may use this server.
     User {
@@ -86,6 +94,26 @@ pub enum GrantRow<'a> {
         pattern: &'a str,
         /// `allow` or `deny`.
         effect: &'a str,
+    },
+    /// A key of this group's own for a server.
+    Key {
+        /// The group's name.
+        group: &'a str,
+        /// The server's id.
+        server: &'a str,
+        /// What the key is called.
+        name: &'a str,
+        /// The key, or why it cannot be read.
+        value: Result<&'a Secret<String>, Unreadable>,
+    },
+    /// An address of a server that is this group's own.
+    Endpoint {
+        /// The group's name.
+        group: &'a str,
+        /// The server's id.
+        server: &'a str,
+        /// The address.
+        url: &'a str,
     },
 }
 
@@ -134,6 +162,7 @@ const EVERYTHING: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub struct Store {
     database: Database,
+    sealer: Sealer,
 }
 
 #[derive(Clone)]
@@ -163,7 +192,7 @@ impl Store {
             }
             DatabaseUrl::Sqlite(path) => Database::Sqlite(Box::new(sqlite::Database::open(path))),
         };
-        Ok(Self { database })
+        Ok(Self { database, sealer: Sealer::new(settings.sealing.clone())? })
     }
 
     /// Whether changes are pushed (Postgres) or have to be polled for (SQLite).
@@ -187,7 +216,8 @@ impl Store {
 
     /// Streams every grant row into `sink`, all as of one instant: the place in the feed it gives back.
     pub async fn load_grants(&self, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
-        within(EVERYTHING, async { ask!(self, database => database.load_grants(sink)) })
+        let sealer = self.sealer.with_latest();
+        within(EVERYTHING, async { ask!(self, database => database.load_grants(&sealer, sink)) })
             .await
             .context("could not read the grants")
     }
@@ -204,9 +234,11 @@ impl Store {
 
     /// Streams the rows about these users and groups into `sink`, all as of one instant.
     ///
-    /// For a user, their grants, memberships and rules; for a group, the servers its members may use, and its rules.
+    /// For a user, their grants, memberships and rules; for a group, the servers its members may use, its rules, and the
+    /// keys and addresses of its own.
     pub async fn rows_about(&self, subjects: &[Subject], sink: &mut Sink<'_>) -> anyhow::Result<()> {
-        within(ANSWER, async { ask!(self, database => database.rows_about(subjects, sink)) })
+        let sealer = self.sealer.with_latest();
+        within(ANSWER, async { ask!(self, database => database.rows_about(subjects, &sealer, sink)) })
             .await
             .context("could not read the changed grants")
     }
@@ -296,6 +328,11 @@ enum Write<'a> {
     LeaveGroup(&'a Email, &'a GroupName),
     SetRule(Whom<'a>, &'a ServerId, &'a ToolPattern, Effect),
     RemoveRule(Whom<'a>, &'a ServerId, &'a ToolPattern),
+    /// The sealed value comes last.
+    SetKey(Row<'a>, &'a str),
+    /// The value that is replaced, then the new one.
+    ReplaceKey(Row<'a>, &'a str, &'a str),
+    DeleteKey(Row<'a>),
 }
 
 impl<'a> Write<'a> {
@@ -321,6 +358,11 @@ impl<'a> Write<'a> {
             Self::RemoveRule(subject, server, pattern) => {
                 [&whom(subject)[..], &[server.as_str(), pattern.as_str()]].concat()
             }
+            Self::SetKey(Row { group, server, name }, value) => vec![group, server, name, value],
+            Self::ReplaceKey(Row { group, server, name }, before, value) => {
+                vec![group, server, name, before, value]
+            }
+            Self::DeleteKey(Row { group, server, name }) => vec![group, server, name],
         }
     }
 }

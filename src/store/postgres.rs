@@ -24,6 +24,7 @@ use super::{
     Sink, Write,
     changes::{self, Changes, Cursor, MOST_ROWS, Subject},
     migrations,
+    sealed::Sealer,
     text::Text,
 };
 use crate::names::Secret;
@@ -141,7 +142,7 @@ impl Database {
         migrations::count_pending(&migrator, &mut *connection).await
     }
 
-    pub(super) async fn load_grants(&self, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
+    pub(super) async fn load_grants(&self, sealer: &Sealer, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
         let mut transaction = self.pool.begin_with(ONE_SNAPSHOT).await?;
         let place = sqlx::query(
             "SELECT pg_current_snapshot()::text AS snapshot, \
@@ -154,6 +155,7 @@ impl Database {
         for &(statement, row) in rows::EVERY {
             rows::send(sqlx::query(statement).fetch(&mut *transaction), row, sink).await?;
         }
+        rows::send_keys(sqlx::query(rows::EVERY_KEY).fetch(&mut *transaction), sealer, sink).await?;
         transaction.commit().await?;
         Ok(Cursor(changes::Place::Postgres(place)))
     }
@@ -204,7 +206,12 @@ impl Database {
         });
     }
 
-    pub(super) async fn rows_about(&self, subjects: &[Subject], sink: &mut Sink<'_>) -> anyhow::Result<()> {
+    pub(super) async fn rows_about(
+        &self,
+        subjects: &[Subject],
+        sealer: &Sealer,
+        sink: &mut Sink<'_>,
+    ) -> anyhow::Result<()> {
         let (mut emails, mut groups) = (Vec::new(), Vec::new());
         for subject in subjects {
             match subject {
@@ -221,7 +228,17 @@ impl Database {
                 rows::send(sqlx::query(statement).bind(names).fetch(&mut *transaction), row, sink).await?;
             }
         }
+        if !groups.is_empty() {
+            let keys = sqlx::query(rows::KEYS_OF_GROUPS).bind(&groups).fetch(&mut *transaction);
+            rows::send_keys(keys, sealer, sink).await?;
+        }
         Ok(transaction.commit().await?)
+    }
+
+    /// Every key of a tenant as it is stored: group, server, name and value; what cannot be read is empty.
+    pub(super) async fn stored_keys(&self) -> anyhow::Result<Vec<[String; 4]>> {
+        let rows = sqlx::query(rows::EVERY_KEY).fetch_all(&self.pool).await?;
+        Ok(rows.iter().map(rows::stored_key).collect::<sqlx::Result<_>>()?)
     }
 
     pub(super) async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {
@@ -321,7 +338,7 @@ mod tests {
     };
 
     async fn place(database: &Database) -> Place {
-        match database.load_grants(&mut |_| ()).await.unwrap().0 {
+        match database.load_grants(&Sealer::new(Default::default()).unwrap(), &mut |_| ()).await.unwrap().0 {
             changes::Place::Postgres(place) => place,
             changes::Place::Sqlite { .. } => unreachable!(),
         }

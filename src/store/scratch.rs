@@ -19,7 +19,14 @@ pub(super) struct Scratch {
 
 impl Scratch {
     fn new(url: DatabaseUrl) -> Self {
-        Self { settings: Settings { url, schema: "public".into(), auto_migrate: true } }
+        Self {
+            settings: Settings {
+                url,
+                schema: "public".into(),
+                auto_migrate: true,
+                sealing: Default::default(),
+            },
+        }
     }
 
     /// A store with all tables on it.

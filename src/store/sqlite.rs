@@ -22,6 +22,7 @@ use super::{
     Sink, Write,
     changes::{self, Changes, Cursor, MOST_ROWS, Subject},
     migrations,
+    sealed::Sealer,
     sqlite_file::{Owner, SqliteFile},
 };
 
@@ -67,7 +68,7 @@ impl Database {
         migrations::count_pending(&migrator, &mut *connection).await
     }
 
-    pub(super) async fn load_grants(&self, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
+    pub(super) async fn load_grants(&self, sealer: &Sealer, sink: &mut Sink<'_>) -> anyhow::Result<Cursor> {
         let (pool, opening) = self.file.pool().await?;
         // A deferred transaction sees the database as of its first read, which is the cursor.
         let mut transaction = pool.begin().await?;
@@ -75,6 +76,7 @@ impl Database {
         for &(statement, row) in rows::EVERY {
             rows::send(sqlx::query(statement).fetch(&mut *transaction), row, sink).await?;
         }
+        rows::send_keys(sqlx::query(rows::EVERY_KEY).fetch(&mut *transaction), sealer, sink).await?;
         transaction.commit().await?;
         Ok(Cursor(changes::Place::Sqlite { opening, last }))
     }
@@ -129,7 +131,12 @@ impl Database {
         });
     }
 
-    pub(super) async fn rows_about(&self, subjects: &[Subject], sink: &mut Sink<'_>) -> anyhow::Result<()> {
+    pub(super) async fn rows_about(
+        &self,
+        subjects: &[Subject],
+        sealer: &Sealer,
+        sink: &mut Sink<'_>,
+    ) -> anyhow::Result<()> {
         let (mut emails, mut groups) = (Vec::new(), Vec::new());
         for subject in subjects {
             match subject {
@@ -148,7 +155,19 @@ impl Database {
                 rows::send(sqlx::query(statement).bind(&names).fetch(&mut *transaction), row, sink).await?;
             }
         }
+        if !groups.is_empty() {
+            let names = serde_json::to_string(&groups)?;
+            let keys = sqlx::query(rows::KEYS_OF_GROUPS).bind(&names).fetch(&mut *transaction);
+            rows::send_keys(keys, sealer, sink).await?;
+        }
         Ok(transaction.commit().await?)
+    }
+
+    /// Every key of a tenant as it is stored: group, server, name and value; what cannot be read is empty.
+    pub(super) async fn stored_keys(&self) -> anyhow::Result<Vec<[String; 4]>> {
+        let (pool, _) = self.file.pool().await?;
+        let rows = sqlx::query(rows::EVERY_KEY).fetch_all(&pool).await?;
+        Ok(rows.iter().map(rows::stored_key).collect::<sqlx::Result<_>>()?)
     }
 
     pub(super) async fn write(&self, write: Write<'_>) -> anyhow::Result<u64> {

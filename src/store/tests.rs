@@ -4,6 +4,7 @@ mod malformed;
 mod replaced;
 mod rules;
 mod schemas;
+mod tenants;
 
 use std::time::Instant;
 
@@ -41,6 +42,11 @@ fn text(row: GrantRow<'_>) -> String {
         GrantRow::Rule { kind, subject, server, pattern, effect } => {
             format!("rule {kind} {subject} {server} {pattern} {effect}")
         }
+        GrantRow::Key { group, server, name, value } => {
+            let value = value.map_or_else(|why| format!("({why:?})"), |value| value.expose().clone());
+            format!("key {group} {server} {name} {value}")
+        }
+        GrantRow::Endpoint { group, server, url } => format!("endpoint {group} {server} {url}"),
     }
 }
 
@@ -357,7 +363,8 @@ async fn an_unreadable_url_says_nothing_of_its_password() {
         ["postgres://u:hunter2@host:port/db", "postgres://u:hunter2@127.0.0.1:1/db", "postgres://hunter2"]
     {
         let url = DatabaseUrl::Postgres(Secret::new(url.into()));
-        let settings = Settings { url, schema: "public".into(), auto_migrate: false };
+        let settings =
+            Settings { url, schema: "public".into(), auto_migrate: false, sealing: Default::default() };
         let error = match Store::open(&settings) {
             Ok(store) => store.pending_migrations().await.unwrap_err(),
             Err(error) => error,
@@ -370,7 +377,13 @@ async fn an_unreadable_url_says_nothing_of_its_password() {
 #[test]
 fn a_store_opens_without_a_runtime_and_without_a_database() {
     let url = DatabaseUrl::Postgres(Secret::new("postgres://127.0.0.1:1/none".into()));
-    assert!(Store::open(&Settings { url, schema: "x".into(), auto_migrate: false }).is_ok());
+    assert!(
+        Store::open(&Settings { url, schema: "x".into(), auto_migrate: false, sealing: Default::default() })
+            .is_ok()
+    );
     let url = DatabaseUrl::Sqlite("/nowhere/portcullis.db".into());
-    assert!(Store::open(&Settings { url, schema: "x".into(), auto_migrate: false }).is_ok());
+    assert!(
+        Store::open(&Settings { url, schema: "x".into(), auto_migrate: false, sealing: Default::default() })
+            .is_ok()
+    );
 }

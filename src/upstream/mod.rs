@@ -4,6 +4,7 @@
 //! which addresses are tried and the credential that goes along. Never waits and never resolves a
 //! name: `snapshot::addresses` did. Comes after `access`, before `gateway` sends.
 
+pub mod allowed;
 pub mod arguments;
 pub mod mcpo;
 pub mod native;
@@ -22,11 +23,12 @@ use std::{
 use http::Method;
 
 use crate::{
-    access::{self, Permit},
+    access::{self, Permit, tenant::Tenancy},
     catalog::{
-        server::{PeerUrl, Server},
+        server::{CredentialHeader, PeerUrl, Server},
         tools::{Post, Tool},
     },
+    credentials,
     mcp::session::Place,
     names::ServerId,
     refusal::{Code, Refusal},
@@ -53,22 +55,72 @@ impl Destination {
     }
 }
 
+/// The addresses that groups have of their own, by server and as written: those that may be called.
+pub type OwnAddresses = HashMap<ServerId, HashMap<Box<str>, Arc<[Destination]>>>;
+
 /// What every server's names last resolved to, by server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Addresses(HashMap<ServerId, Arc<[Destination]>>);
+pub struct Addresses {
+    shared: HashMap<ServerId, Arc<[Destination]>>,
+    own: Arc<OwnAddresses>,
+}
 
 impl Addresses {
-    /// Where this server is; empty when no name of it resolves.
+    /// Where this server is for everybody; empty when no name of it resolves.
     pub fn of(&self, server: &ServerId) -> Arc<[Destination]> {
-        self.0.get(server).cloned().unwrap_or_default()
+        self.shared.get(server).cloned().unwrap_or_default()
     }
 
     /// These addresses with one server's replaced.
     pub fn with(&self, server: ServerId, destinations: Arc<[Destination]>) -> Self {
         let mut addresses = self.clone();
-        addresses.0.insert(server, destinations);
+        addresses.shared.insert(server, destinations);
         addresses
     }
+
+    /// The addresses that groups have of their own.
+    pub fn own(&self) -> &OwnAddresses {
+        &self.own
+    }
+
+    /// These addresses with all that groups have of their own replaced.
+    pub fn with_own(&self, own: OwnAddresses) -> Self {
+        Self { shared: self.shared.clone(), own: Arc::new(own) }
+    }
+
+    /// Where the server is for the permit's caller: at their group's address where it has one, and nowhere else then.
+    fn for_permit(&self, permit: &Permit) -> Result<Arc<[Destination]>, Refusal> {
+        let server = &permit.server().id;
+        let destinations = match permit.tenancy() {
+            Tenancy::Ambiguous => return Err(credentials::ambiguous()),
+            Tenancy::Own(own) => match own.endpoints() {
+                [] => self.of(server),
+                [url] => self.own.get(server).and_then(|own| own.get(url)).cloned().ok_or_else(|| {
+                    endpoint_unusable(format!(
+                        "the address that group `{}` has for it is none, or not in `upstream.allowed_hosts`",
+                        own.group().as_str()
+                    ))
+                })?,
+                _ => {
+                    let group = own.group().as_str();
+                    return Err(endpoint_unusable(format!("group `{group}` has two addresses for it")));
+                }
+            },
+            Tenancy::Shared { .. } => self.of(server),
+        };
+        if destinations.is_empty() {
+            return Err(unreachable("no address of the server resolves"));
+        }
+        Ok(destinations)
+    }
+}
+
+fn endpoint_unusable(cause: String) -> Refusal {
+    Refusal::new(
+        Code::TenantEndpointUnusable,
+        "your group's address for this server cannot be used; ask the gateway's operator",
+    )
+    .because(cause)
 }
 
 /// What a trip is for.
@@ -89,6 +141,7 @@ pub struct Trip {
     errand: Errand,
     destinations: Arc<[Destination]>,
     first: usize,
+    credential: Option<CredentialHeader>,
 }
 
 /// Turns round-robin over the addresses of all servers.
@@ -100,12 +153,7 @@ pub fn plan(permit: Permit, tool: Arc<Tool>, addresses: &Addresses) -> Result<Tr
         return Err(access::unknown_tool());
     }
     let post = tool.post().ok_or_else(|| Refusal::internal("a tool of MCP has no path"))?.clone();
-    let destinations = addresses.of(&permit.server().id);
-    if destinations.is_empty() {
-        return Err(unreachable("no address of the server resolves"));
-    }
-    let first = turn(destinations.len());
-    Ok(Trip { permit, errand: Errand::Tool(post), destinations, first })
+    Trip::begin(permit, Errand::Tool(post), addresses)
 }
 
 fn turn(count: usize) -> usize {
@@ -119,6 +167,19 @@ pub fn unreachable(cause: impl ToString) -> Refusal {
 }
 
 impl Trip {
+    /// A trip to wherever the server is for the permit's caller. Key and address are chosen here, once and together.
+    fn begin(permit: Permit, errand: Errand, addresses: &Addresses) -> Result<Self, Refusal> {
+        let destinations = addresses.for_permit(&permit)?;
+        let credential = credentials::of(&permit)?;
+        let first = turn(destinations.len());
+        Ok(Self { permit, errand, destinations, first, credential })
+    }
+
+    /// The header that makes the server believe us.
+    pub fn credential(&self) -> Option<&CredentialHeader> {
+        self.credential.as_ref()
+    }
+
     /// The permit this trip is made under.
     pub fn permit(&self) -> &Permit {
         &self.permit

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::Method;
 use sha2::{Digest, Sha256};
 
-use super::{Addresses, Destination, Errand, Trip, turn, unreachable};
+use super::{Addresses, Destination, Errand, Trip};
 use crate::{
     access::Permit,
     catalog::server::PeerUrl,
@@ -34,15 +34,10 @@ pub fn plan(
     place: Option<Place>,
     addresses: &Addresses,
 ) -> Result<Trip, Refusal> {
-    let all = addresses.of(&permit.server().id);
-    if all.is_empty() {
-        return Err(unreachable("no address of the server resolves"));
-    }
-    let (destinations, first) = match place {
-        None => (all.clone(), turn(all.len())),
-        Some(place) => at_place(all, place)?,
-    };
-    Ok(Trip { permit, errand: Errand::Native(native), destinations, first })
+    let trip = Trip::begin(permit, Errand::Native(native), addresses)?;
+    let Some(place) = place else { return Ok(trip) };
+    let (destinations, first) = at_place(trip.destinations.clone(), place)?;
+    Ok(Trip { destinations, first, ..trip })
 }
 
 /// The addresses of the peer that holds the session, the one it was opened at first.

@@ -14,7 +14,7 @@ use pingora::{
 };
 
 use super::{Destination, Errand, Trip, Way, endpoint_path};
-use crate::catalog::server::Server;
+use crate::{catalog::server::Server, names::GroupName};
 
 /// How long an idle connection to a peer is kept: under the 5.00 s after which uvicorn, and so mcpo,
 /// closes it, or a call would race the close.
@@ -33,7 +33,7 @@ pub const PROBES: TcpKeepalive = TcpKeepalive {
 
 /// The peer for one try of a trip.
 pub fn http_peer(trip: &Trip, destination: &Destination) -> HttpPeer {
-    let mut peer = peer_of(trip.server(), destination);
+    let mut peer = peer_of(trip.server(), trip.permit().tenancy().group(), destination);
     if let Errand::Native(_) = trip.errand() {
         // A stream may be silent for hours: the beginning of an answer has a deadline of its own
         // (`gateway/client.rs`), and a peer that has died is found by probes.
@@ -45,7 +45,7 @@ pub fn http_peer(trip: &Trip, destination: &Destination) -> HttpPeer {
 
 /// The peer for one try of a way: its answer has to begin within the server's deadline, and may then be a stream.
 pub fn way_peer(way: &Way, destination: &Destination) -> HttpPeer {
-    let mut peer = peer_of(way.server(), destination);
+    let mut peer = peer_of(way.server(), way.tenant(), destination);
     peer.options.tcp_keepalive = Some(PROBES);
     peer
 }
@@ -55,11 +55,11 @@ pub fn way_path(destination: &Destination) -> String {
     endpoint_path(&destination.peer)
 }
 
-fn peer_of(server: &Server, destination: &Destination) -> HttpPeer {
+fn peer_of(server: &Server, tenant: Option<&GroupName>, destination: &Destination) -> HttpPeer {
     let url = &destination.peer;
     // The name is never empty (`PeerUrl`), so TLS always has a name to verify.
     let mut peer = HttpPeer::new(destination.address, url.is_tls, url.host.clone());
-    peer.group_key = pool_key(server);
+    peer.group_key = pool_key(server, tenant);
     let options = &mut peer.options;
     options.connection_timeout = Some(server.deadlines.connect);
     options.total_connection_timeout = Some(server.deadlines.connect * 2);
@@ -74,10 +74,11 @@ fn peer_of(server: &Server, destination: &Destination) -> HttpPeer {
     peer
 }
 
-/// Connections are shared within one server only: the pool's own key leaves out the trusted CA.
-fn pool_key(server: &Server) -> u64 {
+/// Connections are shared within one server and one group that has a key of its own there: the pool's own key leaves out
+/// the trusted CA, and a server may take a connection for the one it was first called for.
+fn pool_key(server: &Server, tenant: Option<&GroupName>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    server.id.as_str().hash(&mut hasher);
+    (server.id.as_str(), tenant.map(GroupName::as_str)).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -91,10 +92,12 @@ mod tests {
         let peer =
             PeerUrl { is_tls: true, host: "mcp.example.com".into(), port: 443, base_path: String::new() };
         let destination = Destination::new(peer, "127.0.0.1:443".parse().unwrap());
-        let github = peer_of(&server("github"), &destination);
+        let github = peer_of(&server("github"), None, &destination);
         assert_eq!(github.sni, "mcp.example.com");
         assert!(github.options.verify_cert && github.options.verify_hostname);
         assert!(github.options.idle_timeout.unwrap() < Duration::from_secs(5));
-        assert_ne!(github.group_key, peer_of(&server("gitlab"), &destination).group_key);
+        assert_ne!(github.group_key, peer_of(&server("gitlab"), None, &destination).group_key);
+        let group = GroupName::parse("MCP-GitHub").unwrap();
+        assert_ne!(github.group_key, peer_of(&server("github"), Some(&group), &destination).group_key);
     }
 }

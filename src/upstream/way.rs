@@ -14,8 +14,8 @@ use crate::{
         server::{CredentialHeader, Server},
         tools::Tool,
     },
-    credentials,
     mcp::session::Place,
+    names::GroupName,
     refusal::Refusal,
 };
 
@@ -35,12 +35,7 @@ pub fn plan_ask(permit: Permit, what: Wanted, addresses: &Addresses) -> Result<T
     {
         return Err(access::unknown_tool());
     }
-    let destinations = addresses.of(&permit.server().id);
-    if destinations.is_empty() {
-        return Err(unreachable("no address of the server resolves"));
-    }
-    let first = turn(destinations.len());
-    Ok(Trip { permit, errand: Errand::Asked(what), destinations, first })
+    Trip::begin(permit, Errand::Asked(what), addresses)
 }
 
 /// The way to a server. Only this module makes one.
@@ -52,6 +47,7 @@ pub struct Way {
     credential: Option<CredentialHeader>,
     owner: Option<String>,
     context: Context,
+    tenant: Option<GroupName>,
 }
 
 /// With which credential a server is asked, as a number that tells nothing of it: what a server says to one credential
@@ -60,8 +56,11 @@ pub struct Way {
 pub struct Context([u8; 16]);
 
 impl Context {
-    fn of(credential: Option<&CredentialHeader>) -> Self {
+    fn of(credential: Option<&CredentialHeader>, tenant: Option<&GroupName>) -> Self {
         let mut digest = Sha256::new();
+        // Two groups are two, even where they have the same key.
+        digest.update(tenant.map_or("", GroupName::as_str));
+        digest.update([0]);
         if let Some(credential) = credential {
             digest.update(credential.name.as_str());
             digest.update([0]);
@@ -76,13 +75,14 @@ impl Context {
 impl Trip {
     /// The way for this trip, with the credential that its permit gives.
     pub fn way(&self) -> Way {
-        let credential = credentials::of(&self.permit).cloned();
+        let tenant = self.permit.tenancy().group().cloned();
         Way {
             server: self.server().clone(),
             destinations: self.destinations.clone(),
             first: self.first,
-            context: Context::of(credential.as_ref()),
-            credential,
+            context: Context::of(self.credential.as_ref(), tenant.as_ref()),
+            credential: self.credential.clone(),
+            tenant,
             owner: Some(self.permit.caller().name().to_owned()),
         }
     }
@@ -99,8 +99,8 @@ pub fn own_way(
         return Err(unreachable("no address of the server resolves"));
     }
     let first = turn(destinations.len());
-    let context = Context::of(credential.as_ref());
-    Ok(Way { server, destinations, first, credential, owner: None, context })
+    let context = Context::of(credential.as_ref(), None);
+    Ok(Way { server, destinations, first, credential, owner: None, context, tenant: None })
 }
 
 impl Way {
@@ -118,6 +118,11 @@ impl Way {
     /// The header that makes the server believe us.
     pub fn credential(&self) -> Option<&CredentialHeader> {
         self.credential.as_ref()
+    }
+
+    /// The group it is gone for, where that has something of its own.
+    pub fn tenant(&self) -> Option<&GroupName> {
+        self.tenant.as_ref()
     }
 
     /// With which credential the server is asked.

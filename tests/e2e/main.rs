@@ -38,6 +38,7 @@ mod readme;
 mod refusals;
 mod revocation;
 mod served;
+mod tenants;
 mod tool_lists;
 mod tool_rules;
 mod unmigrated;

@@ -10,6 +10,7 @@ use std::{
 
 use super::{Grants, Held, Numbers, Ruled, count_malformed, rows::ParsedRow, shard_of};
 use crate::{
+    access::tenant::Tenants,
     names::{Email, GroupName, ServerId},
     store::{GrantRow, Subject},
 };
@@ -27,6 +28,7 @@ impl Grants {
         for (group, of_group) in news.groups {
             patched.replace_group(&group, of_group);
         }
+        patched.replace_tenants(news.tenants, subjects);
         patched
     }
 
@@ -47,6 +49,23 @@ impl Grants {
         };
         self.rows -= held_before.map_or(0, |held| held.len());
         self.forget_rules(rules_before);
+    }
+
+    /// Copied only where one of the groups has, or had, something of its own.
+    fn replace_tenants(&mut self, news: Tenants, subjects: &[Subject]) {
+        let groups: Vec<&str> = subjects
+            .iter()
+            .filter_map(|subject| match subject {
+                Subject::Group(group) => Some(group.as_str()),
+                Subject::User(_) => None,
+            })
+            .collect();
+        if news.is_empty() && !groups.iter().any(|group| self.tenants.has(group)) {
+            return;
+        }
+        let replaced = self.tenants.replaced(&groups, news);
+        self.rows = self.rows + replaced.row_count() - self.tenants.row_count();
+        self.tenants = Arc::new(replaced);
     }
 
     fn replace_group(&mut self, group: &GroupName, OfGroup { servers, rules }: OfGroup) {
@@ -91,6 +110,7 @@ struct OfGroup {
 struct News {
     users: HashMap<Email, OfUser>,
     groups: HashMap<GroupName, OfGroup>,
+    tenants: Tenants,
 }
 
 impl News {
@@ -106,7 +126,7 @@ impl News {
                 }
             }
         }
-        Self { users, groups }
+        Self { users, groups, tenants: Tenants::default() }
     }
 
     /// A row about somebody else is left out: it was not asked for, so its siblings are not here.
@@ -136,6 +156,11 @@ impl News {
             ParsedRow::GroupRule(group, server, rule) => {
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.rules.insert(Ruled { server: grants.number_of(&server), rule });
+                }
+            }
+            ParsedRow::Own(group, server, part) => {
+                if self.groups.contains_key(&group) {
+                    self.tenants.add(group, server, part);
                 }
             }
         }

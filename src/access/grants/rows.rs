@@ -1,10 +1,14 @@
 //! Stored rows whose names are well-formed.
 //!
 //! Decides which rows are about nobody, because a name in them is none. A rule is about somebody as soon as its names
-//! are: what else is wrong with it makes it stricter, never void.
+//! are: what else is wrong with it makes it stricter, never void. So is a group's own key or address: one that cannot be
+//! used refuses, and nobody else's is used instead.
 
 use crate::{
-    access::tools::ToolRule,
+    access::{
+        tenant::{OwnKey, OwnPart},
+        tools::ToolRule,
+    },
     names::{Email, GroupName, ServerId},
     store::GrantRow,
 };
@@ -16,6 +20,8 @@ pub(super) enum ParsedRow {
     Membership(Email, GroupName),
     UserRule(Email, ServerId, ToolRule),
     GroupRule(GroupName, ServerId, ToolRule),
+    /// What a group has of its own for a server.
+    Own(GroupName, ServerId, OwnPart),
 }
 
 impl ParsedRow {
@@ -39,6 +45,15 @@ impl ParsedRow {
                     _ => return None,
                 }
             }
+            GrantRow::Key { group, server, name, value } => {
+                let key = OwnKey { name: name.into(), value: value.cloned() };
+                Self::Own(GroupName::parse(group).ok()?, ServerId::parse(server).ok()?, OwnPart::Key(key))
+            }
+            GrantRow::Endpoint { group, server, url } => Self::Own(
+                GroupName::parse(group).ok()?,
+                ServerId::parse(server).ok()?,
+                OwnPart::Endpoint(url.into()),
+            ),
         })
     }
 }

@@ -28,6 +28,8 @@ fn server(id: &str) -> Arc<Server> {
         mcp_versions: None,
         peers: [peer].into(),
         credential: None,
+        own_credential: None,
+        sharing: Default::default(),
         discovery_credential: None,
         is_session_shared: true,
         is_enabled: true,

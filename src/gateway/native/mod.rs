@@ -25,9 +25,9 @@ use crate::{
     catalog::server::{Dialect, Server},
     mcp::{
         headers,
-        session::{Place, Purpose, Sealed, SessionKey, SessionKeys},
+        session::{Place, Purpose, Sealed, SessionKeys},
     },
-    names::ToolName,
+    names::{SecretKey, ToolName},
     refusal::{Code, Refusal},
     upstream::native::{self, Native, unknown_session},
 };
@@ -40,7 +40,7 @@ use exchange::{Exchange, Opened, Seal};
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What session ids are sealed with, the key in use first; none: one that ends with the process.
-    pub session_keys: Vec<SessionKey>,
+    pub session_keys: Vec<SecretKey>,
     /// How long a session may last.
     pub session_ttl: Duration,
     /// Largest request body.
@@ -59,7 +59,7 @@ impl Settings {
         if !self.session_keys.is_empty() {
             return Ok(Arc::new(SessionKeys::new(&self.session_keys)));
         }
-        Ok(Arc::new(SessionKeys::new(&[SessionKey::random()?])))
+        Ok(Arc::new(SessionKeys::new(&[SecretKey::random()?])))
     }
 }
 

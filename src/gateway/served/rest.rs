@@ -17,7 +17,6 @@ use crate::{
     access::Permit,
     catalog::tools::Tool,
     client::refusal_for,
-    credentials,
     gateway::{Gateway, decide::Step, failure, guard::Line, hygiene, journey::Journey},
     mcp::{members::Members, result},
     record::Outcome,
@@ -142,7 +141,7 @@ fn request(
         let host = http::HeaderValue::from_str(&destination.peer.authority()).map_err(Refusal::internal)?;
         all.insert(header::HOST, host);
         all.insert(header::CONTENT_LENGTH, body.len().into());
-        if let Some(credential) = credentials::of(trip.permit()) {
+        if let Some(credential) = trip.credential() {
             all.insert(&credential.name, credential.value.expose().clone());
         }
     }

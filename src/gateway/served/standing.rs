@@ -17,7 +17,7 @@ use super::{
     relay::{HEARTBEAT, forsaken, left},
 };
 use crate::{
-    access::ToolScope,
+    access::{ToolScope, tenant::Tenancy},
     catalog::{offers::Offers, tools::ToolList},
     client::{Asker, Client, Filter},
     gateway::{Gateway, decide::Step, journey::Journey, reply, translated::wants_events},
@@ -47,6 +47,8 @@ struct Seen(Vec<SeenServer>);
 struct SeenServer {
     id: ServerId,
     scope: ToolScope,
+    /// With whose key, and where, what the caller follows is followed.
+    tenancy: Tenancy,
     tools: Option<Arc<ToolList>>,
     offers: Option<Arc<Offers>>,
 }
@@ -65,8 +67,10 @@ impl Seen {
         self.0.len() == other.0.len() && pairs.all(|(a, b)| a.id == b.id && is_like(a, b))
     }
 
-    fn includes(&self, server: &ServerId) -> bool {
-        self.0.iter().any(|seen| seen.id == *server)
+    /// Whether what is followed at this server may be followed on as it is.
+    fn goes_on(&self, before: &Self, server: &ServerId) -> bool {
+        let of = |seen: &Self| seen.0.iter().find(|seen| seen.id == *server).map(|seen| seen.tenancy.clone());
+        of(self).is_some_and(|now| of(before).is_none_or(|before| before == now))
     }
 }
 
@@ -246,7 +250,7 @@ impl Gateway {
                 }
             }
             let Ok(now) = self.seen(visit) else { return self.end_telling(session, journey).await };
-            let is_there = |server: &ServerId| now.includes(server);
+            let is_there = |server: &ServerId| now.goes_on(&seen, server);
             if let Some(session) = &standing.session {
                 self.desk.unfollow_servers(session, is_there);
             }
@@ -276,16 +280,19 @@ impl Gateway {
         let visible = match &visit.only {
             Some(permit) => {
                 let now = self.access.authorize(&caller, permit.server(), known)?;
-                vec![(now.server().id.clone(), now.tools().clone())]
+                vec![(now.server().id.clone(), now.tools().clone(), now.tenancy().clone())]
             }
             None => crate::endpoints::Visible::all(&self.access, &caller, known, &snapshot)
                 .into_iter()
-                .map(|visible| (visible.server.id.clone(), visible.tools))
+                .filter_map(|visible| {
+                    let now = self.access.authorize(&caller, &visible.server, known).ok()?;
+                    Some((visible.server.id.clone(), visible.tools, now.tenancy().clone()))
+                })
                 .collect(),
         };
-        let seen = visible.into_iter().map(|(server, scope)| {
+        let seen = visible.into_iter().map(|(server, scope, tenancy)| {
             let (tools, offers) = (snapshot.tools.get(server.as_str()), snapshot.offers.get(server.as_str()));
-            SeenServer { tools: tools.cloned(), offers: offers.cloned(), id: server, scope }
+            SeenServer { tools: tools.cloned(), offers: offers.cloned(), id: server, scope, tenancy }
         });
         Ok(Seen(seen.collect()))
     }

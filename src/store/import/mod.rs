@@ -226,6 +226,11 @@ impl Reading<'_, '_> {
             for raw in batch {
                 let place = raw.place.clone();
                 self.report.counts.read += 1;
+                if self.report.state == State::InUse {
+                    // Sealed or not, they are where they belong.
+                    self.report.counts.there += 1;
+                    continue;
+                }
                 match tables::belonging(table, raw) {
                     Ok(belonging) => {
                         self.note(belonging.server.clone());

@@ -119,6 +119,9 @@ pub(super) const SWITCHES: [(&str, Switch); 15] = [
 const NO_ACCESS: [&str; 9] =
     ["none", "no", "no_access", "deny", "denied", "revoked", "disabled", "blocked", "inactive"];
 
+/// How a value begins that a gateway of ours has sealed for its own row.
+const SEALED: &str = "portcullis:";
+
 /// A row as the source has it.
 pub(super) struct Raw {
     /// Where it stands, for whoever looks for it there.
@@ -203,6 +206,10 @@ pub(super) fn belonging(table: Table, raw: Raw) -> Result<Belonging, Skip> {
     let what = if table == Table::Keys {
         if value.is_empty() || value.trim() != value || value.chars().any(char::is_control) {
             let sentence = "is empty, or has spaces around it or control characters in it";
+            return Err(Skip::Malformed(format!("`{value_column}` {sentence}")));
+        }
+        if value.starts_with(SEALED) {
+            let sentence = "is sealed by a gateway: set the key with `portcullis keys set`";
             return Err(Skip::Malformed(format!("`{value_column}` {sentence}")));
         }
         What::Key { name: key_name(optional)?, value: Secret::new(value) }
@@ -350,7 +357,7 @@ mod tests {
         let value = Secret::new("hunter2".to_owned());
         assert_eq!(key.what, What::Key { name: Some("token".to_owned()), value });
         assert!(!format!("{key:?}").contains("hunter2"));
-        for bad in ["", " hunter2", "hun\nter2"] {
+        for bad in ["", " hunter2", "hun\nter2", "portcullis:1:k:hun"] {
             let said = belonging(Table::Keys, raw(&["G", "git", bad], None, None)).unwrap_err();
             let Skip::Malformed(reason) = said else { panic!("{said:?}") };
             assert!(reason.contains("key_value") && !reason.contains("hun"), "{reason}");

@@ -100,7 +100,7 @@ async fn grants(store: &Store) -> Vec<String> {
             GrantRow::User { email, server } => format!("user {email} {server}"),
             GrantRow::Group { group, server } => format!("group {group} {server}"),
             GrantRow::Membership { email, group } => format!("member {email} {group}"),
-            GrantRow::Rule { .. } => "rule".to_owned(),
+            GrantRow::Rule { .. } | GrantRow::Key { .. } | GrantRow::Endpoint { .. } => "other".to_owned(),
         });
     };
     store.load_grants(&mut sink).await.unwrap();
@@ -262,6 +262,8 @@ async fn the_gateways_own_tables_are_recognised_and_imported_from_no_twice() {
         let told = import(&scratch, &store).await;
         told.has("user_tenant_access in use 10: 0 3 1 3 3 0");
         told.has("group_tenant_mapping in use 4: 0 2 1 0 1 0");
+        told.has("tenant_server_keys in use 4: 0 4 0 0 0 0");
+        told.has("tenant_server_endpoints in use 2: 0 2 0 0 0 0");
         assert!(!told.is_complete, "rows that are switched off there count here");
         assert_eq!(dump(&scratch).await, before);
         // The same database, another schema: rows go from one to the other.

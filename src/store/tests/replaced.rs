@@ -38,7 +38,13 @@ async fn store_of_ann(scratch: &Scratch) -> (Store, Cursor) {
 /// What another process finds in a file.
 async fn rows_in(path: &Path) -> Vec<String> {
     let url = DatabaseUrl::Sqlite(path.to_owned());
-    let store = Store::open(&Settings { url, schema: "public".into(), auto_migrate: true }).unwrap();
+    let store = Store::open(&Settings {
+        url,
+        schema: "public".into(),
+        auto_migrate: true,
+        sealing: Default::default(),
+    })
+    .unwrap();
     let (rows, _) = load(&store).await;
     store.close().await;
     rows

@@ -28,7 +28,8 @@ impl Grants {
     pub async fn of(servers: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = DatabaseUrl::Sqlite(folder.path().join("grants.db"));
-        let settings = store::Settings { url, schema: "public".into(), auto_migrate: true };
+        let settings =
+            store::Settings { url, schema: "public".into(), auto_migrate: true, sealing: Default::default() };
         let store = Store::open(&settings).unwrap();
         store.migrate().await.unwrap();
         let grants = Self { folder, store };
