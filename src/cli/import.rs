@@ -123,9 +123,6 @@ fn remarks(table: &TableReport) -> Vec<String> {
             ));
         }
     }
-    if table.counts.not_imported > 0 {
-        remarks.push("not imported: this version has no place for them".to_owned());
-    }
     if !table.unread_columns.is_empty() {
         remarks.push(format!("columns not looked at: {}", table.unread_columns.join(", ")));
     }
@@ -157,6 +154,12 @@ fn sum_up(report: &Report, mode: Mode, schema: &str) {
     match mode {
         Mode::Write => talk(&format!("{new} rows written; nothing was changed there")),
         Mode::Compare => talk(&format!("dry run: {new} rows would be written, and nothing was")),
+    }
+    if report.tables.iter().any(|table| table.table == Table::Keys && table.counts.new > 0) {
+        talk(
+            "callers of a server that has keys of groups are refused where their own groups have none; say \
+             `shared_credential = true` in servers.toml to let them use the shared one",
+        );
     }
     let left = all(|counts| counts.malformed) + all(|counts| counts.not_imported);
     if left > 0 {

@@ -59,7 +59,7 @@ enum Command {
     Grant(grants::GrantArguments),
     /// Take back what `grant` gave, or remove a rule about tools.
     Revoke(grants::RevokeArguments),
-    /// Read the tables of the earlier gateway and write their grants here; nothing is changed there.
+    /// Take over what the earlier gateway's tables say; nothing is changed there.
     Import(import::ImportArguments),
     /// Keep the keys that groups bring of their own to servers.
     #[command(subcommand)]

@@ -333,6 +333,8 @@ enum Write<'a> {
     /// The value that is replaced, then the new one.
     ReplaceKey(Row<'a>, &'a str, &'a str),
     DeleteKey(Row<'a>),
+    /// Where none is, under either name.
+    AddEndpoint(&'a GroupName, &'a ServerId, &'a str),
 }
 
 impl<'a> Write<'a> {
@@ -363,6 +365,7 @@ impl<'a> Write<'a> {
                 vec![group, server, name, before, value]
             }
             Self::DeleteKey(Row { group, server, name }) => vec![group, server, name],
+            Self::AddEndpoint(group, server, url) => vec![group.as_str(), server.as_str(), url],
         }
     }
 }

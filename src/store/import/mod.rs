@@ -23,6 +23,7 @@ use anyhow::{Context, bail};
 use futures_util::StreamExt;
 
 use self::{
+    belongings::Fate,
     layout::Found,
     source::{Rows, Snapshot},
     tables::{Belonging, Raw, Skip, What},
@@ -138,14 +139,19 @@ impl Store {
             of_table.entry(table).or_default().push(belonging);
         }
         for (table, rows) in of_table {
-            let count = rows.len() as u64;
-            let written = belongings::write(self, &rows, mode)
+            let fates = belongings::write(self, &rows, mode)
                 .await
                 .with_context(|| format!("could not write what was in `{table}`"))?;
             let counts = counts(report, table);
-            match written {
-                Some(written) => (counts.new, counts.there) = (written.new, count - written.new),
-                None => counts.not_imported = count,
+            for (row, fate) in rows.into_iter().zip(fates) {
+                match fate {
+                    Fate::New => counts.new += 1,
+                    Fate::There => counts.there += 1,
+                    Fate::Left(reason) => {
+                        counts.not_imported += 1;
+                        sink(LeftOut { table, place: row.place, reason });
+                    }
+                }
             }
         }
         Ok(())

@@ -60,7 +60,7 @@ pub struct Counts {
     pub off: u64,
     /// Rows that cannot be read as what they should be.
     pub malformed: u64,
-    /// Rows this version has no place for.
+    /// Keys and endpoints that stay there, each for a reason.
     pub not_imported: u64,
 }
 

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use sqlx::Row;
 
 use super::*;
+use crate::names::SecretKey;
 use crate::store::{
-    DatabaseUrl, GrantRow, Settings,
+    DatabaseUrl, GrantRow, SealingSettings, Settings,
     scratch::{Scratch, on_ascii_postgres, on_both, on_postgres, on_sqlite},
 };
 
@@ -100,11 +101,29 @@ async fn grants(store: &Store) -> Vec<String> {
             GrantRow::User { email, server } => format!("user {email} {server}"),
             GrantRow::Group { group, server } => format!("group {group} {server}"),
             GrantRow::Membership { email, group } => format!("member {email} {group}"),
-            GrantRow::Rule { .. } | GrantRow::Key { .. } | GrantRow::Endpoint { .. } => "other".to_owned(),
+            GrantRow::Rule { .. } | GrantRow::Key { .. } | GrantRow::Endpoint { .. } => return,
         });
     };
     store.load_grants(&mut sink).await.unwrap();
     rows.sort();
+    rows
+}
+
+/// What a group has of its own here, its keys unsealed.
+async fn belongings_of(store: &Store, group: &str) -> Vec<String> {
+    let mut rows = Vec::new();
+    let mut sink = |row: GrantRow<'_>| match row {
+        GrantRow::Key { server, name, value, .. } => {
+            rows.push(format!("{server} {name} {}", value.unwrap().expose()));
+        }
+        GrantRow::Endpoint { server, url, .. } => rows.push(format!("{server} {url}")),
+        GrantRow::User { .. }
+        | GrantRow::Group { .. }
+        | GrantRow::Membership { .. }
+        | GrantRow::Rule { .. } => {}
+    };
+    store.rows_about(&[crate::store::Subject::Group(group.to_owned())], &mut sink).await.unwrap();
+    rows.sort_by_key(|row| row.contains("http"));
     rows
 }
 
@@ -127,9 +146,14 @@ async fn make_tables(there: &Scratch) {
     there.execute(ROWS_THERE).await;
 }
 
+fn sealing() -> SealingSettings {
+    SealingSettings { keys: vec![SecretKey::parse(&"5a".repeat(32)).unwrap()], file: None }
+}
+
 #[tokio::test]
 async fn what_counts_there_is_written_here_once_and_the_rest_is_told() {
-    on_every_pair(async |there, here| {
+    on_every_pair(async |there, mut here| {
+        here.settings.sealing = sealing();
         make_tables(&there).await;
         let store = here.store().await;
         here.execute("INSERT INTO user_tenant_access VALUES ('JANE@X.org', 'time', 'read')").await;
@@ -137,9 +161,9 @@ async fn what_counts_there_is_written_here_once_and_the_rest_is_told() {
         told.has("user_tenant_access 10: 2 1 1 3 3 0");
         told.has("group_tenant_mapping 4: 2 0 1 0 1 0");
         told.has("user_group_membership 2: 1 0 0 0 1 0");
-        told.has("tenant_server_keys 4: 0 0 0 0 3 1");
+        told.has("tenant_server_keys 4: 1 0 0 0 3 0");
         told.has("tenant_endpoint_overrides absent0: 0 0 0 0 0 0");
-        told.has("tenant_server_endpoints 2: 0 0 0 0 1 1");
+        told.has("tenant_server_endpoints 2: 1 0 0 0 1 0");
         told.has("user_tenant_access unknown elsewhere 1");
         told.has("user_tenant_access unread id created_at");
         assert!(!told.is_complete);
@@ -167,7 +191,14 @@ async fn what_counts_there_is_written_here_once_and_the_rest_is_told() {
             "user jane@x.org git",
         ];
         assert_eq!(grants(&store).await, expected);
+        let [key, endpoint] = belongings_of(&store, "MCP-Git").await.try_into().unwrap();
+        assert_eq!(
+            (key.as_str(), endpoint.as_str()),
+            ("git token hunter2-key", "git https://git.example/mcp")
+        );
         let again = import(&there, &store).await;
+        again.has("tenant_server_keys 4: 0 1 0 0 3 0");
+        again.has("tenant_server_endpoints 2: 0 1 0 0 1 0");
         again.has("user_tenant_access 10: 0 3 1 3 3 0");
         again.has("group_tenant_mapping 4: 0 2 1 0 1 0");
         again.has("user_group_membership 2: 0 1 0 0 1 0");
@@ -329,7 +360,7 @@ async fn tables_with_fewer_columns_are_read_and_those_without_names_are_not() {
             told.has("user_tenant_access 2: 1 0 0 0 1 0");
             told.has("group_tenant_mapping it has no column `tenant_id`0: 0 0 0 0 0 0");
             told.has("user_group_membership 2: 2 0 0 0 0 0");
-            told.has("tenant_endpoint_overrides 3: 0 0 0 1 1 1");
+            told.has("tenant_endpoint_overrides 3: 1 0 0 1 1 0");
             told.has("tenant_server_endpoints 2: 0 0 1 0 1 0");
             assert_eq!(grants(&store).await, ["member a@x Everybody", "member b@x Everybody", "user a@x git"]);
             store.close().await;
@@ -450,4 +481,33 @@ async fn names_of_tables_are_read_in_a_fixed_order() {
     let order: BTreeMap<_, _> = Table::ALL.into_iter().zip(0..).collect();
     assert_eq!(order.len(), Table::ALL.len());
     assert!(TABLES.iter().all(|table| table.is_of_grants()));
+}
+
+#[tokio::test]
+async fn a_key_or_address_that_is_here_stays_and_without_a_sealing_key_none_comes() {
+    on_every_pair(async |there, mut here| {
+        here.settings.sealing = sealing();
+        make_tables(&there).await;
+        let store = here.store().await;
+        let (group, server) = (GroupName::parse("MCP-Git").unwrap(), ServerId::parse("git").unwrap());
+        store.set_key(&group, &server, "token", &crate::names::Secret::new("mine".to_owned())).await.unwrap();
+        let mine = "INSERT INTO tenant_server_endpoints VALUES ('MCP-Git', 'git', 'https://mine.example')";
+        here.execute(mine).await;
+        let told = import(&there, &store).await;
+        told.has("tenant_server_keys 4: 0 0 0 0 3 1");
+        told.has("tenant_server_endpoints 2: 0 0 0 0 1 1");
+        let left_out = told.left_out.join("\n");
+        assert!(left_out.contains("another key is here under its name, and stays"), "{left_out}");
+        assert!(left_out.contains("another address is here for this group and server"), "{left_out}");
+        assert_eq!(belongings_of(&store, "MCP-Git").await, ["git token mine", "git https://mine.example"]);
+        here.execute("DELETE FROM tenant_server_keys").await;
+        let unsealed = Settings { sealing: Default::default(), ..here.settings.clone() };
+        let store_without = Store::open(&unsealed).unwrap();
+        let told = import(&there, &store_without).await;
+        told.has("tenant_server_keys 4: 0 0 0 0 3 1");
+        assert!(told.left_out.join("\n").contains("set `PORTCULLIS_SEALING_KEY`"), "{:?}", told.left_out);
+        store.close().await;
+        store_without.close().await;
+    })
+    .await;
 }

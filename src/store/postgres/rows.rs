@@ -204,5 +204,12 @@ pub(super) fn change(write: Write<'_>) -> &'static [&'static str] {
         Write::DeleteKey(..) => {
             &["DELETE FROM tenant_server_keys WHERE tenant_id = $1 AND server_id = $2 AND key_name = $3"]
         }
+        Write::AddEndpoint(..) => {
+            &["INSERT INTO tenant_endpoint_overrides (tenant_id, server_id, endpoint_url) \
+             SELECT $1::text, $2::text, $3::text \
+             WHERE NOT EXISTS (SELECT FROM tenant_endpoint_overrides WHERE tenant_id = $1 AND server_id = $2) \
+               AND NOT EXISTS (SELECT FROM tenant_server_endpoints WHERE tenant_id = $1 AND server_id = $2) \
+             ON CONFLICT DO NOTHING"]
+        }
     }
 }
