@@ -6,6 +6,7 @@
 //! Everything arriving from outside (paths, tokens, rows, files) passes through here first.
 
 mod authority;
+mod digest;
 mod network;
 
 use std::{fmt, sync::Arc};
@@ -13,6 +14,7 @@ use std::{fmt, sync::Arc};
 use serde::{Serialize, Serializer};
 
 pub use authority::{Authority, BadAuthority, Host};
+pub use digest::Digest;
 pub use network::Network;
 
 /// Why a text is not a name; the sentence is fit for operators and for clients.
