@@ -5,6 +5,7 @@
 
 mod entry;
 pub mod offers;
+pub mod pins;
 pub mod search;
 pub mod server;
 pub mod tools;
