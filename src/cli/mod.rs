@@ -10,6 +10,7 @@ mod grants;
 mod logs;
 mod sample;
 mod token;
+mod tools;
 
 use std::{
     io::{self, Write},
@@ -57,6 +58,8 @@ enum Command {
     Grant(grants::GrantArguments),
     /// Take back what `grant` gave, or remove a rule about tools.
     Revoke(grants::RevokeArguments),
+    /// Show what servers changed about their tools, and approve it.
+    Tools(tools::ToolsArguments),
     /// Print a session token for development, signed with `auth.openwebui.secret`.
     Token(token::TokenArguments),
     /// Bring the database's tables up to date.
@@ -124,6 +127,7 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
         Command::Explain(arguments) => return explain::explain(&place.load()?, &arguments),
         Command::Grant(arguments) => wait_for(grants::grant(place.load()?, arguments))?,
         Command::Revoke(arguments) => wait_for(grants::revoke(place.load()?, arguments))?,
+        Command::Tools(arguments) => return wait_for(tools::tools(place.load()?, arguments)),
         Command::Token(arguments) => token::token(&place.load()?, &arguments)?,
         Command::Migrate => wait_for(migrate(place.load()?))?,
         Command::Sample(arguments) => sample::sample(&arguments)?,
