@@ -124,15 +124,19 @@ fn gather(
     let gateway = gateway.and_then(|named| file(named).read(gateway_file::read));
     // Servers are checked even where the other file is wrong, so that nobody mends one, then the other.
     let from_gateway = match &gateway {
-        Ok(GatewayFile { gateway, upstream, .. }) => FromGateway {
+        Ok(GatewayFile { gateway, upstream, is_pinned, .. }) => FromGateway {
             deadlines: *upstream,
+            is_pinned: *is_pinned,
             listeners: vec![("listen.http", gateway.http), ("listen.ops", gateway.ops)],
         },
-        Err(_) => FromGateway { deadlines: gateway_file::DEFAULT_DEADLINES, listeners: Vec::new() },
+        Err(_) => FromGateway {
+            deadlines: gateway_file::DEFAULT_DEADLINES,
+            is_pinned: false,
+            listeners: Vec::new(),
+        },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, upstream: _, allowed_hosts } =
-        gateway?;
+    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, .. } = gateway?;
     let servers = servers?;
     let warnings = Vec::new();
     Ok(Config { gateway, store, identity, access, catalog, record, allowed_hosts, servers, warnings })

@@ -21,6 +21,8 @@ use crate::{
 /// What `gateway.toml` says that servers are held against.
 pub(super) struct FromGateway {
     pub(super) deadlines: Deadlines,
+    /// Whether tools are pinned.
+    pub(super) is_pinned: bool,
     /// Each with its key; none where that file is wrong.
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
 }
@@ -47,6 +49,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let sharing = sharing(id, table, &credential);
     let discovery_credential = discovery_credential(id, table, is_on);
     let is_session_shared = share_session(id, table, dialect);
+    let is_pinned = table.flag("pin", if from_gateway.is_pinned { "true" } else { "false" });
     let description = table.parsed("description", "", any_line);
     let deadlines = deadlines(table, from_gateway.deadlines);
     let (server_id, tier, dialect) = (server_id?, tier?, dialect?);
@@ -70,6 +73,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         sharing: sharing?,
         discovery_credential,
         is_session_shared: is_session_shared?,
+        is_pinned: is_pinned?,
         is_enabled,
         description: description?,
         deadlines: deadlines?,
@@ -446,6 +450,15 @@ mod tests {
             "s:4: server `x` has a `discovery_credential` without `header`\n  \
              hint: add `header = \"Authorization\"`",
         );
+    }
+
+    #[test]
+    fn tools_are_pinned_where_the_server_or_else_the_gateway_says_so() {
+        let text = |more: &str| format!("[servers.x]\ntier = 'local'\nurl = 'http://h'\n{more}");
+        let pinned =
+            |gateway: &str, server: &str| read(gateway, &text(server), &[]).unwrap().servers[0].is_pinned;
+        assert!(!pinned("", "") && pinned("", "pin = true"));
+        assert!(pinned("[catalog]\npin = true", "") && !pinned("[catalog]\npin = true", "pin = false"));
     }
 
     #[test]

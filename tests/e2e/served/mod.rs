@@ -12,6 +12,7 @@ mod many;
 mod matrix;
 mod meta;
 mod openapi;
+mod pins;
 mod questions;
 mod replicas;
 mod rest;
