@@ -1,7 +1,7 @@
-//! The credentials of a server: which header, and the variable that holds the secret.
+//! The credentials of a server: which header, and the variable that holds the secret; and the variables it waits for.
 //!
-//! Decides whether a credential can be sent, and with it whether a server with `enabled = "auto"` is on. Never shows a
-//! secret, not even in a problem.
+//! Decides whether a credential can be sent, and whether a server with `enabled = "auto"` is on. Never shows a secret,
+//! not even in a problem.
 
 use http::{HeaderName, HeaderValue};
 
@@ -38,15 +38,15 @@ pub(super) enum Enabled {
     Yes,
     /// Never.
     No,
-    /// When the credential's variable is set.
-    WhenCredentialIsSet,
+    /// When the variables that the server names are set.
+    WhenItsVariablesAreSet,
 }
 
 impl Enabled {
     /// Reads `enabled`.
     pub(super) fn parse(text: &str) -> Result<Self, Complaint> {
         match (text, env::truth(text)) {
-            ("auto", _) => Ok(Self::WhenCredentialIsSet),
+            ("auto", _) => Ok(Self::WhenItsVariablesAreSet),
             (_, Some(true)) => Ok(Self::Yes),
             (_, Some(false)) => Ok(Self::No),
             (_, None) => Err(Complaint::new("must be `true`, `false` or `\"auto\"`")),
@@ -61,16 +61,43 @@ pub(super) fn credential(
     enabled: Enabled,
 ) -> Read<(Option<CredentialHeader>, bool)> {
     let hint = "set it, or say `enabled = \"auto\"` to have the server on only when it is set";
-    match (header(id, table, "credential", enabled, hint)?, enabled) {
-        (None, Enabled::WhenCredentialIsSet) => {
-            let sentence = format!("server `{}` has `enabled = \"auto\"` but no `credential`", printable(id));
-            Err(table.problem("enabled", sentence, "add a `credential`, or say `true` or `false`"))
+    let required = required(id, table, enabled);
+    let header = header(id, table, "credential", enabled, hint)?;
+    let required = required?;
+    if enabled == Enabled::WhenItsVariablesAreSet && header.is_none() && required.is_none() {
+        let sentence =
+            format!("server `{}` has `enabled = \"auto\"` but names no variable", printable(id));
+        let hint = "add a `credential`, or `requires = [\"MCP_…_URL\"]`, or say `true` or `false`";
+        return Err(table.problem("enabled", sentence, hint));
+    }
+    let is_wanted = enabled != Enabled::No && required != Some(false);
+    Ok(match header {
+        None => (None, is_wanted),
+        Some((_, None)) => (None, false),
+        Some((name, Some(value))) => (Some(CredentialHeader { name, value }), is_wanted),
+    })
+}
+
+/// Whether all the variables are set that the server waits for; none where it names none.
+fn required(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Option<bool>> {
+    let variables = table.list("requires", |text| {
+        if env::is_variable_name(text) {
+            return Ok(text.to_owned());
         }
-        (None, Enabled::Yes | Enabled::No) => Ok((None, enabled == Enabled::Yes)),
-        (Some((_, None)), _) => Ok((None, false)),
-        (Some((name, Some(value))), _) => {
-            Ok((Some(CredentialHeader { name, value }), enabled != Enabled::No))
+        Err(Complaint::new("must hold names of variables, not values")
+            .with_hint("a variable that only has to be set: `requires = [\"MCP_GITHUB_URL\"]`"))
+    })?;
+    let missing = variables.iter().find(|name| table.environment().non_empty(name).is_none());
+    match missing {
+        Some(name) if enabled == Enabled::Yes => {
+            let sentence = format!(
+                "server `{}` needs {}, which is not set",
+                printable(id),
+                shown(name, "a variable of its `requires`")
+            );
+            Err(table.problem("requires", sentence, "set it, or say `enabled = \"auto\"`"))
         }
+        _ => Ok((!variables.is_empty()).then_some(missing.is_none())),
     }
 }
 
@@ -122,7 +149,7 @@ fn value_of(
 ) -> Read<Option<Secret<HeaderValue>>> {
     let Some(value) = credential.environment().non_empty(variable) else {
         let Some(hint) = needed else { return Ok(None) };
-        let sentence = format!("server `{}` needs {}, which is not set", printable(id), shown(variable));
+        let sentence = format!("server `{}` needs {}, which is not set", printable(id), shown(variable, OF_CREDENTIAL));
         return Err(credential.problem("env", sentence, hint));
     };
     let complete = if scheme.is_empty() { value.to_owned() } else { format!("{scheme} {value}") };
@@ -135,17 +162,19 @@ fn value_of(
             let sentence = format!(
                 "server `{}` cannot send {} in a header: it has a line break, an outer space or a control character",
                 printable(id),
-                shown(variable)
+                shown(variable, OF_CREDENTIAL)
             );
             Err(credential.problem("env", sentence, "set it without those"))
         }
     }
 }
 
+const OF_CREDENTIAL: &str = "the variable of its `credential.env`";
+
 /// The variable, named only where it is written as variables are: people do paste keys there.
-fn shown(variable: &str) -> String {
+fn shown(variable: &str, otherwise: &str) -> String {
     let is_conventional = !variable.bytes().any(|byte| byte.is_ascii_lowercase());
-    if is_conventional { format!("`{variable}`") } else { "the variable of its `credential.env`".to_owned() }
+    if is_conventional { format!("`{variable}`") } else { otherwise.to_owned() }
 }
 
 fn header_name(text: &str) -> Result<HeaderName, Complaint> {
