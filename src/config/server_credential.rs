@@ -65,8 +65,7 @@ pub(super) fn credential(
     let header = header(id, table, "credential", enabled, hint)?;
     let required = required?;
     if enabled == Enabled::WhenItsVariablesAreSet && header.is_none() && required.is_none() {
-        let sentence =
-            format!("server `{}` has `enabled = \"auto\"` but names no variable", printable(id));
+        let sentence = format!("server `{}` has `enabled = \"auto\"` but names no variable", printable(id));
         let hint = "add a `credential`, or `requires = [\"MCP_…_URL\"]`, or say `true` or `false`";
         return Err(table.problem("enabled", sentence, hint));
     }
@@ -149,7 +148,8 @@ fn value_of(
 ) -> Read<Option<Secret<HeaderValue>>> {
     let Some(value) = credential.environment().non_empty(variable) else {
         let Some(hint) = needed else { return Ok(None) };
-        let sentence = format!("server `{}` needs {}, which is not set", printable(id), shown(variable, OF_CREDENTIAL));
+        let sentence =
+            format!("server `{}` needs {}, which is not set", printable(id), shown(variable, OF_CREDENTIAL));
         return Err(credential.problem("env", sentence, hint));
     };
     let complete = if scheme.is_empty() { value.to_owned() } else { format!("{scheme} {value}") };

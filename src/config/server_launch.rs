@@ -69,8 +69,9 @@ fn npm_pin(text: &str) -> Result<(), Complaint> {
 fn pypi_pin(text: &str) -> Result<(), Complaint> {
     match text.split_once("==") {
         Some((name, version)) if is_name(name) && is_exact(version) => Ok(()),
-        _ => Err(Complaint::new("must be a package of PyPI and one version of it")
-            .with_hint("write `NAME==1.2.3`; others that must stay behind their newest version may follow it")),
+        _ => Err(Complaint::new("must be a package of PyPI and one version of it").with_hint(
+            "write `NAME==1.2.3`; others that must stay behind their newest version may follow it",
+        )),
     }
 }
 
@@ -125,7 +126,8 @@ mod tests {
              hint: name its package there: `npm = \"NAME@1.2.3\"` or `pypi = \"NAME==1.2.3\"`";
         check_launch("command = 'a'", either);
         check_launch("npm = 'a@1.0.0', pypi = 'a==1.0', command = 'a'", either);
-        for pin in ["a", "a@latest", "a@^1.0.0", "a@1", "@a@1.0.0", "@/a@1.0.0", "a b@1.0.0", "@a/../b@1.0.0"] {
+        for pin in ["a", "a@latest", "a@^1.0.0", "a@1", "@a@1.0.0", "@/a@1.0.0", "a b@1.0.0", "@a/../b@1.0.0"]
+        {
             check_launch(
                 &format!("npm = '{pin}', command = 'a'"),
                 "s:4: `servers.x.launch.npm` must be a package of npm and one version of it\n  \
