@@ -4,7 +4,7 @@
 
 mod calls;
 mod changes;
-mod client;
+pub mod client;
 mod content;
 mod eras;
 mod lists;
