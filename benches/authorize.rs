@@ -87,6 +87,7 @@ fn server(id: usize) -> Arc<Server> {
         sharing: Default::default(),
         discovery_credential: None,
         is_session_shared: true,
+        is_pinned: false,
         is_enabled: true,
         description: String::new(),
         deadlines: Deadlines { connect: Duration::from_secs(5), read: Duration::from_secs(60) },

@@ -76,7 +76,9 @@ fn ready() -> Gateway {
         tokio::spawn(snapshot::grants::keep(current.clone(), store, config.store.clone()));
         let client = Client::new(client::Settings { max_answer_bytes: config.catalog.max_bytes });
         let wishes = (refresher.clone(), wishes);
-        let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), client, wishes);
+        // Nothing is pinned here, so nobody needs to take what was read.
+        let (pinner, _) = snapshot::pins::Pinner::new();
+        let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), client, pinner, wishes);
         tokio::spawn(tools.expect("a dialer"));
         tokio::spawn(snapshot::addresses::keep(current.clone()));
         let is_ready = async {

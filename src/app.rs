@@ -48,6 +48,7 @@ use crate::{
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
     snapshot::{
         self, Current,
+        pins::Pinner,
         tools::{Refresher, Wish},
     },
     store::Store,
@@ -282,7 +283,14 @@ impl Keeper {
         let grants = snapshot::grants::keep(current(), store, self.config.store.clone());
         let client = Client::new(client::Settings { max_answer_bytes: self.config.catalog.max_bytes });
         let wishes = (self.refresher.clone(), wishes);
-        let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), client, wishes)?;
+        let (pinner, sights) = Pinner::new();
+        let pins = snapshot::pins::keep(
+            current(),
+            self.config.store.clone(),
+            self.metrics.clone(),
+            (self.refresher.clone(), sights),
+        );
+        let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), client, pinner, wishes)?;
         let live = self.live.clone().watch(current(), self.identity.clone(), self.access.clone());
         // Tasks of their own: a slow one must not hold up the others.
         let mut tasks = tokio::task::JoinSet::new();
@@ -294,6 +302,7 @@ impl Keeper {
             });
         };
         spawn("grants", grants.boxed());
+        spawn("tool pins", pins.boxed());
         spawn("tool lists", tools.boxed());
         spawn("addresses", snapshot::addresses::keep(current()).boxed());
         let allowed = self.config.allowed_hosts.clone();

@@ -6,6 +6,7 @@
 //! Everything arriving from outside (paths, tokens, rows, files) passes through here first.
 
 mod authority;
+mod digest;
 mod key;
 mod network;
 
@@ -14,6 +15,7 @@ use std::{fmt, sync::Arc};
 use serde::{Serialize, Serializer};
 
 pub use authority::{Authority, BadAuthority, Host};
+pub use digest::Digest;
 pub use key::{BadKey, KEY_BYTES, SecretKey};
 pub use network::Network;
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    catalog::server::Server,
+    catalog::{pins, server::Server},
     identity::Caller,
     names::{GroupName, ServerId},
     refusal::{Code, Refusal},
@@ -199,6 +199,11 @@ pub fn unknown_server() -> Refusal {
 /// The answer about a tool that does not exist, or that rules keep from this caller.
 pub fn unknown_tool() -> Refusal {
     Refusal::new(Code::UnknownTool, "the server has no such tool; `GET /{server}` lists its tools")
+}
+
+/// The same answer about a tool that is withheld from everybody; the log says which it is.
+pub fn withheld_tool() -> Refusal {
+    unknown_tool().because(pins::WITHHELD)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod entry;
 pub mod offers;
 pub mod peer_url;
+pub mod pins;
 pub mod search;
 pub mod server;
 pub mod tools;

@@ -202,6 +202,8 @@ pub struct Server {
     pub discovery_credential: Option<CredentialHeader>,
     /// Whether callers may share a session at it, where it has sessions.
     pub is_session_shared: bool,
+    /// Whether a tool that changed or is new is withheld until somebody approves it.
+    pub is_pinned: bool,
     /// Whether calls are let through.
     pub is_enabled: bool,
     /// One line for people and models.
@@ -230,6 +232,7 @@ pub mod tests_support {
             sharing: Sharing::default(),
             discovery_credential: None,
             is_session_shared: true,
+            is_pinned: false,
             is_enabled: true,
             description: String::new(),
             deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },

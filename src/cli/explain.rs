@@ -15,6 +15,7 @@ use crate::{
         self,
         grants::{Grants, GrantsBuilder},
     },
+    catalog::server::Server,
     config::Config,
     identity::Caller,
     names::{Email, GroupName, ServerId, ToolName},
@@ -93,10 +94,35 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
         Some(tool) => {
             is_reachable &= explanation.allows(tool);
             data(&explanation.ruling(tool))?;
+            if let Some(sentence) = server.map(|server| withheld(config, server, tool)).transpose()?.flatten()
+            {
+                is_reachable = false;
+                data(&sentence)?;
+            }
         }
         None => explanation.rules().try_for_each(|rule| data(&rule))?,
     }
     Ok(if is_reachable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says so where the tool waits for an approval.
+fn withheld(config: &Config, server: &Server, tool: &ToolName) -> anyhow::Result<Option<String>> {
+    if !server.is_pinned {
+        return Ok(None);
+    }
+    let pins = wait_for(async {
+        let store = Store::open(&config.store)?;
+        let pins = store.pins(Some(&server.id)).await?;
+        store.close().await;
+        Ok(pins)
+    })?;
+    let waits = pins.iter().any(|pin| pin.tool == tool.as_str() && pin.pending.is_some());
+    let target = format!("{}/{tool}", server.id);
+    Ok(waits.then(|| {
+        format!(
+            "but `{tool}` is withheld from everybody until it is approved: `portcullis tools diff {target}`"
+        )
+    }))
 }
 
 async fn look(

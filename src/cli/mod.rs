@@ -12,6 +12,7 @@ mod keys;
 mod logs;
 mod sample;
 mod token;
+mod tools;
 
 use std::{
     io::{self, Write},
@@ -64,6 +65,8 @@ enum Command {
     /// Keep the keys that groups bring of their own to servers.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Show what servers changed about their tools, and approve it.
+    Tools(tools::ToolsArguments),
     /// Print a session token for development, signed with `auth.openwebui.secret`.
     Token(token::TokenArguments),
     /// Bring the database's tables up to date.
@@ -133,6 +136,7 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
         Command::Revoke(arguments) => wait_for(grants::revoke(place.load()?, arguments))?,
         Command::Import(arguments) => return wait_for(import::import(place.load()?, arguments)),
         Command::Keys(command) => wait_for(keys::keys(place.load()?, command))?,
+        Command::Tools(arguments) => return wait_for(tools::tools(place.load()?, arguments)),
         Command::Token(arguments) => token::token(&place.load()?, &arguments)?,
         Command::Migrate => wait_for(migrate(place.load()?))?,
         Command::Sample(arguments) => sample::sample(&arguments)?,

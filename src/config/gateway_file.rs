@@ -33,6 +33,8 @@ pub(super) struct GatewayFile {
     pub(super) identity: identity::Settings,
     pub(super) access: access::Settings,
     pub(super) catalog: catalog::Settings,
+    /// Whether tools are pinned, at servers that do not say otherwise.
+    pub(super) is_pinned: bool,
     pub(super) record: record::Settings,
     /// What holds for servers that do not say otherwise.
     pub(super) upstream: Deadlines,
@@ -47,6 +49,7 @@ const MAX_BYTES: u32 = 1 << 30;
 pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let auth = root.table("auth", auth::read);
     let catalog = root.table("tools", tools);
+    let is_pinned = root.table("catalog", |table| table.flag("pin", "false"));
     let lists =
         catalog.as_ref().map_or_else(|_| Default::default(), |tools| (tools.max_bytes, tools.refresh));
     let mcp = root.table("mcp", |table| mcp(table, lists));
@@ -74,6 +77,7 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         identity: auth?.identity,
         access: access?,
         catalog: catalog?,
+        is_pinned: is_pinned?,
         record: record?,
         upstream: upstream.0?,
         allowed_hosts: upstream.1?,

@@ -14,6 +14,7 @@ mod openwebui;
 mod problems;
 mod reader;
 mod server_credential;
+mod server_launch;
 mod servers_file;
 mod urls;
 mod wording;
@@ -140,15 +141,19 @@ fn gather(
     let gateway = gateway.and_then(|named| file(named).read(gateway_file::read));
     // Servers are checked even where the other file is wrong, so that nobody mends one, then the other.
     let from_gateway = match &gateway {
-        Ok(GatewayFile { gateway, upstream, .. }) => FromGateway {
+        Ok(GatewayFile { gateway, upstream, is_pinned, .. }) => FromGateway {
             deadlines: *upstream,
+            is_pinned: *is_pinned,
             listeners: vec![("listen.http", gateway.http), ("listen.ops", gateway.ops)],
         },
-        Err(_) => FromGateway { deadlines: gateway_file::DEFAULT_DEADLINES, listeners: Vec::new() },
+        Err(_) => FromGateway {
+            deadlines: gateway_file::DEFAULT_DEADLINES,
+            is_pinned: false,
+            listeners: Vec::new(),
+        },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, upstream: _, allowed_hosts } =
-        gateway?;
+    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, .. } = gateway?;
     let servers = servers?;
     let warnings = Vec::new();
     Ok(Config { gateway, store, identity, access, catalog, record, allowed_hosts, servers, warnings })
@@ -255,13 +260,50 @@ mod tests {
         }
     }
 
+    /// What operators of the gateway before this one have grants for.
+    const KNOWN_SERVERS: &str = "linear notion hubspot pulumi gitlab github-remote sentry datadog grafana snowflake \
+         dbt slack snyk atlassian asana sonarqube clickup trello airtable monday terraform kubernetes docker \
+         postgresql-mcp mongodb mysql bigquery google-drive onedrive sharepoint teams zoom git bitbucket jenkins segment \
+         fivetran new-relic splunk github filesystem excel dashboard";
+
     #[test]
-    fn the_shipped_servers_load_without_a_warning() {
+    fn the_shipped_servers_are_off_without_a_word_until_their_variables_are_set() {
         let config = read(GATEWAY, SERVERS, &[]).unwrap();
         let ids: Vec<_> = config.servers.iter().map(|server| server.id.as_str()).collect();
-        assert_eq!(ids, ["filesystem", "git", "notes", "sample", "time"]);
-        assert!(config.warnings.is_empty());
-        assert!(config.servers.iter().all(|server| server.is_enabled));
+        assert!(ids.len() >= 70, "{}", ids.len());
+        let missing: Vec<_> = KNOWN_SERVERS.split_whitespace().filter(|id| !ids.contains(id)).collect();
+        assert!(missing.is_empty(), "conf/servers.toml lacks {missing:?}");
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        let on = |pairs: &[(&str, &str)]| {
+            let servers = read(GATEWAY, SERVERS, pairs).unwrap().servers;
+            let on = servers.iter().filter(|server| server.is_enabled).map(|server| server.id.to_string());
+            on.collect::<Vec<_>>()
+        };
+        assert_eq!(on(&[]), [""; 0]);
+        assert_eq!(on(&[("LINEAR_API_KEY", "k")]), ["linear"]);
+        assert_eq!(on(&[("MCP_GIT_URL", "http://127.0.0.1:1")]), [""; 0], "its peer wants the key");
+        assert_eq!(on(&[("MCP_API_KEY", "k"), ("MCP_GIT_URL", "http://127.0.0.1:1")]), ["git"]);
+        assert_eq!(on(&[("MCP_DEEPWIKI_URL", "https://mcp.deepwiki.com/mcp")]), ["deepwiki"]);
+    }
+
+    #[test]
+    fn every_shipped_server_says_what_it_is_and_every_variable_switches_it_on() {
+        let variables: Vec<&str> = SERVERS
+            .lines()
+            .filter(|line| line.starts_with("credential") || line.starts_with("requires"))
+            .flat_map(|line| line.split('"'))
+            .filter(|word| word.contains('_') && word.bytes().all(|byte| !byte.is_ascii_lowercase()))
+            .collect();
+        let pairs: Vec<_> = variables
+            .into_iter()
+            .map(|name| (name, if name.ends_with("_URL") { "https://h" } else { "k" }))
+            .collect();
+        let config = read(GATEWAY, SERVERS, &pairs).unwrap();
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+        for server in &config.servers {
+            assert!(server.is_enabled, "{} stays off", server.id);
+            assert!(!server.description.is_empty() && server.name != server.id.as_str(), "{}", server.id);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The credentials of a server: which header, and the variable that holds the secret.
+//! The credentials of a server: which header, and the variable that holds the secret; and the variables it waits for.
 //!
-//! Decides whether a credential can be sent, and with it whether a server with `enabled = "auto"` is on. Never shows a
-//! secret, not even in a problem.
+//! Decides whether a credential can be sent, and whether a server with `enabled = "auto"` is on. Never shows a secret,
+//! not even in a problem.
 
 use http::{HeaderName, HeaderValue};
 
@@ -41,15 +41,15 @@ pub(super) enum Enabled {
     Yes,
     /// Never.
     No,
-    /// When the credential's variable is set.
-    WhenCredentialIsSet,
+    /// When the variables that the server names are set.
+    WhenItsVariablesAreSet,
 }
 
 impl Enabled {
     /// Reads `enabled`.
     pub(super) fn parse(text: &str) -> Result<Self, Complaint> {
         match (text, env::truth(text)) {
-            ("auto", _) => Ok(Self::WhenCredentialIsSet),
+            ("auto", _) => Ok(Self::WhenItsVariablesAreSet),
             (_, Some(true)) => Ok(Self::Yes),
             (_, Some(false)) => Ok(Self::No),
             (_, None) => Err(Complaint::new("must be `true`, `false` or `\"auto\"`")),
@@ -85,29 +85,46 @@ pub(super) fn sharing(id: &str, table: &mut Reader<'_>, credential: &Read<Found>
 /// The credential, and whether the server is on.
 pub(super) fn credential(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Found> {
     let hint = "set it, or say `enabled = \"auto\"` to have the server on only when it is set";
+    let required = required(id, table, enabled);
     let header = header(id, table, "credential", enabled, hint)?;
-    let Some(Header { own, value, has_variable }) = header else {
-        if enabled == Enabled::WhenCredentialIsSet {
-            let sentence = format!("server `{}` has `enabled = \"auto\"` but no `credential`", printable(id));
-            return Err(table.problem("enabled", sentence, "add a `credential`, or say `true` or `false`"));
-        }
-        return Ok(Found { credential: None, own: None, is_on: enabled == Enabled::Yes });
-    };
-    if enabled == Enabled::WhenCredentialIsSet && !has_variable {
-        let sentence = format!(
-            "server `{}` has `enabled = \"auto\"` but its `credential` names no variable",
-            printable(id)
-        );
-        return Err(table.problem(
-            "enabled",
-            sentence,
-            "add `env` to the `credential`, or say `true` or `false`",
-        ));
+    let required = required?;
+    let names_variable = required.is_some() || header.as_ref().is_some_and(|header| header.has_variable);
+    if enabled == Enabled::WhenItsVariablesAreSet && !names_variable {
+        let sentence = format!("server `{}` has `enabled = \"auto\"` but names no variable", printable(id));
+        let hint = "add a `credential`, or `requires = [\"MCP_…_URL\"]`, or say `true` or `false`";
+        return Err(table.problem("enabled", sentence, hint));
     }
-    // Where every key is a group's own there is no variable to wait for.
-    let is_on = enabled != Enabled::No && (value.is_some() || !has_variable);
+    let is_wanted = enabled != Enabled::No && required != Some(false);
+    let Some(Header { own, value, has_variable }) = header else {
+        return Ok(Found { credential: None, own: None, is_on: is_wanted });
+    };
+    // Where every key is a group's own there is no variable of a credential to wait for.
+    let is_on = is_wanted && (value.is_some() || !has_variable);
     let credential = value.map(|value| CredentialHeader { name: own.header.clone(), value });
     Ok(Found { credential, own: Some(own), is_on })
+}
+
+/// Whether all the variables are set that the server waits for; none where it names none.
+fn required(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Option<bool>> {
+    let variables = table.list("requires", |text| {
+        if env::is_variable_name(text) {
+            return Ok(text.to_owned());
+        }
+        Err(Complaint::new("must hold names of variables, not values")
+            .with_hint("a variable that only has to be set: `requires = [\"MCP_GITHUB_URL\"]`"))
+    })?;
+    let missing = variables.iter().find(|name| table.environment().non_empty(name).is_none());
+    match missing {
+        Some(name) if enabled == Enabled::Yes => {
+            let sentence = format!(
+                "server `{}` needs {}, which is not set",
+                printable(id),
+                shown(name, "a variable of its `requires`")
+            );
+            Err(table.problem("requires", sentence, "set it, or say `enabled = \"auto\"`"))
+        }
+        _ => Ok((!variables.is_empty()).then_some(missing.is_none())),
+    }
 }
 
 /// The credential that lists are read with, where that is another one; a server that is on must have it.
@@ -181,7 +198,8 @@ fn value_of(
 ) -> Read<Option<Secret<HeaderValue>>> {
     let Some(value) = credential.environment().non_empty(variable) else {
         let Some(hint) = needed else { return Ok(None) };
-        let sentence = format!("server `{}` needs {}, which is not set", printable(id), shown(variable));
+        let sentence =
+            format!("server `{}` needs {}, which is not set", printable(id), shown(variable, OF_CREDENTIAL));
         return Err(credential.problem("env", sentence, hint));
     };
     let complete = if scheme.is_empty() { value.to_owned() } else { format!("{scheme} {value}") };
@@ -194,17 +212,19 @@ fn value_of(
             let sentence = format!(
                 "server `{}` cannot send {} in a header: it has a line break, an outer space or a control character",
                 printable(id),
-                shown(variable)
+                shown(variable, OF_CREDENTIAL)
             );
             Err(credential.problem("env", sentence, "set it without those"))
         }
     }
 }
 
+const OF_CREDENTIAL: &str = "the variable of its `credential.env`";
+
 /// The variable, named only where it is written as variables are: people do paste keys there.
-fn shown(variable: &str) -> String {
+fn shown(variable: &str, otherwise: &str) -> String {
     let is_conventional = !variable.bytes().any(|byte| byte.is_ascii_lowercase());
-    if is_conventional { format!("`{variable}`") } else { "the variable of its `credential.env`".to_owned() }
+    if is_conventional { format!("`{variable}`") } else { otherwise.to_owned() }
 }
 
 /// By which name groups' keys are stored.

@@ -10,6 +10,7 @@ use super::{
     problems::Complaint,
     reader::{Read, Reader},
     server_credential::{Enabled, Found, credential, discovery_credential, sharing},
+    server_launch::launch,
     urls,
     wording::{closest, printable},
 };
@@ -21,6 +22,8 @@ use crate::{
 /// What `gateway.toml` says that servers are held against.
 pub(super) struct FromGateway {
     pub(super) deadlines: Deadlines,
+    /// Whether tools are pinned.
+    pub(super) is_pinned: bool,
     /// Each with its key; none where that file is wrong.
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
 }
@@ -47,6 +50,8 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let sharing = sharing(id, table, &credential);
     let discovery_credential = discovery_credential(id, table, is_on);
     let is_session_shared = share_session(id, table, dialect);
+    let is_pinned = table.flag("pin", if from_gateway.is_pinned { "true" } else { "false" });
+    let launch = launch(id, table, dialect);
     let description = table.parsed("description", "", any_line);
     let deadlines = deadlines(table, from_gateway.deadlines);
     let (server_id, tier, dialect) = (server_id?, tier?, dialect?);
@@ -55,6 +60,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     enabled?;
     let Found { credential, own: own_credential, is_on: is_enabled } = credential?;
     let discovery_credential = discovery_credential?;
+    launch?;
     if is_enabled && (credential.is_some() || discovery_credential.is_some()) {
         warn_of_eavesdroppers(&server_id, table, peers.as_deref().unwrap_or_default());
     }
@@ -70,6 +76,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         sharing: sharing?,
         discovery_credential,
         is_session_shared: is_session_shared?,
+        is_pinned: is_pinned?,
         is_enabled,
         description: description?,
         deadlines: deadlines?,
@@ -297,6 +304,44 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_on_by_itself_when_every_variable_it_names_is_set() {
+        let text = |enabled: &str, more: &str| {
+            format!(
+                "[servers.x]\ntier = 'local'\nurl = '${{MCP_X_URL:-http://h}}'\nenabled = {enabled}\n\
+                 requires = ['MCP_X_URL', 'REGION']\n{more}"
+            )
+        };
+        let credential = "credential = { header = 'X-Key', env = 'KEY' }";
+        let (url, region, key) = (("MCP_X_URL", "http://i"), ("REGION", "eu"), ("KEY", "v"));
+        for (more, pairs, is_on) in [
+            ("", &[][..], false),
+            ("", &[url][..], false),
+            ("", &[url, ("REGION", "")][..], false),
+            ("", &[url, region][..], true),
+            (credential, &[url, region][..], false),
+            (credential, &[key][..], false),
+            (credential, &[url, region, key][..], true),
+        ] {
+            assert_eq!(server(&text("'auto'", more), pairs).is_enabled, is_on, "{more} {pairs:?}");
+            assert!(!server(&text("false", more), pairs).is_enabled, "{more} {pairs:?}");
+        }
+        let unset = "s:5: server `x` needs `REGION`, which is not set\n  \
+             hint: set it, or say `enabled = \"auto\"`";
+        check("", &text("true", ""), &[url], unset);
+        assert!(server(&text("true", ""), &[url, region]).is_enabled);
+        check(
+            "",
+            "[servers.x]\ntier = 'local'\nurl = 'http://h'\nrequires = ['pasted_key']\n\
+             [servers.y]\ntier = 'local'\nurl = 'http://h'\nrequires = ['http://h']",
+            &[],
+            "s:4: server `x` needs a variable of its `requires`, which is not set\n  \
+             hint: set it, or say `enabled = \"auto\"`\n\
+             s:8: `servers.y.requires` must hold names of variables, not values\n  \
+             hint: a variable that only has to be set: `requires = [\"MCP_GITHUB_URL\"]`",
+        );
+    }
+
+    #[test]
     fn a_credential_names_a_header_of_its_own_and_a_variable() {
         check(
             "",
@@ -312,8 +357,8 @@ mod tests {
              hint: a credential usually goes into `Authorization`\n\
              s:9: `servers.b.credential.env` must be the name of a variable, not its value\n  \
              hint: put the value into the environment: `env = \"MCP_API_KEY\"`\n\
-             s:13: server `c` has `enabled = \"auto\"` but no `credential`\n  \
-             hint: add a `credential`, or say `true` or `false`\n\
+             s:13: server `c` has `enabled = \"auto\"` but names no variable\n  \
+             hint: add a `credential`, or `requires = [\"MCP_…_URL\"]`, or say `true` or `false`\n\
              s:17: `servers.d.credential.header` must be the name of a header\n\
              s:17: `servers.d.credential.scheme` must be one word like `Bearer`\n  \
              hint: the secret itself goes into `env`\n\
@@ -446,6 +491,15 @@ mod tests {
             "s:4: server `x` has a `discovery_credential` without `header`\n  \
              hint: add `header = \"Authorization\"`",
         );
+    }
+
+    #[test]
+    fn tools_are_pinned_where_the_server_or_else_the_gateway_says_so() {
+        let text = |more: &str| format!("[servers.x]\ntier = 'local'\nurl = 'http://h'\n{more}");
+        let pinned =
+            |gateway: &str, server: &str| read(gateway, &text(server), &[]).unwrap().servers[0].is_pinned;
+        assert!(!pinned("", "") && pinned("", "pin = true"));
+        assert!(pinned("[catalog]\npin = true", "") && !pinned("[catalog]\npin = true", "pin = false"));
     }
 
     #[test]

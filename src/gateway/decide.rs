@@ -269,9 +269,16 @@ impl Gateway {
         if let Some(tool) = find() {
             return Ok(tool);
         }
+        let is_withheld = || self.current.load().pins.withholds(server, name);
+        if is_withheld() {
+            return Err(access::withheld_tool());
+        }
         self.refresher.read_now(&server.id, MISS_PATIENCE).await;
         if let Some(tool) = find() {
             return Ok(tool);
+        }
+        if is_withheld() {
+            return Err(access::withheld_tool());
         }
         if self.current.load().tools.get(server.id.as_str()).is_none() {
             return Err(upstream::unreachable("the server's tools have never been read"));

@@ -68,6 +68,8 @@ impl Ops {
             let about = snapshot.offers.get(server.id.as_str()).map(|offers| &offers.about);
             let age = about.map(|about| about.read_at.elapsed().unwrap_or_default());
             let label = [server.id.as_str()];
+            let withheld = snapshot.pins.withheld(server).count();
+            metrics.tools_withheld.with_label_values(&label).set(withheld as i64);
             let is_stale = about.is_none_or(|about| about.is_stale);
             metrics.catalog_stale.with_label_values(&label).set(i64::from(is_stale));
             let age_secs = age.map_or(-1, |age| age.as_secs() as i64);

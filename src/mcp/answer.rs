@@ -14,8 +14,8 @@ use super::{
     tool_list::narrow,
 };
 
-/// Says whether a tool may be seen.
-pub type Allows = Box<dyn Fn(&str) -> bool + Send + Sync>;
+/// Says whether a tool may be seen, by its name and the definition as the server wrote it.
+pub type Allows = Box<dyn Fn(&str, &str) -> bool + Send + Sync>;
 /// Says what stands for a message endpoint.
 pub type Endpoint = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
@@ -143,7 +143,7 @@ mod tests {
 
     fn edit() -> Edit {
         Edit {
-            allows: Some(Box::new(|name| name != "no")),
+            allows: Some(Box::new(|name, _| name != "no")),
             endpoint: Some(Box::new(|data| data.strip_prefix('/').map(|path| format!("/gateway/{path}")))),
         }
     }

@@ -241,7 +241,7 @@ impl<'de> Visitor<'de> for Checked {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -373,7 +373,7 @@ pub(super) mod tests {
     }
 
     /// Any JSON, with the keys that mean something among others.
-    pub(in crate::mcp) fn any_json() -> impl Strategy<Value = Value> {
+    pub(crate) fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),

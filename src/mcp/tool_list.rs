@@ -19,9 +19,9 @@ use super::{
 /// Room for the marks that are added to a list.
 const ADDED: usize = 32;
 
-/// The message with only those tools that are allowed, and with a mark that no shared cache may keep it. None where
+/// The message with only those tools that are allowed, by name and definition, and with a mark that no shared cache may keep it. None where
 /// it is to go on as it is: mostly because it is no list of tools.
-pub fn narrow(message: &str, allows: &dyn Fn(&str) -> bool) -> Result<Option<String>, Unreadable> {
+pub fn narrow(message: &str, allows: &dyn Fn(&str, &str) -> bool) -> Result<Option<String>, Unreadable> {
     let lists = match lists(message) {
         Ok(lists) => lists,
         Err(error) if error.is_data() => {
@@ -125,13 +125,13 @@ impl<'a> Edits<'a> {
     fn cut_denied(
         &mut self,
         tools: &[&'a RawValue],
-        allows: &dyn Fn(&str) -> bool,
+        allows: &dyn Fn(&str, &str) -> bool,
     ) -> Result<(), Unreadable> {
         let Some(begin) = tools.first().map(|tool| self.place(tool).start) else { return Ok(()) };
         let (mut end, mut has_kept) = (begin, false);
         for tool in tools {
             let place = self.place(tool);
-            match (allows(&name(tool)?), has_kept) {
+            match (allows(&name(tool)?, tool.get()), has_kept) {
                 (true, false) => {
                     has_kept = true;
                     self.replace(begin..place.start, "");
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     /// Whatever begins with `no` is denied.
-    fn allows(name: &str) -> bool {
+    fn allows(name: &str, _: &str) -> bool {
         !name.starts_with("no")
     }
 
@@ -305,6 +305,19 @@ mod tests {
         passes(&list(&format!(" {a} ,{b}")));
         passes(&list(""));
         passes(r#"{"result":{"tools":null}}"#);
+    }
+
+    #[test]
+    fn a_tool_is_judged_by_its_definition_as_it_was_written() {
+        let good = r#"{ "name":"a", "x":1.0 }"#;
+        let only_good = |_: &str, raw: &str| raw == good;
+        let narrowed = |tools: &str| narrow(&list(tools), &only_good).unwrap();
+        assert_eq!(narrowed(good), None);
+        // Of two with one name only what is good stays, wherever it stands.
+        for twin in [r#"{"name":"a","x":1.0}"#, r#"{"name":"\u0061"}"#] {
+            assert_eq!(narrowed(&format!("{twin},{good}")).as_deref(), Some(&*list(good)));
+            assert_eq!(narrowed(&format!("{good},{twin}")).as_deref(), Some(&*list(good)));
+        }
     }
 
     #[test]
@@ -447,7 +460,7 @@ mod tests {
     /// The same, done to a tree.
     fn narrowed(mut message: Value) -> Value {
         let result = &mut message["result"];
-        result["tools"].as_array_mut().unwrap().retain(|tool| allows(tool["name"].as_str().unwrap()));
+        result["tools"].as_array_mut().unwrap().retain(|tool| allows(tool["name"].as_str().unwrap(), ""));
         if ["ttlMs", "resultType", "cacheScope"].iter().any(|key| result.get(key).is_some()) {
             result["cacheScope"] = "private".into();
         }
@@ -461,7 +474,7 @@ mod tests {
                 message.pointer("/result/tools").and_then(Value::as_array).cloned().unwrap_or_default();
             tools
                 .iter()
-                .any(|tool| tool.get("name").and_then(Value::as_str).is_some_and(|name| !allows(name)))
+                .any(|tool| tool.get("name").and_then(Value::as_str).is_some_and(|name| !allows(name, "")))
         };
         serde_json::from_str::<Value>(text).is_ok_and(|message| {
             denied(&message) || message.as_array().is_some_and(|batch| batch.iter().any(denied))

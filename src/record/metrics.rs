@@ -71,6 +71,11 @@ metrics! {
         "portcullis_database_up", "1 while the grants database answers, else 0.");
     tools: IntGaugeVec = IntGaugeVec::new(
         Opts::new("portcullis_tools", "Tools a server was last seen to have."), &["server"]);
+    tools_withheld: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("portcullis_tools_withheld", "Tools of a server that are withheld until somebody approves them."), &["server"]);
+    tool_changes: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_tool_changes_total", "Tools found to have changed, to be new, or to be again as approved."),
+        &["server", "change"]);
     catalog_stale: IntGaugeVec = IntGaugeVec::new(
         Opts::new("portcullis_catalog_stale", "1 while what a server offers could not be read lately, else 0."), &["server"]);
     catalog_age_seconds: IntGaugeVec = IntGaugeVec::new(

@@ -38,9 +38,11 @@ async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F)
 where
     F: Future<Output = io::Result<Vec<SocketAddr>>>,
 {
-    let servers: Vec<Arc<Server>> = current.load().catalog.iter().cloned().collect();
+    // A server that is off is called by nobody, so its name is nobody's business.
+    let servers: Vec<Arc<Server>> =
+        current.load().catalog.iter().filter(|server| server.is_enabled).cloned().collect();
     join_all(servers.into_iter().map(|server| keep_one(current.clone(), server, &look_up))).await;
-    // A catalog without servers has nothing to resolve, and never will.
+    // A catalog without servers that are on has nothing to resolve, and never will.
     std::future::pending().await
 }
 
@@ -101,9 +103,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_hangs_or_fails_delays_no_other_server() {
+    async fn a_name_that_hangs_or_fails_delays_no_other_server_and_one_that_is_off_is_not_asked_for() {
+        let off = Server { is_enabled: false, ..at("f", "good") };
         let servers =
-            [at("a", "hangs"), at("b", "fails"), at("c", "good"), at("d", "hangs"), at("e", "good")];
+            [at("a", "hangs"), at("b", "fails"), at("c", "good"), at("d", "hangs"), at("e", "good"), off];
         let current = Current::new(Catalog::new(servers), Duration::from_secs(3600));
         let look_up = |host: String, port| async move {
             match host.as_str() {
@@ -124,6 +127,7 @@ mod tests {
             found = tokio::time::timeout(DEADLINE / 2, resolved) => found.expect("a good name waits for others"),
         }
         assert!(of("a").is_empty() && of("b").is_empty() && of("d").is_empty());
+        assert!(of("f").is_empty(), "a server that is off is not looked up");
         assert_eq!(of("c")[0].address, "192.0.2.1:80".parse().unwrap());
     }
 }

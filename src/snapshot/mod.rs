@@ -11,6 +11,7 @@ mod health;
 mod listening;
 pub mod offers;
 pub mod own_addresses;
+pub mod pins;
 pub mod signed_out;
 pub mod tools;
 pub mod users;
@@ -28,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::{
     access::{KnownGrants, grants::Grants},
-    catalog::{Catalog, offers::OfferIndex, tools::ToolIndex},
+    catalog::{Catalog, offers::OfferIndex, pins::PinIndex, tools::ToolIndex},
     refusal::{Code, Refusal},
     upstream::Addresses,
 };
@@ -41,8 +42,10 @@ const SILENCE: Duration = Duration::from_secs(20);
 pub struct Snapshot {
     /// The servers.
     pub catalog: Arc<Catalog>,
-    /// Their tools as last read.
+    /// Their tools as last read, without those that are withheld.
     pub tools: Arc<ToolIndex>,
+    /// What was read and what is approved: which tools are withheld.
+    pub pins: Arc<PinIndex>,
     /// What else they offer as last read, and how their lists stand.
     pub offers: Arc<OfferIndex>,
     /// Grows with every change of the tools or offers.
@@ -69,6 +72,7 @@ impl Current {
         let snapshot = Snapshot {
             tools: Arc::new(ToolIndex::of_servers(catalog.iter().map(|server| &server.id))),
             offers: Arc::new(OfferIndex::of_servers(catalog.iter().map(|server| &server.id))),
+            pins: Arc::default(),
             catalog: Arc::new(catalog),
             tools_version: 0,
             addresses: Arc::default(),
@@ -144,13 +148,14 @@ impl Current {
         });
     }
 
-    /// Changes tools or offers so that clients would be told something else.
-    fn change_tools(&self, change: impl Fn(&mut Snapshot)) {
+    /// Changes tools or offers; `change` says whether clients would be told something else.
+    fn change_tools(&self, change: impl Fn(&mut Snapshot) -> bool) {
         self.change(|snapshot| {
-            change(snapshot);
-            snapshot.tools_version += 1;
+            let is_told = change(snapshot);
+            snapshot.tools_version += u64::from(is_told);
         });
-        self.tools_versions.send_replace(self.load().tools_version);
+        let version = self.load().tools_version;
+        self.tools_versions.send_if_modified(|known| std::mem::replace(known, version) != version);
     }
 
     fn publish_grants(&self, grants: Arc<Grants>) {

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::{
     Current, listening,
     offers::{self, Found},
+    pins::Pinner,
 };
 use crate::{
     catalog::{
@@ -65,6 +66,12 @@ impl Refresher {
         }
     }
 
+    /// Has a list read soon, unless it has just been.
+    pub fn read_unless_fresh(&self, server: &ServerId) {
+        let (done, _) = oneshot::channel();
+        drop(self.0.try_send(Wish { server: server.clone(), done: Some(done) }));
+    }
+
     /// Has a list read soon.
     pub fn read_soon(&self, server: &ServerId) {
         drop(self.0.try_send(Wish { server: server.clone(), done: None }));
@@ -76,6 +83,7 @@ pub fn keep(
     current: Arc<Current>,
     settings: Settings,
     client: Client,
+    pinner: Pinner,
     (refresher, mut wishes): (Refresher, mpsc::Receiver<Wish>),
 ) -> anyhow::Result<impl Future<Output = ()> + Send> {
     let sources = Sources::new(settings, client)?;
@@ -83,7 +91,8 @@ pub fn keep(
         let mut readers = HashMap::new();
         let mut tasks = JoinSet::new();
         for server in current.load().catalog.iter().filter(|server| server.is_enabled) {
-            let reader = Arc::new(Reader::new(server.clone(), current.clone(), sources.clone()));
+            let reader =
+                Arc::new(Reader::new(server.clone(), current.clone(), sources.clone(), pinner.clone()));
             tasks.spawn(reader.clone().run());
             readers.insert(server.id.clone(), reader);
             if server.dialect.is_mcp() {
@@ -171,15 +180,16 @@ struct Reader {
     server: Arc<Server>,
     current: Arc<Current>,
     sources: Sources,
+    pinner: Pinner,
     waiting: Mutex<Vec<oneshot::Sender<()>>>,
     wake: Notify,
     last_read: Mutex<Option<Instant>>,
 }
 
 impl Reader {
-    fn new(server: Arc<Server>, current: Arc<Current>, sources: Sources) -> Self {
+    fn new(server: Arc<Server>, current: Arc<Current>, sources: Sources, pinner: Pinner) -> Self {
         let (waiting, wake, last_read) = (Mutex::default(), Notify::new(), Mutex::default());
-        Self { server, current, sources, waiting, wake, last_read }
+        Self { server, current, sources, pinner, waiting, wake, last_read }
     }
 
     async fn grant(&self, wish: Wish) {
@@ -231,24 +241,26 @@ impl Reader {
         let Found { tools, skipped, offers, troubles } = found;
         let (tools, offers) = (Arc::new(tools), Arc::new(offers));
         let before = self.current.load();
-        let has_tools = before.tools.get(id.as_str()).is_some_and(|known| **known == *tools);
+        let has_tools = before.pins.read(id).is_some_and(|known| **known == *tools);
         let has_offers = before.offers.get(id.as_str()).is_some_and(|known| known.say_the_same(&offers));
-        if has_tools && has_offers {
-            // Nobody is told anything else; it is only younger.
-            self.current.change(|snapshot| {
-                snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
-            });
-        } else {
+        if !has_tools || !has_offers {
             for skipped in &skipped {
                 debug!(server.id = %id, "`{}` of server `{id}` is not offered: {}", skipped.operation, skipped.why);
             }
             info!(server.id = %id, tools = tools.len(), skipped = skipped.len(), "read the tools of server `{id}`");
-            self.current.change_tools(|snapshot| {
-                if !has_tools {
-                    snapshot.tools = Arc::new(snapshot.tools.with(id.clone(), tools.clone()));
-                }
-                snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
-            });
+        }
+        if self.server.is_pinned && !has_tools {
+            // Before anything is shown.
+            self.pinner.settle(&self.server, &tools).await;
+        }
+        self.current.change_tools(|snapshot| {
+            let are_other = snapshot.read_tools(&self.server, &tools);
+            snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
+            // Otherwise it is only younger.
+            are_other || !has_offers
+        });
+        if !self.server.is_pinned && !has_tools {
+            self.pinner.settle(&self.server, &tools).await;
         }
         ensure!(troubles.is_empty(), "{}", troubles.join("; "));
         Ok(())

@@ -9,6 +9,7 @@ mod changes;
 pub mod import;
 mod migrations;
 pub mod openwebui;
+mod pins;
 mod postgres;
 #[cfg(test)]
 mod scratch;
@@ -27,6 +28,7 @@ use anyhow::Context;
 pub use self::{
     changes::{Changes, Cursor, Subject},
     openwebui::{OpenWebUi, Role, User},
+    pins::{Definitions, Pin, SeenTool, Settled, Sighting, ToolChange, What},
     postgres::Listener,
     sealed::{LONGEST_VALUE, Row, SealingSettings, Unreadable},
     tenants::{Resealed, StoredKey},
@@ -180,6 +182,7 @@ macro_rules! ask {
         }
     };
 }
+use ask;
 
 impl Store {
     /// Prepares connections without making one, so it neither waits nor notices that the database is away.

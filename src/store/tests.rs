@@ -1,6 +1,7 @@
 //! Facts about both databases, told through `Store` alone.
 
 mod malformed;
+mod pins;
 mod replaced;
 mod rules;
 mod schemas;

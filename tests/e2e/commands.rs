@@ -31,6 +31,11 @@ fn setup(database_url: &str, url: &str) -> Setup {
     Setup::new(database_url).server("github", url).server_with("notes", "http://127.0.0.1:1", off)
 }
 
+/// How many migrations there are.
+fn migrations() -> usize {
+    std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/postgres")).unwrap().count()
+}
+
 #[tokio::test]
 async fn commands_that_need_no_database_print_data_and_exit_0() {
     let folder = setup("postgres://u:p4ssword@127.0.0.1:1/none", "http://127.0.0.1:1").write();
@@ -68,6 +73,14 @@ async fn a_command_asked_wrong_exits_2_and_says_nothing_on_stdout() {
         &["revoke", "--group", "g", "--deny", "github/search"],
         &["revoke", "--group", "g", "--member-of", "h"],
         &["token", "--email", "user@company.com", "--hours", "0"],
+        &["tools"],
+        &["tools", "list", "no such server"],
+        &["tools", "diff", "github"],
+        &["tools", "diff", "github/get repo"],
+        &["tools", "approve"],
+        &["tools", "approve", "--all", "github"],
+        &["tools", "approve", "github", "--hash", "0123456789ab"],
+        &["tools", "approve", "github/search", "--hash", "0123"],
     ] {
         let said = portcullis(folder.path(), words).await;
         assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{words:?}: {said:?}");
@@ -83,6 +96,8 @@ async fn a_database_that_is_away_fails_a_command_with_a_sentence() {
         &["grant", "--user", "user@company.com", "github"],
         &["revoke", "--user", "user@company.com", "github"],
         &["explain", "--as", "user@company.com", "github"],
+        &["tools", "list"],
+        &["tools", "approve", "--all"],
         &["check", "--connect"],
     ];
     // Side by side: each waits some seconds for the database.
@@ -143,7 +158,7 @@ async fn check_connect_reaches_the_database_and_every_server_that_is_on() {
         &said,
         0,
         "ok: 2 servers, 1 of them on\n",
-        &["3 migrations are pending", "server `github` offers 1 tools"],
+        &[&format!("{} migrations are pending", migrations()), "server `github` offers 1 tools"],
     );
     let dead = setup(&database.url(), "http://127.0.0.1:1").write();
     let said = portcullis(dead.path(), &["check", "--connect"]).await;
@@ -206,7 +221,12 @@ async fn check_connect_asks_servers_of_mcp_whether_they_are_there() {
 async fn migrate_makes_the_tables_and_can_be_repeated() {
     let database = Database::create().await;
     let folder = setup(&database.url(), "http://127.0.0.1:1").set("database.schema", "gate").write();
-    check(&portcullis(folder.path(), &["migrate"]).await, 0, "", &["applied 3 migrations"]);
+    check(
+        &portcullis(folder.path(), &["migrate"]).await,
+        0,
+        "",
+        &[&format!("applied {} migrations", migrations())],
+    );
     check(&portcullis(folder.path(), &["migrate"]).await, 0, "", &["applied 0 migrations"]);
     database.execute("INSERT INTO gate.user_tenant_access VALUES ('user@company.com', 'github')").await;
 }

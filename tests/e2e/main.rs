@@ -9,6 +9,7 @@
 mod access;
 mod authorization;
 mod bodies;
+mod catalogue;
 mod commands;
 mod cors;
 mod drain;

@@ -124,22 +124,35 @@ impl ToolIndex {
         server: &str,
         tools: &[Listed<'i>],
     ) -> impl Iterator<Item = (&'i str, &'i Fragment)> {
-        let mut named = Named::default();
-        for listed in tools {
-            listed.shape.with_references(&mut named);
-        }
         let components = self.servers.get(server).map(|entry| &entry.components);
-        let mut followed = BTreeMap::new();
-        while let Some(name) = named.0.pop() {
-            let component = components.and_then(|components| components.get_key_value(&name));
-            if let Some((name, schema)) = component
-                && followed.insert(&**name, schema).is_none()
-            {
-                schema.with_references(&mut named);
-            }
-        }
-        followed.into_iter()
+        let shapes = tools.iter().map(|listed| listed.shape);
+        components.map(|components| referred(components, shapes)).unwrap_or_default().into_iter()
     }
+
+    /// How a tool of this server is called among all servers' tools.
+    pub fn exposed_name(&self, server: &ServerId, tool: &str) -> String {
+        self.neighbours.exposed(server, tool)
+    }
+}
+
+/// Those of `components` that these shapes refer to, directly or through others.
+pub(super) fn referred<'c, 's>(
+    components: &'c BTreeMap<String, Fragment>,
+    shapes: impl Iterator<Item = &'s Shape>,
+) -> BTreeMap<&'c str, &'c Fragment> {
+    let mut named = Named::default();
+    for shape in shapes {
+        shape.with_references(&mut named);
+    }
+    let mut followed = BTreeMap::new();
+    while let Some(name) = named.0.pop() {
+        if let Some((name, schema)) = components.get_key_value(&name)
+            && followed.insert(&**name, schema).is_none()
+        {
+            schema.with_references(&mut named);
+        }
+    }
+    followed
 }
 
 /// By what words a tool is found.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Answer, Body, Definition, Hints, MAX_TOOLS, Media, Run, Shape, Skipped, Tool, ToolList,
+    Answer, Body, Definition, Hints, MAX_TOOLS, Media, Run, Shape, Skipped, Source, Tool, ToolList,
     hoist::{ANYTHING, Hoist},
 };
 use crate::{
@@ -64,6 +64,7 @@ pub(super) fn read(pages: &[String]) -> Result<(ToolList, Vec<Skipped>)> {
 /// A tool that will be one of the gateway's.
 struct Candidate {
     name: ToolName,
+    source: Source,
     title: Option<String>,
     description: Option<String>,
     definition: Definition,
@@ -99,6 +100,7 @@ fn candidates(pages: &[String], skipped: &mut Vec<Skipped>) -> Result<BTreeMap<T
 
 fn candidate(raw: &str) -> Result<Candidate, Skipped> {
     let unreadable = || skip("a tool", "it is not what MCP calls a tool");
+    let source = || Source::of_definition(raw);
     let raw = entry::cleaned(raw, OPTIONAL).map_err(|why| skip("a tool", why))?;
     let members = Members::read(&raw).ok_or_else(unreadable)?;
     let name = members.get("name").and_then(text).ok_or_else(unreadable)?;
@@ -119,6 +121,7 @@ fn candidate(raw: &str) -> Result<Candidate, Skipped> {
     let (definition, legacy_definition) =
         definitions(&raw, &members, &input, output.as_ref()).ok_or_else(unreadable)?;
     Ok(Candidate {
+        source: source(),
         title: of("title").map(Cow::into_owned),
         description: of("description").map(Cow::into_owned),
         definition,
@@ -206,6 +209,7 @@ fn tool(candidate: Candidate, place: usize, hoist: &mut Hoist<'_>) -> Result<Too
         takes_arguments_key,
         description: candidate.description.or_else(|| candidate.title.clone()).unwrap_or_default(),
         summary: candidate.title,
+        source: candidate.source,
         definition: candidate.definition,
         legacy_definition: candidate.legacy_definition,
         hints: candidate.hints,

@@ -12,6 +12,7 @@ mod listed;
 mod query;
 mod reading;
 mod schemas;
+mod source;
 mod told;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -23,6 +24,7 @@ pub use definition::{Definition, Hints};
 pub use index::{Listed, ToolIndex};
 pub use schemas::Fragment;
 use schemas::References;
+pub use source::{Source, in_lines};
 
 /// Most tools one server may have; a document with more is refused.
 pub const MAX_TOOLS: usize = 2_000;
@@ -40,6 +42,8 @@ pub struct Tool {
     pub description: String,
     /// Its short title in the document or list.
     pub summary: Option<String>,
+    /// All that its server says of it.
+    pub source: Source,
     /// What MCP clients are told of it.
     pub definition: Definition,
     /// What those of before 2026-07-28 are told, where they would not understand the other.
@@ -211,6 +215,16 @@ impl ToolList {
     /// All tools, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Tool>> {
         self.tools.values()
+    }
+
+    /// The same list with only the tools for which `keep` holds, and the schemas that these refer to.
+    pub fn retain(&self, keep: impl Fn(&Tool) -> bool) -> ToolList {
+        let mut tools = self.tools.clone();
+        tools.retain(|_, tool| keep(tool));
+        let referred = index::referred(&self.components, tools.values().map(|tool| &tool.shape));
+        let components =
+            referred.into_iter().map(|(name, schema)| (name.to_owned(), schema.clone())).collect();
+        ToolList { tools, components }
     }
 
     /// Number of tools.

@@ -9,9 +9,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};
 
 use super::{
-    Answer, Body, Definition, Hints, MAX_TOOLS, Media, Parameter, Post, Run, Shape, Skipped, Tool, ToolList,
+    Answer, Body, Definition, Hints, MAX_TOOLS, Media, Parameter, Post, Run, Shape, Skipped, Source, Tool,
+    ToolList,
     hoist::{ANYTHING, Hoist, follow, percent_decoded},
     schemas::References,
+    source::Sources,
     told::Teller,
 };
 use crate::{mcp::param_headers::ParamHeaders, names::ToolName};
@@ -33,9 +35,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<(ToolList, Vec<Skipped>)> {
     let candidates = candidates(&document, paths, &mut skipped);
     ensure!(candidates.len() <= MAX_TOOLS, "the server has more than {MAX_TOOLS} tools");
     let mut hoist = Hoist::new(&document, bytes.len());
+    let mut sources = Sources::new(&document);
     let mut tools = Vec::new();
     for (name, candidate) in candidates {
-        match tool(name, candidate, &mut hoist)? {
+        let (path, item, operation) = candidate;
+        match tool(name, candidate, sources.source(path, item, operation), &mut hoist)? {
             Ok(tool) => tools.push(tool),
             Err(why) => skipped.push(skip("post", candidate.0, why)),
         }
@@ -117,6 +121,7 @@ fn skip(method: &str, path: &str, why: &'static str) -> Skipped {
 fn tool(
     name: ToolName,
     (path, item, operation): Candidate<'_>,
+    source: Source,
     hoist: &mut Hoist<'_>,
 ) -> Result<Result<Tool, &'static str>> {
     let document = hoist.document;
@@ -150,6 +155,7 @@ fn tool(
         takes_arguments_key: takes_arguments_key.unwrap_or_default(),
         description: description.or_else(|| summary.clone()).unwrap_or_default(),
         summary,
+        source,
         // Told once the schemas it refers to are known.
         definition: Definition::default(),
         hints: Hints::default(),

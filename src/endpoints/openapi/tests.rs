@@ -32,6 +32,7 @@ fn server(id: &str) -> Arc<Server> {
         sharing: Default::default(),
         discovery_credential: None,
         is_session_shared: true,
+        is_pinned: false,
         is_enabled: true,
         description: format!("what {id} is for"),
         deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },

@@ -9,7 +9,10 @@ use http::HeaderMap;
 use super::legacy_revisions;
 use crate::{
     access::{Permit, ToolScope},
-    catalog::server::{Dialect, Server},
+    catalog::{
+        pins::{self, PinIndex},
+        server::{Dialect, Server},
+    },
     mcp::{
         self, headers,
         message::{self, Body},
@@ -41,19 +44,24 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What a whole body asks; refuses what the permit or the server does not allow.
+    /// What a whole body asks; refuses what the permit or the server does not allow, and tools that are withheld.
     pub fn read(
         body: &[u8],
         headers: &HeaderMap,
         permit: &Permit,
+        pins: &PinIndex,
     ) -> (Option<String>, Result<Self, Refusal>) {
         match message::peek(body) {
-            Ok(body) => (body.id().map(str::to_owned), Self::judge(&body, headers, permit)),
+            Ok(body) => (body.id().map(str::to_owned), Self::judge(&body, headers, (permit, pins))),
             Err(refusal) => (None, Err(refusal)),
         }
     }
 
-    fn judge(body: &Body<'_>, headers: &HeaderMap, permit: &Permit) -> Result<Self, Refusal> {
+    fn judge(
+        body: &Body<'_>,
+        headers: &HeaderMap,
+        (permit, pins): (&Permit, &PinIndex),
+    ) -> Result<Self, Refusal> {
         headers::refuse_disagreement(headers, body)?;
         let messages = body.messages();
         let (method, tool) = match body {
@@ -76,6 +84,9 @@ impl Asked {
         for tool in messages.iter().filter_map(|message| message.tool()) {
             if !allows(permit.tools(), tool) {
                 return Err(refuse_tool(tool, matches!(body, Body::Batch(_))));
+            }
+            if !pins.may_call(permit.server(), tool) {
+                return Err(refuse_tool(tool, matches!(body, Body::Batch(_))).because(pins::WITHHELD));
             }
         }
         Ok(asked)

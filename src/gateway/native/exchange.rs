@@ -18,6 +18,7 @@ use super::{
     asked::{self, Asked},
     body::Load,
     legacy_revisions,
+    pinned::Pinned,
 };
 use crate::{
     access::Permit,
@@ -25,7 +26,7 @@ use crate::{
     gateway::{failure::Failure, guard::Line},
     mcp::{
         self,
-        answer::{Allows, Answer, Edit, Endpoint, Kind},
+        answer::{Answer, Edit, Endpoint, Kind},
         headers,
         session::{Binding, Place, Purpose, Sealed, SessionKeys},
         sse,
@@ -68,6 +69,7 @@ pub struct Exchange {
     pub asked: Asked,
     answer_bound: usize,
     permit: Permit,
+    pinned: Pinned,
     session: Option<Opened>,
     seal: Seal,
     edited: Option<Answer>,
@@ -84,7 +86,7 @@ const BEGINNING: usize = 1024;
 impl Exchange {
     /// An exchange that departs now; `answer_bound` limits what is held of an answer that is edited.
     pub fn new(
-        permit: Permit,
+        (permit, pinned): (Permit, Pinned),
         (load, asked): (Load, Asked),
         session: Option<Opened>,
         seal: Seal,
@@ -95,6 +97,7 @@ impl Exchange {
             asked,
             answer_bound,
             permit,
+            pinned,
             session,
             seal,
             edited: None,
@@ -159,7 +162,7 @@ impl Exchange {
 
     /// Judges a body that was held, and gives back what goes on.
     fn judge(&mut self, whole: Bytes, headers: &HeaderMap) -> Result<Bytes, Refusal> {
-        let (id, asked) = Asked::read(&whole, headers, &self.permit);
+        let (id, asked) = Asked::read(&whole, headers, &self.permit, &self.pinned.now());
         self.asked.id = id;
         let refusal = match asked {
             Ok(asked) => {
@@ -246,6 +249,8 @@ impl Exchange {
             _ if !header.status.is_success() || self.permit.server().dialect == Dialect::McpSse => {
                 return Ok(());
             }
+            // Not asked for a list, and not taken for a message by those who look closer than we do.
+            _ if !self.may_list() && !names_messages(header) => return Ok(()),
             _ => return Err(unreadable("it is neither JSON nor a stream of events")),
         };
         let encodings = header.headers.get_all(header::CONTENT_ENCODING);
@@ -257,7 +262,7 @@ impl Exchange {
         }
         header.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(Refusal::internal)?;
         let edit = Edit {
-            allows: is_narrowed.then(|| self.allows()),
+            allows: is_narrowed.then(|| self.pinned.allows(&self.permit)),
             endpoint: names_endpoint.then(|| self.endpoint(destination)),
         };
         self.edited = Some(Answer::new(kind, self.answer_bound, edit));
@@ -269,21 +274,23 @@ impl Exchange {
         self.is_narrowed() || self.names_endpoint()
     }
 
-    /// Whether the answer may hold tools that this caller is not to see. A stream that a client opens or
-    /// resumes may hold the answer to any request.
+    /// Whether the answer may hold tools that this caller is not to see.
+    ///
+    /// A server whose tools are pinned is not trusted to answer what it was asked: it could list its tools in the answer
+    /// to something else that is asked at the same time, by the id of the request for the list.
     fn is_narrowed(&self) -> bool {
-        let may_list = self.asked.is_get || self.asked.may_list || self.is_held();
-        may_list && !self.permit.tools().is_everything()
+        self.permit.server().is_pinned || self.may_list() && !self.permit.tools().is_everything()
+    }
+
+    /// Whether a list may have been asked for. A stream that a client opens or resumes may hold the answer to any
+    /// request.
+    fn may_list(&self) -> bool {
+        self.asked.is_get || self.asked.may_list || self.is_held()
     }
 
     /// Whether the answer names a message endpoint: the one stream of legacy HTTP+SSE does.
     fn names_endpoint(&self) -> bool {
         self.permit.server().dialect == Dialect::McpSse && self.asked.is_get
-    }
-
-    fn allows(&self) -> Allows {
-        let tools = self.permit.tools().clone();
-        Box::new(move |tool| tools.allows(tool))
     }
 
     fn endpoint(&self, destination: &Destination) -> Endpoint {
@@ -347,6 +354,14 @@ impl Exchange {
 fn has_no_body(header: &ResponseHeader) -> bool {
     header.status == http::StatusCode::NO_CONTENT
         || header.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
+}
+
+/// Whether any label of the body could be read as that of messages.
+fn names_messages(header: &ResponseHeader) -> bool {
+    header.headers.get_all(header::CONTENT_TYPE).iter().any(|label| {
+        let label = String::from_utf8_lossy(label.as_bytes()).to_ascii_lowercase();
+        label.contains("json") || label.contains("event-stream")
+    })
 }
 
 /// What the body is labelled as; none where that is not said once.

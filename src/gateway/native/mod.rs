@@ -7,6 +7,7 @@
 pub mod asked;
 mod body;
 pub mod exchange;
+mod pinned;
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,6 +36,7 @@ use asked::Asked;
 use body::Load;
 pub(super) use body::{refuse_label, too_slow};
 use exchange::{Exchange, Opened, Seal};
+use pinned::Pinned;
 
 /// Bounds of native MCP.
 #[derive(Debug, Clone)]
@@ -105,7 +107,8 @@ impl Gateway {
         let live = self.begin_live(&permit, what, change_count)?;
         let seal = Seal { keys: self.session_keys.clone(), ttl: self.settings.mcp.session_ttl };
         let answer_bound = self.settings.mcp.max_list_bytes;
-        let exchange = Exchange::new(permit, (load, asked), session, seal, answer_bound);
+        let pinned = Pinned::new(&self.current, &self.refresher);
+        let exchange = Exchange::new((permit, pinned), (load, asked), session, seal, answer_bound);
         exchange.begin();
         Ok(Step::Depart(trip, Cargo::Native(Box::new(exchange)), live))
     }
@@ -131,7 +134,7 @@ impl Gateway {
         let headers = &session.req_header().headers;
         let asked = match &load {
             Load::Whole(bytes) => {
-                let (id, asked) = Asked::read(bytes, headers, permit);
+                let (id, asked) = Asked::read(bytes, headers, permit, &self.current.load().pins);
                 journey.note_rpc_id(id.clone());
                 match asked {
                     Ok(asked) => asked,

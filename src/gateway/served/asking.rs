@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     access::{self, Permit},
-    catalog::{server::Dialect, tools::Tool},
+    catalog::{pins, server::Dialect, tools::Tool},
     client::{Ask, Asker, OwnedRewrite},
     endpoints::meta::MetaTool,
     gateway::{
@@ -202,7 +202,7 @@ impl Gateway {
                 self.tool_of(visit, &name)
             }
         };
-        let (permit, tool) = found.ok_or_else(|| unknown_tool(&name))?;
+        let (permit, tool) = found.ok_or_else(|| self.no_tool(visit, &name))?;
         let plain = tool.name.as_str();
         let rewrite =
             OwnedRewrite { name: (plain != name).then(|| plain.to_owned()), ..OwnedRewrite::default() };
@@ -213,6 +213,17 @@ impl Gateway {
             rewrite,
             params: None,
         })
+    }
+
+    /// The refusal of a tool that is not to be had; the log says where it is withheld.
+    fn no_tool(&self, visit: &Visit, name: &str) -> Refusal {
+        let snapshot = self.current.load();
+        let is_withheld = match &visit.only {
+            Some(permit) => snapshot.pins.withholds(permit.server(), name),
+            None => snapshot.pins.withholds_exposed(snapshot.catalog.iter(), &snapshot.tools, name),
+        };
+        let refusal = unknown_tool(name);
+        if is_withheld { refusal.because(pins::WITHHELD) } else { refusal }
     }
 
     /// The tool that lists call like this, where the caller may use it.

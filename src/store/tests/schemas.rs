@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// How many migrations there are.
+fn all() -> usize {
+    crate::store::migrations::postgres().iter().count()
+}
+
 #[tokio::test]
 async fn another_schema_works_whatever_the_writers_search_path() {
     on_postgres(async |mut scratch| {
@@ -17,7 +22,7 @@ async fn another_schema_works_whatever_the_writers_search_path() {
         assert_eq!(load(&store).await.0, ["rule group G git * deny", "user a@x git"]);
         assert_eq!(store.pending_migrations().await.unwrap(), 0);
         scratch.settings.schema = "public".into();
-        assert_eq!(Store::open(&scratch.settings).unwrap().pending_migrations().await.unwrap(), 4);
+        assert_eq!(Store::open(&scratch.settings).unwrap().pending_migrations().await.unwrap(), all());
     })
     .await;
 }
@@ -41,7 +46,7 @@ async fn a_writer_needs_no_rights_on_the_feed_and_cannot_divert_it() {
             .unwrap();
         assert_eq!(told(&store, &mut cursor).await, "a@x [G]");
         writer.execute("CREATE TEMPORARY TABLE mine (user_email text, subject text)").await.unwrap();
-        for function in ["portcullis_note_users", "portcullis_note_rules"] {
+        for function in ["portcullis_note_users", "portcullis_note_rules", "portcullis_note_pins"] {
             let attach = format!("CREATE TRIGGER t AFTER TRUNCATE ON mine FOR EACH STATEMENT EXECUTE FUNCTION {function}()");
             let attached = writer.execute(sqlx::AssertSqlSafe(attach)).await;
             assert!(attached.is_err(), "only the owner may attach the feed's functions");
@@ -54,7 +59,7 @@ async fn a_writer_needs_no_rights_on_the_feed_and_cannot_divert_it() {
 async fn stores_that_migrate_at_once_wait_for_each_other() {
     on_both(async |scratch| {
         let stores: Vec<_> = (0..3).map(|_| Store::open(&scratch.settings).unwrap()).collect();
-        assert_eq!(stores[0].pending_migrations().await.unwrap(), 4);
+        assert_eq!(stores[0].pending_migrations().await.unwrap(), all());
         let (a, b, c) = tokio::join!(stores[0].migrate(), stores[1].migrate(), stores[2].migrate());
         a.unwrap();
         b.unwrap();

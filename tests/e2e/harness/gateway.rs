@@ -61,6 +61,12 @@ impl Setup {
         format!("http://{}", self.ports.0.address())
     }
 
+    /// Has this text for `servers.toml`; servers may be added to it.
+    pub fn servers(mut self, text: &str) -> Self {
+        self.servers = text.parse().unwrap();
+        self
+    }
+
     /// Adds a `[servers.ID]` of tier `local`.
     pub fn server(self, id: &str, url: &str) -> Self {
         self.server_with(id, url, Table::new())

@@ -4,7 +4,7 @@
 
 mod calls;
 mod changes;
-mod client;
+pub mod client;
 mod content;
 mod eras;
 mod lists;
@@ -12,6 +12,7 @@ mod many;
 mod matrix;
 mod meta;
 mod openapi;
+mod pins;
 mod questions;
 mod replicas;
 mod rest;
