@@ -24,8 +24,9 @@ use crate::{
     catalog::{
         Settings,
         offers::{About, Offers},
+        search::Words,
         server::{Dialect, Server},
-        tools::{Skipped, ToolList},
+        tools::{Skipped, ToolList, words},
     },
     client::Client,
     dial::Dialer,
@@ -243,15 +244,23 @@ impl Reader {
                 debug!(server.id = %id, "`{}` of server `{id}` is not offered: {}", skipped.operation, skipped.why);
             }
             info!(server.id = %id, tools = tools.len(), skipped = skipped.len(), "read the tools of server `{id}`");
+            let words = if has_tools { None } else { Some(self.words(&tools).await?) };
             self.current.change_tools(|snapshot| {
-                if !has_tools {
-                    snapshot.tools = Arc::new(snapshot.tools.with(id.clone(), tools.clone()));
+                if let Some(words) = &words {
+                    let index = snapshot.tools.with_words(id.clone(), tools.clone(), words.clone());
+                    snapshot.tools = Arc::new(index);
                 }
                 snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
             });
         }
         ensure!(troubles.is_empty(), "{}", troubles.join("; "));
         Ok(())
+    }
+
+    /// By what words these tools are found: an index, which takes a while to make.
+    async fn words(&self, tools: &Arc<ToolList>) -> anyhow::Result<Words> {
+        let (id, tools) = (self.server.id.clone(), tools.clone());
+        Ok(tokio::task::spawn_blocking(move || words(&id, &tools)).await?)
     }
 
     /// What is known of the server stays, and says that it could not be confirmed.
