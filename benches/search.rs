@@ -118,5 +118,5 @@ fn with_a_rule_for_each_server(bencher: Bencher<'_, '_>, tools: usize) {
 #[divan::bench(args = ["git", "gitlab", "m365"], sample_count = 20)]
 fn index(bencher: Bencher<'_, '_>, server: &str) {
     let id = ServerId::parse(server).expect("a good id");
-    bencher.bench(|| words(black_box(&id), &LISTS[server]));
+    bencher.bench(|| words(black_box(&id), &LISTS[server]).expect("an index"));
 }

@@ -260,7 +260,8 @@ impl Reader {
     /// By what words these tools are found: an index, which takes a while to make.
     async fn words(&self, tools: &Arc<ToolList>) -> anyhow::Result<Words> {
         let (id, tools) = (self.server.id.clone(), tools.clone());
-        Ok(tokio::task::spawn_blocking(move || words(&id, &tools)).await?)
+        let words = tokio::task::spawn_blocking(move || words(&id, &tools)).await?;
+        words.context("no index can be made of the tools")
     }
 
     /// What is known of the server stays, and says that it could not be confirmed.

@@ -9,6 +9,7 @@ mod text;
 mod words;
 
 use synonyms::Synonyms;
+use words::Postings;
 pub use words::{Text, Words};
 
 /// Most words of a question that count.
@@ -84,6 +85,7 @@ struct Tools<'p> {
     fits: Vec<f32>,
     /// Those that have any of it.
     fitting: Vec<usize>,
+    postings: Postings,
 }
 
 impl<'p> Tools<'p> {
@@ -105,6 +107,7 @@ impl<'p> Tools<'p> {
             scores: vec![0.0; all],
             fits: vec![0.0; all],
             fitting: Vec::new(),
+            postings: Postings::new(),
         }
     }
 
@@ -129,29 +132,31 @@ impl<'p> Tools<'p> {
     }
 
     fn take_alike(&mut self, beginning: &str, is_alike: impl Fn(&str) -> bool) {
-        let mut alike: Vec<&str> = Vec::new();
+        let mut alike: Vec<String> = Vec::new();
         for part in self.parts {
-            for word in part.words.beginning(beginning) {
-                if is_alike(word) && !alike.contains(&word) {
-                    alike.push(word);
+            part.words.beginning(beginning, |word| {
+                if is_alike(word) && !alike.iter().any(|known| known == word) {
+                    alike.push(word.to_owned());
                 }
-            }
+            });
         }
         for word in alike {
-            self.take(word, ALIKE);
+            self.take(&word, ALIKE);
         }
     }
 
     fn take(&mut self, stem: &str, weight: f32) {
-        let Self { parts, firsts, fits, fitting, .. } = self;
+        let Self { parts, firsts, fits, fitting, postings, .. } = self;
         for (part, first) in parts.iter().zip(&*firsts) {
-            for (place, times) in part.words.holders(stem).filter(|(place, _)| part.has(*place)) {
-                let fit = &mut fits[first + place];
-                if *fit == 0.0 {
-                    fitting.push(first + place);
+            part.words.holders(stem, postings, |place, times| {
+                if part.has(place) {
+                    let fit = &mut fits[first + place];
+                    if *fit == 0.0 {
+                        fitting.push(first + place);
+                    }
+                    *fit = fit.max(times * weight);
                 }
-                *fit = fit.max(times * weight);
-            }
+            });
         }
     }
 

@@ -38,7 +38,7 @@ impl Servers {
             let tools = tools
                 .iter()
                 .map(|(name, parameters, title, description)| (*name, &parameters[..], *title, *description));
-            Words::new(server, tools.map(text))
+            Words::new(server, tools.map(text)).unwrap()
         });
         let names = by_server
             .iter()
@@ -128,8 +128,23 @@ fn an_empty_grant_finds_nothing() {
 
 #[test]
 fn a_server_without_tools_is_searched_like_any_other() {
-    let empty = Words::new("empty", []);
+    let empty = Words::new("empty", []).unwrap();
     assert_eq!(search("empty", &[Part { words: &empty, only: None }], 10), (vec![], 0));
+}
+
+#[test]
+fn neither_an_index_nor_a_search_starts_a_thread() {
+    let names = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok()).collect::<Vec<_>>()
+    };
+    let servers = Servers::few();
+    assert_eq!(servers.found("issue", 1, |_| true).1, 3);
+    // Threads of other tests run beside this one; those of the library have names of their own.
+    let known = ["docstore", "merge_", "thrd-tantivy", "segment_up", "watch-call", "tantivy"];
+    let foreign: Vec<_> =
+        names().into_iter().filter(|name| known.iter().any(|known| name.starts_with(known))).collect();
+    assert_eq!(foreign, [""; 0]);
 }
 
 proptest! {

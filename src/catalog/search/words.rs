@@ -1,9 +1,18 @@
-//! The words of one server's tools, ready to be searched: an inverted index in memory.
+//! The words of one server's tools, ready to be searched: a full-text index in memory.
 //!
 //! Decides how much a word counts by where it stands. Each server has an index of its own, made when its tools are
 //! read, so that a search opens those of the caller's servers and no other.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
+
+use anyhow::{Context, Result};
+use tantivy::{
+    Index, IndexSettings, InvertedIndexReader, SegmentReader, SingleSegmentIndexWriter, TERMINATED,
+    TantivyDocument,
+    directory::RamDirectory,
+    postings::BlockSegmentPostings,
+    schema::{IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
+};
 
 use super::text;
 
@@ -11,6 +20,8 @@ use super::text;
 const MAX_PROSE: usize = 4_096;
 /// Most bytes that count as a description's first sentence.
 const MAX_FIRST: usize = 160;
+/// Room that the writer of an index begins with; it takes more where there is more to write.
+const WRITER_BYTES: usize = 1_000_000;
 
 /// What is searched of a tool.
 #[derive(Debug, Clone, Copy)]
@@ -27,69 +38,94 @@ pub struct Text<'t> {
 
 /// The words of one server's tools.
 #[derive(Clone, Default)]
-pub struct Words(Arc<Index>);
-
-#[derive(Default)]
-struct Index {
+pub struct Words {
     count: usize,
-    holders: HashMap<Box<str>, Box<[Holder]>>,
-    /// The words in order.
-    sorted: Box<[Box<str>]>,
+    /// None where there are no tools.
+    index: Option<Arc<InvertedIndexReader>>,
 }
 
-/// A tool that has a word.
-#[derive(Clone, Copy)]
-struct Holder {
-    /// Its place in the list.
-    place: u16,
-    /// How much it has of the word, in steps of one `SCALE`th.
-    times: u16,
-}
+/// How often a tool has a word, by its place in the list: more in a better place.
+pub struct Postings(Option<BlockSegmentPostings>);
 
 impl Words {
     /// The words of these tools of this server, in the order of its list.
-    pub fn new<'t>(server: &str, tools: impl IntoIterator<Item = Text<'t>>) -> Self {
+    pub fn new<'t>(server: &str, tools: impl IntoIterator<Item = Text<'t>>) -> Result<Self> {
+        let mut schema = Schema::builder();
+        let indexing = TextFieldIndexing::default().set_tokenizer("whitespace").set_fieldnorms(false);
+        let indexing = indexing.set_index_option(IndexRecordOption::WithFreqs);
+        let words = schema.add_text_field("words", TextOptions::default().set_indexing_options(indexing));
+        // Without this the writer has a thread for texts that it is not asked to store.
+        let settings =
+            IndexSettings { docstore_compress_dedicated_thread: false, ..IndexSettings::default() };
+        let index = Index::builder().schema(schema.build()).settings(settings);
+        let mut writer: SingleSegmentIndexWriter =
+            index.single_segment_index_writer(RamDirectory::create(), WRITER_BYTES)?;
         let server = text::stems(server);
-        let mut found: HashMap<String, Vec<Holder>> = HashMap::new();
         let mut count = 0;
-        // A list has at most `catalog::tools::MAX_TOOLS`, which is less.
-        for (place, tool) in (0..=u16::MAX).zip(tools) {
-            weigh(&server, &tool, |stem, times| {
-                let holders = found.entry(stem.to_owned()).or_default();
-                match holders.last_mut() {
-                    Some(last) if last.place == place => last.times = last.times.saturating_add(times),
-                    Some(_) | None => holders.push(Holder { place, times }),
-                }
-            });
+        for tool in tools {
+            let mut document = TantivyDocument::new();
+            document.add_text(words, weighed(&server, &tool));
+            writer.add_document(document)?;
             count += 1;
         }
-        let mut sorted: Vec<Box<str>> = found.keys().map(|word| word.as_str().into()).collect();
-        sorted.sort_unstable();
-        let holders = found.into_iter().map(|(word, holders)| (word.into(), holders.into())).collect();
-        Self(Arc::new(Index { count, holders, sorted: sorted.into() }))
+        if count == 0 {
+            return Ok(Self { count, index: None });
+        }
+        let index = writer.finalize()?;
+        let segment =
+            index.searchable_segments()?.pop().context("an index that was written has no segment")?;
+        Ok(Self { count, index: Some(SegmentReader::open(&segment)?.inverted_index(words)?) })
     }
 
     /// How many tools there are.
     pub fn count(&self) -> usize {
-        self.0.count
+        self.count
     }
 
-    /// The tools that have this word, by their place, and how much they have of it.
-    pub fn holders(&self, word: &str) -> impl Iterator<Item = (usize, f32)> {
-        let holders = self.0.holders.get(word).into_iter().flatten();
-        holders.map(|holder| (usize::from(holder.place), f32::from(holder.times) / SCALE))
+    /// Hands over each tool that has this word, by its place, and how much it has of it.
+    pub fn holders(&self, word: &str, postings: &mut Postings, mut holder: impl FnMut(usize, f32)) {
+        let Some(index) = &self.index else { return };
+        // In memory nothing can fail to be read, and a word that cannot be is not there.
+        let Ok(Some(term)) = index.terms().get(word) else { return };
+        if let Some(known) = &mut postings.0 {
+            if index.reset_block_postings_from_terminfo(&term, known).is_err() {
+                return;
+            }
+        } else {
+            postings.0 = index.read_block_postings_from_terminfo(&term, IndexRecordOption::WithFreqs).ok();
+        }
+        let Some(found) = &mut postings.0 else { return };
+        while found.docs().first().is_some_and(|first| *first != TERMINATED) {
+            for (place, times) in found.docs().iter().zip(found.freqs()) {
+                holder(*place as usize, *times as f32 / SCALE);
+            }
+            found.advance();
+        }
     }
 
-    /// The words that begin like this.
-    pub fn beginning(&self, beginning: &str) -> impl Iterator<Item = &str> {
-        let from = self.0.sorted.partition_point(|word| **word < *beginning);
-        self.0.sorted[from..].iter().map(|word| &**word).take_while(move |word| word.starts_with(beginning))
+    /// Hands over each word that tools have and that begins like this.
+    pub fn beginning(&self, beginning: &str, mut word: impl FnMut(&str)) {
+        let Some(index) = &self.index else { return };
+        let Ok(mut found) = index.terms().range().ge(beginning).into_stream() else { return };
+        while let Some((key, _)) = found.next() {
+            match std::str::from_utf8(key) {
+                Ok(key) if key.starts_with(beginning) => word(key),
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Postings {
+    /// Room for what is read of an index, used again and again.
+    pub fn new() -> Self {
+        Self(None)
     }
 }
 
 impl fmt::Debug for Words {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Words").field("count", &self.0.count).finish_non_exhaustive()
+        formatter.debug_struct("Words").field("count", &self.count).finish_non_exhaustive()
     }
 }
 
@@ -109,19 +145,23 @@ const TITLE: Field = Field { weight: 1.0, usual: 3.0, by_length: 0.8 };
 const PARAMETERS: Field = Field { weight: 1.0, usual: 5.0, by_length: 0.5 };
 const FIRST_SENTENCE: Field = Field { weight: 2.0, usual: 12.0, by_length: 0.5 };
 const DESCRIPTION: Field = Field { weight: 1.0, usual: 12.0, by_length: 0.5 };
-/// Weights are kept as whole numbers of this part of 1.
+/// An index counts words: what weighs 1 is written so many times.
 const SCALE: f32 = 4.0;
 
-/// Hands over each word of a tool with what it weighs. Nothing but the tool itself has a say in it.
-fn weigh(server: &[String], tool: &Text<'_>, mut word: impl FnMut(&str, u16)) {
+/// All words of a tool with a blank behind each, as often as they weigh. Nothing but the tool itself has a say in it.
+fn weighed(server: &[String], tool: &Text<'_>) -> String {
+    let mut all = String::new();
     let mut push = |field: &Field, stems: &[String]| {
         let length = stems.len() as f32 / field.usual;
         let weight = field.weight / (1.0 - field.by_length + field.by_length * length);
-        // Rounded; at least one step, and far below what the type holds.
-        let times = ((weight * SCALE).round() as u16).max(1);
-        stems.iter().for_each(|stem| word(stem, times));
+        for _ in 0..((weight * SCALE).round() as usize).max(1) {
+            for stem in stems {
+                all.push_str(stem);
+                all.push(' ');
+            }
+        }
     };
-    let cut = |text: &str| text.floor_char_boundary(MAX_PROSE);
+    let cut = |text: &'_ str| text.floor_char_boundary(MAX_PROSE);
     let (first, rest) = tool.description[..cut(tool.description)].split_at(end_of_first(tool.description));
     push(&SERVER, server);
     push(&NAME, &text::stems(tool.name));
@@ -130,6 +170,7 @@ fn weigh(server: &[String], tool: &Text<'_>, mut word: impl FnMut(&str, u16)) {
     push(&PARAMETERS, &text::stems(&parameters[..cut(&parameters)]));
     push(&FIRST_SENTENCE, &text::stems(first));
     push(&DESCRIPTION, &text::stems(rest));
+    all
 }
 
 /// Where the first sentence of a description ends.

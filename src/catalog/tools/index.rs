@@ -80,7 +80,8 @@ impl ToolIndex {
 
     /// The same index with this list in place of the server's former one.
     pub fn with(&self, server: ServerId, list: Arc<ToolList>) -> ToolIndex {
-        let words = words(&server, &list);
+        // Memory never refuses it; what had no words could be called and not found.
+        let words = words(&server, &list).unwrap_or_default();
         self.with_words(server, list, words)
     }
 
@@ -161,7 +162,7 @@ impl ToolIndex {
 
 /// By what words the tools of a list are found. Takes a millisecond for each hundred or so, so it is made before
 /// anybody waits for it.
-pub fn words(server: &ServerId, list: &ToolList) -> Words {
+pub fn words(server: &ServerId, list: &ToolList) -> Result<Words> {
     let parameters: Vec<_> = list.iter().map(|tool| tool.definition.parameters()).collect();
     let texts = list.iter().zip(&parameters).map(|(tool, parameters)| Text {
         name: tool.name.as_str(),
