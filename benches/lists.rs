@@ -16,7 +16,6 @@ use portcullis::{
     endpoints::{
         Visible,
         mcp::{self, Shelf},
-        meta,
         openapi::Scope,
     },
     snapshot::{Current, Snapshot},
@@ -129,13 +128,4 @@ fn all_pages_of_narrowed_tools(bencher: Bencher<'_, '_>) {
 fn greeting(bencher: Bencher<'_, '_>) {
     let visible = visible(false);
     bencher.bench(|| mcp::discover(black_box(&shelf(&visible, 1_000))));
-}
-
-#[divan::bench(args = ["things", "search things by words", "nothing has this"])]
-fn search(bencher: Bencher<'_, '_>, query: &str) {
-    let visible = visible(false);
-    let arguments = json!({"query": query}).to_string();
-    bencher.bench(|| {
-        meta::search_tools(black_box(arguments.as_bytes()), &visible, &SNAPSHOT.tools).expect("words")
-    });
 }

@@ -15,6 +15,7 @@ pub mod pins;
 pub mod signed_out;
 pub mod tools;
 pub mod users;
+mod words;
 
 use std::{
     sync::{

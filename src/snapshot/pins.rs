@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{Current, Snapshot, tools::Refresher};
+use super::{Current, Snapshot, tools::Refresher, words::Prepared};
 use crate::{
     catalog::{
         pins::Approved,
@@ -77,28 +77,20 @@ impl Pinner {
 
 impl Snapshot {
     /// This was read of the server; whether clients are told something else now.
-    pub(super) fn read_tools(&mut self, server: &Server, read: &Arc<ToolList>) -> bool {
+    pub(super) fn read_tools(
+        &mut self,
+        server: &Server,
+        read: &Arc<ToolList>,
+        prepared: Option<&Prepared>,
+    ) -> bool {
         self.pins = Arc::new(self.pins.with_read(server.id.clone(), read.clone()));
-        self.show(server)
+        self.show(server, prepared)
     }
 
     /// This is approved of the server; whether clients are told something else now.
-    fn approve(&mut self, server: &Server, approved: &Arc<Approved>) -> bool {
+    fn approve(&mut self, server: &Server, approved: &Arc<Approved>, prepared: Option<&Prepared>) -> bool {
         self.pins = Arc::new(self.pins.with_approved(server.id.clone(), approved.clone()));
-        self.show(server)
-    }
-
-    fn show(&mut self, server: &Server) -> bool {
-        let Some(shown) = self.pins.shown(server) else { return false };
-        if self
-            .tools
-            .get(server.id.as_str())
-            .is_some_and(|before| Arc::ptr_eq(before, &shown) || **before == *shown)
-        {
-            return false;
-        }
-        self.tools = Arc::new(self.tools.with(server.id.clone(), shown));
-        true
+        self.show(server, prepared)
     }
 }
 
@@ -194,7 +186,7 @@ impl Keeper {
                 // Forgotten, or another database: this is first sight.
                 self.waiting.entry(server.id.clone()).or_insert_with(|| Sight::again(server, read));
             }
-            self.publish(server, of_server.unwrap_or_default());
+            self.publish(server, of_server.unwrap_or_default()).await;
             if self.version.is_some() && self.current.load().pins.withheld(server).next().is_some() {
                 // Perhaps it was approved as another replica has read it.
                 self.refresher.read_soon(&server.id);
@@ -221,7 +213,10 @@ impl Keeper {
                 .collect();
             let sighting = Sighting { server: &id, is_pinned: server.is_pinned, tools: &tools };
             match self.store.settle_tools(&sighting).await {
-                Ok(settled) => self.tell(server, settled),
+                Ok(settled) => {
+                    self.tell(server, &settled);
+                    self.publish(server, settled.approved).await;
+                }
                 Err(error) => {
                     outcome = Err(error);
                     self.waiting.insert(id, sight);
@@ -231,7 +226,7 @@ impl Keeper {
         outcome
     }
 
-    fn tell(&self, server: &Server, settled: Settled) {
+    fn tell(&self, server: &Server, settled: &Settled) {
         let id = &server.id;
         for (at, change) in settled.changes.iter().enumerate() {
             let word = match change.what {
@@ -252,12 +247,15 @@ impl Keeper {
             let count = settled.left_out;
             warn!(server.id = %id, "{count} tools of server `{id}` are too many to be remembered in `tool_pins`");
         }
-        self.publish(server, settled.approved);
     }
 
-    fn publish(&self, server: &Server, approved: Approved) {
+    async fn publish(&self, server: &Server, approved: Approved) {
         let approved = Arc::new(approved);
-        self.current.change_tools(|snapshot| snapshot.approve(server, &approved));
+        let before = self.current.load();
+        let shown = before.pins.with_approved(server.id.clone(), approved.clone()).shown(server);
+        // Without an index prepared it is made where it is needed.
+        let prepared = Prepared::of(server, shown, &before).await.ok().flatten();
+        self.current.change_tools(|snapshot| snapshot.approve(server, &approved, prepared.as_ref()));
     }
 
     /// Says once that there is trouble, and once that it is over.

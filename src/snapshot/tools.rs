@@ -20,6 +20,7 @@ use super::{
     Current, listening,
     offers::{self, Found},
     pins::Pinner,
+    words::Prepared,
 };
 use crate::{
     catalog::{
@@ -253,8 +254,11 @@ impl Reader {
             // Before anything is shown.
             self.pinner.settle(&self.server, &tools).await;
         }
+        let before = self.current.load();
+        let shown = before.pins.with_read(id.clone(), tools.clone()).shown(&self.server);
+        let prepared = Prepared::of(&self.server, shown, &before).await?;
         self.current.change_tools(|snapshot| {
-            let are_other = snapshot.read_tools(&self.server, &tools);
+            let are_other = snapshot.read_tools(&self.server, &tools, prepared.as_ref());
             snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
             // Otherwise it is only younger.
             are_other || !has_offers

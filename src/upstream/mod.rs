@@ -153,7 +153,7 @@ pub fn plan(permit: Permit, tool: Arc<Tool>, addresses: &Addresses) -> Result<Tr
         return Err(access::unknown_tool());
     }
     let post = tool.post().ok_or_else(|| Refusal::internal("a tool of MCP has no path"))?.clone();
-    Trip::begin(permit, Errand::Tool(post), addresses)
+    Trip::begin(permit, Errand::Tool(post), None, addresses)
 }
 
 fn turn(count: usize) -> usize {
@@ -167,11 +167,21 @@ pub fn unreachable(cause: impl ToString) -> Refusal {
 }
 
 impl Trip {
-    /// A trip to wherever the server is for the permit's caller. Key and address are chosen here, once and together.
-    fn begin(permit: Permit, errand: Errand, addresses: &Addresses) -> Result<Self, Refusal> {
-        let destinations = addresses.for_permit(&permit)?;
+    /// A trip to wherever the server is for the permit's caller, or to where their session lives there. Key and address are
+    /// chosen here, once and together.
+    fn begin(
+        permit: Permit,
+        errand: Errand,
+        place: Option<Place>,
+        addresses: &Addresses,
+    ) -> Result<Self, Refusal> {
+        let all = addresses.for_permit(&permit)?;
         let credential = credentials::of(&permit)?;
-        let first = turn(destinations.len());
+        // A session takes no turn: the next one begins at the next peer.
+        let (destinations, first) = match place {
+            None => (all.clone(), turn(all.len())),
+            Some(place) => native::at_place(all, place)?,
+        };
         Ok(Self { permit, errand, destinations, first, credential })
     }
 

@@ -34,10 +34,7 @@ pub fn plan(
     place: Option<Place>,
     addresses: &Addresses,
 ) -> Result<Trip, Refusal> {
-    let trip = Trip::begin(permit, Errand::Native(native), addresses)?;
-    let Some(place) = place else { return Ok(trip) };
-    let (destinations, first) = at_place(trip.destinations.clone(), place)?;
-    Ok(Trip { destinations, first, ..trip })
+    Trip::begin(permit, Errand::Native(native), place, addresses)
 }
 
 /// The addresses of the peer that holds the session, the one it was opened at first.

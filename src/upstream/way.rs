@@ -35,7 +35,7 @@ pub fn plan_ask(permit: Permit, what: Wanted, addresses: &Addresses) -> Result<T
     {
         return Err(access::unknown_tool());
     }
-    Trip::begin(permit, Errand::Asked(what), addresses)
+    Trip::begin(permit, Errand::Asked(what), None, addresses)
 }
 
 /// The way to a server. Only this module makes one.

@@ -15,7 +15,10 @@ use super::{
     exposed::Neighbours,
     schemas::{COMPONENTS, References},
 };
-use crate::{catalog::search::Words, names::ServerId};
+use crate::{
+    catalog::search::{Text, Words},
+    names::ServerId,
+};
 
 /// The tools of all servers whose tool list is known.
 #[derive(Debug, Clone, Default)]
@@ -33,8 +36,7 @@ struct Entry {
     /// Names among all tools, in the order of the list.
     exposed: Vec<String>,
     by_exposed: HashMap<String, Arc<Tool>>,
-    /// In the order of the list.
-    words: Vec<Words>,
+    words: Words,
     components: BTreeMap<String, Fragment>,
 }
 
@@ -47,8 +49,6 @@ pub struct Listed<'i> {
     pub operation_id: &'i str,
     /// Its input and output, with references into [`ToolIndex::components`].
     pub shape: &'i Shape,
-    /// By what words it is found, those of its server's id among them.
-    pub words: &'i Words,
 }
 
 impl ToolIndex {
@@ -80,6 +80,13 @@ impl ToolIndex {
 
     /// The same index with this list in place of the server's former one.
     pub fn with(&self, server: ServerId, list: Arc<ToolList>) -> ToolIndex {
+        // Memory never refuses it; what had no words could be called and not found.
+        let words = words(&server, &list).unwrap_or_default();
+        self.with_words(server, list, words)
+    }
+
+    /// The same, with the list's [`words`], which take a while to make.
+    pub fn with_words(&self, server: ServerId, list: Arc<ToolList>, words: Words) -> ToolIndex {
         let mut references = Prefix(&server);
         let shapes = list.iter().map(|tool| tool.shape.with_references(&mut references)).collect();
         let components = list
@@ -90,7 +97,6 @@ impl ToolIndex {
         let exposed = list.iter().map(|tool| self.neighbours.exposed(&server, tool.name.as_str()));
         let exposed: Vec<String> = exposed.collect();
         let by_exposed = exposed.iter().cloned().zip(list.iter().cloned()).collect();
-        let words = list.iter().map(|tool| words(&server, tool)).collect();
         let mut servers = self.servers.clone();
         let entry = Entry { list, shapes, exposed, by_exposed, words, components };
         servers.insert(server, Arc::new(entry));
@@ -107,9 +113,21 @@ impl ToolIndex {
     /// A server's tools as documents show them, ordered by name.
     pub fn listed(&self, server: &str) -> impl Iterator<Item = Listed<'_>> {
         self.servers.get(server).into_iter().flat_map(|entry| {
-            let parts = entry.list.iter().zip(&entry.shapes).zip(&entry.exposed).zip(&entry.words);
-            parts.map(|(((tool, shape), operation_id), words)| Listed { tool, operation_id, shape, words })
+            let parts = entry.list.iter().zip(&entry.shapes).zip(&entry.exposed);
+            parts.map(|((tool, shape), operation_id)| Listed { tool, operation_id, shape })
         })
+    }
+
+    /// The one of [`Self::listed`] at this place.
+    pub fn nth(&self, server: &str, place: usize) -> Option<Listed<'_>> {
+        let entry = self.servers.get(server)?;
+        let (shape, operation_id) = (entry.shapes.get(place)?, entry.exposed.get(place)?);
+        Some(Listed { tool: entry.by_exposed.get(operation_id)?, operation_id, shape })
+    }
+
+    /// By what words a server's tools are found, those of its id among them.
+    pub fn words(&self, server: &str) -> Option<&Words> {
+        self.servers.get(server).map(|entry| &entry.words)
     }
 
     /// The schemas that a server's tools refer to, under names no other server's schema has.
@@ -155,12 +173,17 @@ pub(super) fn referred<'c, 's>(
     followed
 }
 
-/// By what words a tool is found.
-fn words(server: &ServerId, tool: &Tool) -> Words {
-    let names = [server.as_str(), tool.name.as_str()];
-    let parameters = tool.definition.parameters();
-    let title = tool.summary.as_deref().unwrap_or_default();
-    Words::new(names, parameters.iter().map(String::as_str), title, &tool.description)
+/// By what words the tools of a list are found. Takes a millisecond for each hundred or so, so it is made before
+/// anybody waits for it.
+pub fn words(server: &ServerId, list: &ToolList) -> Result<Words> {
+    let parameters: Vec<_> = list.iter().map(|tool| tool.definition.parameters()).collect();
+    let texts = list.iter().zip(&parameters).map(|(tool, parameters)| Text {
+        name: tool.name.as_str(),
+        parameters,
+        title: tool.summary.as_deref().unwrap_or_default(),
+        description: &tool.description,
+    });
+    Words::new(server.as_str(), texts)
 }
 
 /// A server id has no dot, so the first one ends it and no two servers' names can be equal.

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::{mcp::param_headers::ParamHeaders, names::ToolName};
 pub use definition::{Definition, Hints};
-pub use index::{Listed, ToolIndex};
+pub use index::{Listed, ToolIndex, words};
 pub use schemas::Fragment;
 use schemas::References;
 pub use source::{Source, in_lines};

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use super::{Answer, Asked, Visible, listings};
 use crate::{
     catalog::{
-        search,
+        search::{self, Part},
         tools::{Listed, Tool, ToolIndex, exposed::META_TOOLS},
     },
     names::{ServerId, ToolName},
@@ -129,12 +129,11 @@ struct Line<'a> {
     tool: &'a ToolName,
     description: Cow<'a, str>,
     endpoint: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    score: Option<f64>,
+    score: f64,
 }
 
 impl<'a> Line<'a> {
-    fn new(server: &'a ServerId, listed: &Listed<'a>, score: Option<f64>) -> Self {
+    fn new(server: &'a ServerId, listed: &Listed<'a>, score: f64) -> Self {
         let Listed { tool, operation_id: name, .. } = *listed;
         let endpoint = format!("/{server}/{}", tool.name);
         Self { name, server, tool: &tool.name, description: shortened(&tool.description), endpoint, score }
@@ -164,12 +163,13 @@ pub fn search_tools(arguments: &[u8], visible: &[Visible], tools: &ToolIndex) ->
     let wish: Wish<'_> =
         read(arguments, "`search_tools` takes `query`, a text, and `limit`, a number from 1 to 100")?;
     let limit = wish.limit.map_or(DEFAULT_LIMIT, |limit| usize::try_from(limit).unwrap_or(MAX_LIMIT));
-    let candidates = visible.iter().flat_map(|visible| {
-        let id = &visible.server.id;
-        listed(visible, tools).map(move |listed| ((id, listed), listed.words))
+    let searched = visible.iter().filter_map(|visible| Some((&visible.server.id, part(visible, tools)?)));
+    let (servers, parts): (Vec<_>, Vec<_>) = searched.unzip();
+    let (found, total) = search::search(&wish.query, &parts, limit.min(MAX_LIMIT));
+    let lines = found.iter().filter_map(|found| {
+        let server = servers[found.part];
+        Some(Line::new(server, &tools.nth(server.as_str(), found.place)?, found.score))
     });
-    let (found, total) = search::search(&wish.query, candidates, limit.min(MAX_LIMIT));
-    let lines = found.iter().map(|found| Line::new(found.item.0, &found.item.1, Some(found.score)));
     written(&Results { tools: lines.collect(), total })
 }
 
@@ -242,10 +242,15 @@ fn written(value: &impl Serialize) -> Result<Vec<u8>, Refusal> {
     serde_json::to_vec(value).map_err(Refusal::internal)
 }
 
-/// The caller's tools of one server, unless it is switched off.
-fn listed<'a>(visible: &'a Visible, tools: &'a ToolIndex) -> impl Iterator<Item = Listed<'a>> {
-    let listed = tools.listed(visible.server.id.as_str()).filter(|_| visible.server.is_enabled);
-    listed.filter(|listed| visible.tools.allows(listed.tool.name.as_str()))
+/// The caller's tools of one server as they are searched, unless it is switched off.
+fn part<'t>(visible: &Visible, tools: &'t ToolIndex) -> Option<Part<'t>> {
+    let id = visible.server.id.as_str();
+    let words = tools.words(id).filter(|_| visible.server.is_enabled)?;
+    let only = (!visible.tools.is_everything()).then(|| {
+        let list = tools.get(id).into_iter().flat_map(|list| list.iter());
+        list.map(|tool| visible.tools.allows(tool.name.as_str())).collect()
+    });
+    Some(Part { words, only })
 }
 
 /// The caller's tool of this name. What is no tool and what is not the caller's get the same words.

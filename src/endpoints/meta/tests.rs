@@ -67,7 +67,7 @@ fn a_search_finds_the_caller_s_tools_and_no_others() {
     assert!(first.as_object_mut().unwrap().remove("score").unwrap().as_f64().unwrap() > 0.0);
     assert_eq!((first, &answer["total"]), (line, &json!(1)));
     assert_eq!(found("purge everything", &narrowed()), json!({"tools": [], "total": 0}));
-    assert_eq!(found("read path files", &narrowed()), json!({"tools": [], "total": 0}));
+    assert_eq!(found("read path", &narrowed()), json!({"tools": [], "total": 0}));
     assert_eq!(found("", &narrowed())["total"], 2);
     assert_eq!(found("", &[])["total"], 0);
 }
