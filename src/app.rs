@@ -10,7 +10,10 @@ mod stopping;
 use std::{
     net::{SocketAddr, TcpListener},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -92,7 +95,12 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     let mut sockets = TcpSocketOptions::default();
     sockets.tcp_keepalive = Some(PROBES);
     public.add_tcp_with_settings(&config.gateway.http.to_string(), sockets);
-    let ops = Ops { recorder: parts.recorder.clone(), current: parts.current.clone() };
+    let is_listening = Arc::new(AtomicBool::new(false));
+    let ops = Ops {
+        recorder: parts.recorder.clone(),
+        current: parts.current.clone(),
+        is_listening: is_listening.clone(),
+    };
     let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
     let Parts { recorder, current, identity, background, access, live, refresher, wishes, .. } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
@@ -112,7 +120,7 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
     server.add_service(background_service("drain", drain));
     server.add_service(background_service(
         "herald",
-        Herald { listening, begin: Mutex::new(begin), last_things: last_things.clone() },
+        Herald { listening, is_listening, begin: Mutex::new(begin), last_things: last_things.clone() },
     ));
     server.add_service(public);
     server.add_service(private);
@@ -318,6 +326,7 @@ impl Keeper {
 /// Says when the gateway can be called, and ends the process if that does not come about.
 struct Herald {
     listening: [SocketAddr; 2],
+    is_listening: Arc<AtomicBool>,
     begin: Mutex<Option<Begin>>,
     last_things: LastThings,
 }
@@ -331,6 +340,7 @@ impl BackgroundService for Herald {
                 self.last_things.give_up(&error);
             }
         }
+        self.is_listening.store(true, Ordering::Relaxed);
         let [http, ops] = self.listening;
         info!("listening on http://{http} (callers) and http://{ops} (metrics, readiness)");
         if let Some(begin) = begin {

@@ -3,7 +3,14 @@
 //! Bound to a private address; shows figures only, never names of callers. Decides nothing. Open until
 //! the process ends: while it drains, it says so to whoever asks.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use http::{Response, header};
@@ -30,6 +37,8 @@ pub struct Ops {
     pub recorder: Recorder,
     /// What is believed.
     pub current: Arc<Current>,
+    /// Whether the public port answers.
+    pub is_listening: Arc<AtomicBool>,
 }
 
 impl Ops {
@@ -43,6 +52,8 @@ impl Ops {
             },
             "/health/live" => (200, "application/json", br#"{"status":"live"}"#.to_vec()),
             "/health/ready" if self.recorder.metrics.draining.get() != 0 => unready("draining"),
+            // Before the public port answers, a load balancer would send callers to nobody.
+            "/health/ready" if !self.is_listening.load(Ordering::Relaxed) => unready("not listening yet"),
             "/health/ready" if !self.current.is_ready() => unready("grants unknown"),
             "/health/ready" => (200, "application/json", br#"{"status":"ready"}"#.to_vec()),
             _ => (404, "application/json", br#"{"detail":"nothing is here","code":"not_found"}"#.to_vec()),

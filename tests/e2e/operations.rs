@@ -270,3 +270,15 @@ async fn a_tool_list_that_takes_long_to_read_delays_no_revocation() {
     }
     assert!(times.len() > 2, "the list was read too quickly to be in anybody's way: {times:?}");
 }
+
+#[tokio::test]
+async fn who_is_told_that_the_gateway_is_ready_is_answered_by_it() {
+    for _ in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("grants.db").display());
+        let mut gateway = Setup::new(&url).server("github", "http://127.0.0.1:9").spawn();
+        gateway.await_ready().await;
+        // No second try: a load balancer has none either.
+        std::net::TcpStream::connect(gateway.address()).expect("ready, and nobody there");
+    }
+}
