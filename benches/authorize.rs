@@ -89,6 +89,7 @@ fn server(id: usize) -> Arc<Server> {
         is_session_shared: true,
         is_pinned: false,
         is_enabled: true,
+        missing_variables: Vec::new(),
         description: String::new(),
         deadlines: Deadlines { connect: Duration::from_secs(5), read: Duration::from_secs(60) },
     })

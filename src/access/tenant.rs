@@ -4,7 +4,7 @@
 //! is never guessed, and never goes to another group's address. Never opens, dials or shows anything.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -79,8 +79,8 @@ impl Own {
 #[derive(Debug, Clone, Default)]
 pub struct Tenants {
     by_group: HashMap<GroupName, BTreeMap<ServerId, Arc<Own>>>,
-    /// Under which names any group has a key for a server.
-    key_names: HashMap<ServerId, Vec<Box<str>>>,
+    /// The servers that any group has a key for, whatever it is called.
+    keyed: HashSet<ServerId>,
     rows: usize,
 }
 
@@ -98,15 +98,12 @@ impl Tenants {
 
     /// These, ready to be asked.
     pub(super) fn finish(mut self) -> Self {
-        self.key_names.clear();
+        self.keyed.clear();
         self.rows = 0;
         for (server, own) in self.by_group.values().flatten() {
             self.rows += own.row_count();
-            let names = self.key_names.entry(server.clone()).or_default();
-            for key in &own.keys {
-                if !names.contains(&key.name) {
-                    names.push(key.name.clone());
-                }
+            if !own.keys.is_empty() {
+                self.keyed.insert(server.clone());
             }
         }
         self
@@ -152,11 +149,10 @@ impl Tenants {
         all.filter(|key| key.value.is_err()).count()
     }
 
-    /// Whether any group has a key of its own that this server takes.
+    /// Whether any group has a key of its own for this server. One that it does not take counts too: it was meant to keep
+    /// its group from sharing.
     fn key(&self, server: &Server) -> bool {
-        let names = self.key_names.get(&server.id);
-        let own = server.own_credential.as_ref();
-        names.zip(own).is_some_and(|(names, own)| names.iter().any(|name| **name == *own.key_name))
+        server.own_credential.is_some() && self.keyed.contains(&server.id)
     }
 }
 

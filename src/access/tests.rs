@@ -222,7 +222,8 @@ mod tenants {
         check(&[], &["A", "B"], &[], &[], "-");
         check(&[], &["A", "B"], &[("A", "token")], &[], "A");
         check(&[], &["B"], &[("A", "token")], &[], "- keyed");
-        check(&[], &["A", "B"], &[("A", "other")], &[], "-");
+        check(&[], &["A", "B"], &[("A", "other")], &[], "- keyed");
+        check(&[], &["A", "B"], &[("A", "other"), ("B", "token")], &[], "B");
         check(&[], &["A", "B"], &[], &["B"], "B");
         check(&[], &["A", "B"], &[("A", "token")], &["B"], "?");
         check(&[], &["A", "B"], &[("A", "token"), ("B", "token")], &[], "?");

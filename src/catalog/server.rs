@@ -206,6 +206,8 @@ pub struct Server {
     pub is_pinned: bool,
     /// Whether calls are let through.
     pub is_enabled: bool,
+    /// The variables that it waits for, where it is off for want of them; as they may be shown.
+    pub missing_variables: Vec<String>,
     /// One line for people and models.
     pub description: String,
     /// How long the gateway waits for it.
@@ -234,6 +236,7 @@ pub mod tests_support {
             is_session_shared: true,
             is_pinned: false,
             is_enabled: true,
+            missing_variables: Vec::new(),
             description: String::new(),
             deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
         })

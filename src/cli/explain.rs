@@ -79,10 +79,7 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
         Some(server) => {
             if !server.is_enabled {
                 is_reachable = false;
-                data(&format!(
-                    "but `{}` is switched off in servers.toml, so every call answers 503",
-                    target.server
-                ))?;
+                data(&off(server))?;
             }
             if let Some((is_usable, sentence)) = tenancy::told(config, &caller, server, grants) {
                 is_reachable &= is_usable;
@@ -103,6 +100,16 @@ pub fn explain(config: &Config, arguments: &ExplainArguments) -> anyhow::Result<
         None => explanation.rules().try_for_each(|rule| data(&rule))?,
     }
     Ok(if is_reachable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Why a server is off.
+fn off(server: &Server) -> String {
+    let id = &server.id;
+    if server.missing_variables.is_empty() {
+        return format!("but `{id}` is switched off in servers.toml, so every call answers 503");
+    }
+    let missing = server.missing_variables.join(", ");
+    format!("but `{id}` is off, so every call answers 503: it waits for {missing}, not set here")
 }
 
 /// Says so where the tool waits for an approval.

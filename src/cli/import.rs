@@ -1,7 +1,7 @@
 //! `portcullis import`: the tables of the earlier gateway are read, what counts is written here, and a report is printed.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead},
     process::ExitCode,
 };
@@ -13,7 +13,7 @@ use super::{asked_wrong, data, grants, talk};
 use crate::{
     config::{self, Config},
     store::{
-        DatabaseUrl, Settings, Store,
+        DatabaseUrl, GrantRow, Settings, Store,
         import::{Counts, LeftOut, Mode, Report, Source, State, Table, TableReport},
     },
 };
@@ -56,12 +56,17 @@ pub async fn import(config: Config, arguments: ImportArguments) -> anyhow::Resul
     };
     let report = store.import(&source, mode, &known, &mut print).await;
     source.close().await;
+    let unused = match (&report, mode) {
+        (Ok(_), Mode::Write) => unused(&config, &store).await,
+        _ => Ok(Vec::new()),
+    };
     store.close().await;
     let report = report?;
     if let Some(error) = trouble {
         return Err(error);
     }
     print_report(&report)?;
+    unused?.iter().try_for_each(|remark| data(remark))?;
     sum_up(&report, mode, source.schema());
     Ok(if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -84,6 +89,47 @@ fn existing(settings: &Settings, scratch: &std::path::Path) -> Settings {
         *path = scratch.join("nothing.db");
     }
     settings
+}
+
+/// What stands here now and will not be used as it is: keys that their server takes by another name, and addresses that the
+/// gateway may not go to. Says neither.
+async fn unused(config: &Config, store: &Store) -> anyhow::Result<Vec<String>> {
+    let server = |id: &str| config.servers.iter().find(|server| server.id.as_str() == id);
+    let (mut keys, mut addresses) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
+    let mut note = |row: GrantRow<'_>| match row {
+        GrantRow::Key { server: id, name, .. } => {
+            let takes = server(id).and_then(|server| server.own_credential.as_ref());
+            if takes.is_some_and(|takes| takes.key_name != name) {
+                *keys.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        GrantRow::Endpoint { server: id, url, .. } => {
+            let is_mcp = server(id).map(|server| server.dialect.is_mcp());
+            if is_mcp.is_some_and(|is_mcp| config.allowed_hosts.read(url, is_mcp).is_none()) {
+                *addresses.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        GrantRow::User { .. }
+        | GrantRow::Group { .. }
+        | GrantRow::Membership { .. }
+        | GrantRow::Rule { .. } => {}
+    };
+    store.load_grants(&mut note).await?;
+    let of_keys = keys.into_iter().map(|(id, count)| {
+        let takes = server(&id).and_then(|server| server.own_credential.as_ref());
+        let takes = takes.map_or("", |takes| takes.key_name.as_str());
+        format!(
+            "tenant_server_keys: `{id}` takes `{takes}`: {count} keys have another name and are not sent; set them with \
+             `portcullis keys set`, or say `key_name` in its `credential`"
+        )
+    });
+    let of_addresses = addresses.into_iter().map(|(id, count)| {
+        format!(
+            "tenant_endpoint_overrides: {count} addresses for `{id}` are not in `upstream.allowed_hosts`: calls for their \
+             groups are refused until they are"
+        )
+    });
+    Ok(of_keys.chain(of_addresses).collect())
 }
 
 fn print_report(report: &Report) -> anyhow::Result<()> {

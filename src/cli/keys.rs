@@ -65,8 +65,9 @@ pub async fn keys(config: Config, command: KeysCommand) -> anyhow::Result<()> {
 /// The server, and how it takes keys.
 fn server_of<'c>(config: &'c Config, id: &ServerId) -> anyhow::Result<(&'c Server, &'c OwnCredential)> {
     let server = config.servers.iter().find(|server| server.id == *id);
-    let server =
-        server.with_context(|| format!("`{id}` is not in servers.toml, so no key of it can be sent"))?;
+    let server = server.with_context(|| {
+        format!("`{id}` is not in servers.toml, so no key of it can be sent; `portcullis servers` lists them")
+    })?;
     let own = server.own_credential.as_ref();
     let own = own.with_context(|| {
         format!(
@@ -184,20 +185,22 @@ async fn delete(config: &Config, arguments: KeyArguments) -> anyhow::Result<()> 
     };
     let store = super::grants::open(config).await?;
     let rows = store.delete_key(&group, &id, &name).await?;
-    warn_of_sharing(config, &store, &id).await?;
+    if rows > 0 {
+        talk(&format!("group `{}` has no key `{name}` for `{id}` any more", group.as_str()));
+        warn_of_sharing(config, &store, &id).await?;
+    }
     store.close().await;
     if rows == 0 {
         bail!("group `{}` has no key `{name}` for `{id}`", group.as_str());
     }
-    talk(&format!("group `{}` has no key `{name}` for `{id}` any more", group.as_str()));
     Ok(())
 }
 
 /// The last key gone, everybody shares again, unless the server says otherwise.
 async fn warn_of_sharing(config: &Config, store: &Store, id: &ServerId) -> anyhow::Result<()> {
-    let Ok((server, own)) = server_of(config, id) else { return Ok(()) };
+    let Ok((server, _)) = server_of(config, id) else { return Ok(()) };
     let keys = store.keys().await?;
-    let is_keyed = keys.iter().any(|key| key.server == id.as_str() && key.name == own.key_name);
+    let is_keyed = keys.iter().any(|key| key.server == id.as_str());
     if !is_keyed && server.sharing == Sharing::UntilKeyed {
         talk(&format!(
             "no group has a key for `{id}` any more, so all its callers share the credential of servers.toml, if it has one; \

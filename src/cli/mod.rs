@@ -164,8 +164,12 @@ fn servers(config: &Config) -> anyhow::Result<()> {
         let state = if server.is_enabled { "on" } else { "off" };
         let peers: Vec<String> = server.peers.iter().map(ToString::to_string).collect();
         let (id, tier, dialect) = (server.id.as_str(), server.tier.as_str(), server.dialect.as_str());
+        let waits = match server.missing_variables.as_slice() {
+            [] => String::new(),
+            missing => format!("  (waits for {})", missing.join(", ")),
+        };
         data(&format!(
-            "{id:width$}  {state:3}  {tier:5}  {dialect:7}  {}  {}",
+            "{id:width$}  {state:3}  {tier:5}  {dialect:7}  {}  {}{waits}",
             peers.join(","),
             server.description
         ))?;

@@ -121,6 +121,10 @@ async fn list(store: &Store, config: &Config, server: Option<&ServerId>) -> anyh
     let is_pinned =
         |pin: &Pin| config.servers.iter().any(|known| known.id.as_str() == pin.server && known.is_pinned);
     let width = pins.iter().map(|pin| pin.server.len() + 1 + pin.tool.len()).max().unwrap_or_default();
+    if let (Some(server), true) = (server, pins.is_empty()) {
+        talk(&format!("no tool of `{server}` was ever seen; `portcullis servers` lists the servers"));
+        return Ok(ExitCode::FAILURE);
+    }
     let mut waiting = 0;
     for pin in &pins {
         let name = format!("{}/{}", pin.server, pin.tool);
@@ -242,15 +246,22 @@ fn compared<'l>(before: &'l [String], after: &'l [String]) -> Vec<(char, &'l str
 async fn approve(store: &Store, wanted: &ApproveArguments) -> anyhow::Result<ExitCode> {
     let pins = store.pins(None).await?;
     let mut is_all_done = true;
-    let everything = wanted.all.then(|| (pins.iter().collect::<Vec<_>>(), "no server has tools".to_owned()));
+    let everything =
+        wanted.all.then(|| (pins.iter().collect::<Vec<_>>(), "no tool waits for approval".to_owned()));
     let of_targets = wanted.targets.iter().map(|target| {
-        let named = pins.iter().filter(|pin| target.is(pin)).collect();
-        (named, format!("`{}` has nothing", target.words()))
+        let named: Vec<_> = pins.iter().filter(|pin| target.is(pin)).collect();
+        let words = target.words();
+        let nothing = if named.is_empty() {
+            format!("`{words}` was never seen; `portcullis tools list` shows what was")
+        } else {
+            format!("`{words}` has nothing that waits for approval")
+        };
+        (named, nothing)
     });
     for (named, nothing) in everything.into_iter().chain(of_targets) {
         let waiting: Vec<_> = named.into_iter().filter_map(|pin: &Pin| Some((pin, pin.pending?))).collect();
         if waiting.is_empty() {
-            talk(&format!("{nothing} that waits for approval"));
+            talk(&nothing);
             is_all_done = false;
         }
         for (pin, pending) in waiting {

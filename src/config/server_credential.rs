@@ -65,6 +65,8 @@ pub(super) struct Found {
     pub(super) own: Option<OwnCredential>,
     /// Whether the server is on.
     pub(super) is_on: bool,
+    /// What it waits for where it is not, as it may be shown.
+    pub(super) missing: Vec<String>,
 }
 
 /// Reads `shared_credential`: for whom the credential of the configuration is used where groups bring their own.
@@ -88,24 +90,29 @@ pub(super) fn credential(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> 
     let required = required(id, table, enabled);
     let header = header(id, table, "credential", enabled, hint)?;
     let required = required?;
+    let of_header = header.as_ref().and_then(|header| header.missing.clone());
     let names_variable = required.is_some() || header.as_ref().is_some_and(|header| header.has_variable);
     if enabled == Enabled::WhenItsVariablesAreSet && !names_variable {
         let sentence = format!("server `{}` has `enabled = \"auto\"` but names no variable", printable(id));
         let hint = "add a `credential`, or `requires = [\"MCP_…_URL\"]`, or say `true` or `false`";
         return Err(table.problem("enabled", sentence, hint));
     }
-    let is_wanted = enabled != Enabled::No && required != Some(false);
-    let Some(Header { own, value, has_variable }) = header else {
-        return Ok(Found { credential: None, own: None, is_on: is_wanted });
+    let missing: Vec<_> = match enabled {
+        Enabled::No => Vec::new(),
+        Enabled::Yes | Enabled::WhenItsVariablesAreSet => {
+            required.into_iter().flatten().chain(of_header).collect()
+        }
     };
-    // Where every key is a group's own there is no variable of a credential to wait for.
-    let is_on = is_wanted && (value.is_some() || !has_variable);
+    let is_on = enabled != Enabled::No && missing.is_empty();
+    let Some(Header { own, value, .. }) = header else {
+        return Ok(Found { credential: None, own: None, is_on, missing });
+    };
     let credential = value.map(|value| CredentialHeader { name: own.header.clone(), value });
-    Ok(Found { credential, own: Some(own), is_on })
+    Ok(Found { credential, own: Some(own), is_on, missing })
 }
 
-/// Whether all the variables are set that the server waits for; none where it names none.
-fn required(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Option<bool>> {
+/// Which of the variables that the server waits for are not set; none where it names none.
+fn required(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Option<Vec<String>>> {
     let variables = table.list("requires", |text| {
         if env::is_variable_name(text) {
             return Ok(text.to_owned());
@@ -113,8 +120,10 @@ fn required(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Option<b
         Err(Complaint::new("must hold names of variables, not values")
             .with_hint("a variable that only has to be set: `requires = [\"MCP_GITHUB_URL\"]`"))
     })?;
-    let missing = variables.iter().find(|name| table.environment().non_empty(name).is_none());
-    match missing {
+    let is_any = !variables.is_empty();
+    let is_missing = |name: &String| table.environment().non_empty(name).is_none();
+    let missing: Vec<_> = variables.into_iter().filter(is_missing).collect();
+    match missing.first() {
         Some(name) if enabled == Enabled::Yes => {
             let sentence = format!(
                 "server `{}` needs {}, which is not set",
@@ -123,7 +132,10 @@ fn required(id: &str, table: &mut Reader<'_>, enabled: Enabled) -> Read<Option<b
             );
             Err(table.problem("requires", sentence, "set it, or say `enabled = \"auto\"`"))
         }
-        _ => Ok((!variables.is_empty()).then_some(missing.is_none())),
+        _ => {
+            let named = missing.iter().map(|name| shown(name, "a variable of its `requires`"));
+            Ok(is_any.then(|| named.collect()))
+        }
     }
 }
 
@@ -145,6 +157,8 @@ struct Header {
     /// The value, where the variable is set.
     value: Option<Secret<HeaderValue>>,
     has_variable: bool,
+    /// The variable, where it is not set.
+    missing: Option<String>,
 }
 
 /// A header and its value; `hint` says what to do about a variable that is not set.
@@ -184,7 +198,9 @@ fn header(
             (None, None) => return Err(missing(credential, "env", "env = \"MCP_API_KEY\"")),
         };
         let own = OwnCredential { header: name?, scheme, key_name };
-        Ok(Header { own, value, has_variable: variable.is_some() })
+        let (has_variable, missing) = (variable.is_some(), variable.filter(|_| value.is_none()));
+        let missing = missing.map(|variable| shown(&variable, OF_CREDENTIAL));
+        Ok(Header { own, value, has_variable, missing })
     })
 }
 

@@ -58,7 +58,8 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let peers = url.and_then(|url| peers(&server_id, table, tier, dialect, url));
     let peers = peers.and_then(|peers| not_the_gateway(&server_id, table, peers, &from_gateway.listeners));
     enabled?;
-    let Found { credential, own: own_credential, is_on: is_enabled } = credential?;
+    let Found { credential, own: own_credential, is_on: is_enabled, missing: missing_variables } =
+        credential?;
     let discovery_credential = discovery_credential?;
     launch?;
     if is_enabled && (credential.is_some() || discovery_credential.is_some()) {
@@ -78,6 +79,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         is_session_shared: is_session_shared?,
         is_pinned: is_pinned?,
         is_enabled,
+        missing_variables,
         description: description?,
         deadlines: deadlines?,
     })

@@ -69,7 +69,7 @@ async fn refresh(current: &Current, tenants: &Tenants, allowed: &AllowedHosts, i
             // Not the address: it may hold a password.
             None if is_news => warn!(
                 server.id = %id,
-                "a group's own address for server `{id}` is none, or not in `upstream.allowed_hosts`; its calls are refused"
+                "a group's own address for server `{id}` is no address, or its host is not in `upstream.allowed_hosts`; its calls are refused"
             ),
             None => {}
         }

@@ -97,7 +97,7 @@ impl Addresses {
                 [] => self.of(server),
                 [url] => self.own.get(server).and_then(|own| own.get(url)).cloned().ok_or_else(|| {
                     endpoint_unusable(format!(
-                        "the address that group `{}` has for it is none, or not in `upstream.allowed_hosts`",
+                        "the address that group `{}` has for it is no address, or its host is not in `upstream.allowed_hosts`",
                         own.group().as_str()
                     ))
                 })?,

@@ -44,6 +44,10 @@ tenant_endpoint_overrides: 1 read, 1 new, 0 already there, 0 repeated, 0 switche
 tenant_server_endpoints: not there
 ";
 
+/// What is added where something was written.
+const NOT_ALLOWED: &str = "tenant_endpoint_overrides: 1 addresses for `github` are not in `upstream.allowed_hosts`: calls \
+     for their groups are refused until they are\n";
+
 /// The earlier gateway's database.
 async fn there() -> Database {
     let database = Database::create().await;
@@ -93,14 +97,14 @@ async fn an_import_is_reported_and_can_be_repeated_on_both_databases() {
             assert!(!file.path().join("grants.db").exists(), "a dry run made the file");
         }
         let first = import(folder.path(), &there.url(), &[]).await;
-        assert_eq!((first.code, first.stdout.as_str()), (1, REPORT), "{}", first.stderr);
+        assert_eq!((first.code, first.stdout), (1, format!("{REPORT}{NOT_ALLOWED}")), "{}", first.stderr);
         assert!(first.stderr.contains("6 rows written; nothing was changed there"), "{}", first.stderr);
         assert!(first.stderr.contains("1 rows were left behind"), "{}", first.stderr);
         assert_eq!(explain().await, 0);
         let keys = portcullis(folder.path(), &["keys", "list"]).await;
         assert!(keys.stdout.starts_with("MCP-Team\tgithub\ttoken\tsealed with "), "{keys:?}");
         let second = import(folder.path(), &there.url(), &[]).await;
-        assert_eq!((second.code, second.stdout), (1, repeated()), "{}", second.stderr);
+        assert_eq!((second.code, second.stdout), (1, repeated() + NOT_ALLOWED), "{}", second.stderr);
         assert!(second.stderr.contains("0 rows written"), "{}", second.stderr);
 
         // What was granted there is granted here, and no more.
@@ -111,6 +115,40 @@ async fn an_import_is_reported_and_can_be_repeated_on_both_databases() {
         }
     }
     assert_eq!(dump(&there), before, "something was changed there");
+}
+
+#[tokio::test]
+async fn a_key_under_another_name_is_told_and_its_group_does_not_share_one() {
+    let there = Database::create().await;
+    there
+        .execute(
+            "CREATE TABLE group_tenant_mapping (group_name text, tenant_id text);
+             CREATE TABLE user_group_membership (user_email text, group_name text);
+             CREATE TABLE tenant_server_keys (tenant_id text, server_id text, key_name text, key_value text);
+             INSERT INTO group_tenant_mapping VALUES ('A', 'github');
+             INSERT INTO user_group_membership VALUES ('ann@company.com', 'A');
+             INSERT INTO tenant_server_keys VALUES ('A', 'github', 'api_key', 'hunter2-value')",
+        )
+        .await;
+    let here = Database::create().await;
+    let peer = FakePeer::start().await.with_json("search", json!([]));
+    let keys =
+        "credential = { header = 'Authorization', env = 'VENDOR_TOKEN' }\nenabled = 'auto'".parse().unwrap();
+    let setup = Setup::new(&here.url())
+        .set("tenants.sealing_keys", vec!["5a".repeat(32)])
+        .environment("VENDOR_TOKEN", "the-shared-one")
+        .server_with("github", &peer.url(), keys);
+    let gateway = setup.start().await;
+    gateway.await_tools("github", 1).await;
+    let said = import(gateway.folder.path(), &there.url(), &[]).await;
+    assert_eq!(said.code, 0, "{said:?}");
+    let remark = "tenant_server_keys: `github` takes `VENDOR_TOKEN`: 1 keys have another name and are not sent; set them with \
+         `portcullis keys set`, or say `key_name` in its `credential`\n";
+    assert!(said.stdout.ends_with(remark), "{}", said.stdout);
+    gateway.await_grants(3).await;
+    let answer = gateway.call("/github/search", &email_token("ann@company.com"), &json!({})).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (403, "no_tenant_key"));
+    assert!(peer.requests().iter().all(|request| request.method == "GET"), "the server was called");
 }
 
 #[tokio::test]

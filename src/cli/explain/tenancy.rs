@@ -29,7 +29,9 @@ pub(super) fn told(
         let cause = match own.endpoints() {
             [] => None,
             [url] if is_allowed(url) => None,
-            [_] => Some("the address of the group is none, or not in `upstream.allowed_hosts`"),
+            [_] => {
+                Some("the address of the group is no address, or its host is not in `upstream.allowed_hosts`")
+            }
             _ => Some("the group has two addresses"),
         };
         if let Some(cause) = cause {
@@ -43,7 +45,9 @@ pub(super) fn told(
         if lacks_variable && is_shared {
             return None;
         }
-        let cause = refusal.cause().unwrap_or("none of the caller's groups has a key for it");
+        let cause = refusal
+            .cause()
+            .unwrap_or("none of the caller's groups has a key for it, by the name that the server takes");
         return Some(refused(refusal.code().status(), refusal.code().as_str(), cause));
     }
     let Tenancy::Own(own) = permit.tenancy() else { return None };

@@ -34,6 +34,7 @@ fn server(id: &str) -> Arc<Server> {
         is_session_shared: true,
         is_pinned: false,
         is_enabled: true,
+        missing_variables: Vec::new(),
         description: format!("what {id} is for"),
         deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
     })

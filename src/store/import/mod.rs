@@ -56,7 +56,7 @@ const MOST_BELONGINGS: usize = 100_000;
 impl Store {
     /// Imports the tables of an earlier gateway; again, it finds everything here already.
     ///
-    /// Grants are written in one transaction. `known` are the servers of the catalogue: rows about others are imported
+    /// Grants are written in one transaction. `known` are the servers of the catalog: rows about others are imported
     /// and told. Rows that are left out go to `sink`.
     pub async fn import(
         &self,

@@ -28,7 +28,7 @@ pub struct TableReport {
     pub counts: Counts,
     /// Columns that were not looked at.
     pub unread_columns: Vec<String>,
-    /// Rows about servers that are not in the catalogue.
+    /// Rows about servers that are not in the catalog.
     pub unknown_servers: UnknownServers,
 }
 
@@ -81,7 +81,7 @@ pub type Sink<'a> = dyn FnMut(LeftOut) + Send + 'a;
 /// How many unknown servers are told by name.
 const MOST_NAMED: usize = 1_000;
 
-/// Rows about servers that are not in the catalogue: they are imported, and count once the server is there.
+/// Rows about servers that are not in the catalog: they are imported, and count once the server is there.
 #[derive(Debug, Default)]
 pub struct UnknownServers {
     named: BTreeMap<ServerId, u64>,

@@ -61,9 +61,11 @@ async fn an_address_that_is_not_allowed_refuses_and_nobody_else_s_is_called_inst
     let database = Database::create().await;
     let (tenants, shared, own) = two_peers(Grants::Postgres(database), &["127.0.0.2", "*.example.com"]).await;
     let token = email_token(ANN);
-    tenants.call(ANN).await;
+    tenants.grants.execute(row("tenant_endpoint_overrides", "A", "nothing yet")).await;
+    tenants.gateway.call_until("/github/search", &token, 503).await;
     let before = calls(&shared);
     let good = own.url();
+    let mut of_bob = 0;
     for url in [
         good.as_str(),
         "http://127.0.0.1@127.0.0.2/",
@@ -75,17 +77,26 @@ async fn an_address_that_is_not_allowed_refuses_and_nobody_else_s_is_called_inst
         "nonsense",
         "",
     ] {
-        tenants.grants.execute("DELETE FROM tenant_endpoint_overrides").await;
-        tenants.grants.execute(row("tenant_endpoint_overrides", "A", url)).await;
-        let (answer, _) = tenants.gateway.call_until("/github/search", &token, 503).await;
-        assert_eq!(answer.code(), "tenant_endpoint_unusable", "{url}");
+        let sql = format!("UPDATE tenant_endpoint_overrides SET endpoint_url = '{url}'");
+        let version = tenants.gateway.metrics().await.sum("portcullis_snapshot_version", &[]);
+        tenants.grants.execute(Box::leak(sql.into_boxed_str())).await;
+        until("the row in force", || async {
+            let now = tenants.gateway.metrics().await.sum("portcullis_snapshot_version", &[]);
+            (now > version).then_some(())
+        })
+        .await;
+        let answer = tenants.gateway.call("/github/search", &token, &json!({})).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (503, "tenant_endpoint_unusable"),
+            "{url}"
+        );
         assert!(url.is_empty() || !answer.text().contains(url), "{}", answer.text());
         assert_eq!(tenants.call(BOB).await, served());
+        of_bob += 1;
     }
-    assert_eq!(calls(&own), 0);
-    // Between two rows the caller has none of their own for a moment.
-    let sent = calls(&shared) - before;
-    assert!(tenants.gateway.written().contains("upstream.allowed_hosts"), "the operator is told; {sent}");
+    assert_eq!((calls(&own), calls(&shared) - before), (0, of_bob));
+    assert!(tenants.gateway.written().contains("upstream.allowed_hosts"), "the operator is told");
 }
 
 #[tokio::test]
