@@ -128,7 +128,7 @@ fn server() -> ServerId {
 }
 
 fn binding(server: &ServerId) -> Binding<'_> {
-    Binding { purpose: Purpose::Session, server: Some(server), caller: "ana@example.org" }
+    Binding { purpose: Purpose::Session, server: Some(server), caller: "ana@example.org", standing: None }
 }
 
 #[divan::bench]

@@ -5,6 +5,7 @@
 //! never travels.
 
 use http::HeaderValue;
+use sha2::{Digest, Sha256};
 
 use crate::{
     access::{
@@ -56,6 +57,9 @@ fn of_group(own: &Own, how: &OwnCredential) -> Result<Option<CredentialHeader>, 
     if keys.next().is_some() {
         return Err(unusable(format!("group `{group}` has two keys `{}`", how.key_name)));
     }
+    if *key.name != *how.key_name {
+        return Err(unusable(format!("a key of group `{group}` has no name that can be read")));
+    }
     match &key.value {
         Ok(value) => match header(how, value) {
             Some(value) => Ok(Some(CredentialHeader { name: how.header.clone(), value })),
@@ -63,6 +67,41 @@ fn of_group(own: &Own, how: &OwnCredential) -> Result<Option<CredentialHeader>, 
         },
         Err(why) => Err(unusable(format!("the key of group `{group}` is {why}"))),
     }
+}
+
+/// As whom the permit's caller is called for, as a number that tells nothing: the same only for the same group with the same
+/// key. None where all share.
+pub fn standing(permit: &Permit) -> Option<[u8; 16]> {
+    let Tenancy::Own(own) = permit.tenancy() else { return None };
+    let mut digest = Sha256::new();
+    digest.update(own.group().as_str());
+    if let Some(how) = &permit.server().own_credential {
+        for value in own.keys(&how.key_name).filter_map(|key| key.value.as_ref().ok()) {
+            digest.update([0]);
+            digest.update(value.expose());
+        }
+    }
+    let mut standing = [0; 16];
+    standing.copy_from_slice(&digest.finalize()[..16]);
+    Some(standing)
+}
+
+/// Whether what was begun under one permit would be sent with the same credential, for the same group and to the same address,
+/// under another one.
+pub fn is_same(before: &Permit, now: &Permit) -> bool {
+    let addresses = |permit: &Permit| match permit.tenancy() {
+        Tenancy::Own(own) => own.endpoints().to_vec(),
+        Tenancy::Shared { .. } | Tenancy::Ambiguous => Vec::new(),
+    };
+    let credential = |permit: &Permit| {
+        let found = of(permit).ok()?;
+        Some(found.map(|found| (found.name, found.value)))
+    };
+    let (was, is) = (credential(before), credential(now));
+    before.tenancy().group() == now.tenancy().group()
+        && addresses(before) == addresses(now)
+        && was.is_some()
+        && was == is
 }
 
 /// The complete value of the header; none where the key cannot stand in one.

@@ -24,6 +24,28 @@ CREATE TABLE IF NOT EXISTS tenant_server_endpoints (
     PRIMARY KEY (tenant_id, server_id)
 );
 
+-- A table of an earlier gateway may lack a column that is read here. It is added, empty: a row without a name or a value
+-- refuses what it is about. Asked first, because adding needs the owner even where there is nothing to add.
+DO $$
+DECLARE
+    needed record;
+BEGIN
+    FOR needed IN
+        SELECT * FROM (VALUES
+            ('tenant_server_keys', 'tenant_id'), ('tenant_server_keys', 'server_id'),
+            ('tenant_server_keys', 'key_name'), ('tenant_server_keys', 'key_value'),
+            ('tenant_endpoint_overrides', 'tenant_id'), ('tenant_endpoint_overrides', 'server_id'),
+            ('tenant_endpoint_overrides', 'endpoint_url'),
+            ('tenant_server_endpoints', 'tenant_id'), ('tenant_server_endpoints', 'server_id'),
+            ('tenant_server_endpoints', 'endpoint_url')) AS columns (of_table, named)
+        WHERE NOT EXISTS (
+            SELECT FROM pg_catalog.pg_attribute
+            WHERE attrelid = pg_catalog.to_regclass(columns.of_table) AND attname = columns.named AND NOT attisdropped)
+    LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE %I ADD COLUMN %I text', needed.of_table, needed.named);
+    END LOOP;
+END $$;
+
 CREATE FUNCTION portcullis_note_tenants() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE

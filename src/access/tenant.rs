@@ -4,7 +4,8 @@
 //! is never guessed, and never goes to another group's address. Never opens, dials or shows anything.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -21,6 +22,12 @@ pub struct OwnKey {
     pub name: Box<str>,
     /// The key, or why it is of no use.
     pub value: Result<Secret<String>, Unreadable>,
+}
+
+impl OwnKey {
+    fn has_no_name(&self) -> bool {
+        self.name.trim() != &*self.name || self.name.is_empty()
+    }
 }
 
 /// One row about what a group has of its own.
@@ -46,9 +53,10 @@ impl Own {
         &self.group
     }
 
-    /// The keys by this name: one, unless the table is in disorder.
+    /// The keys by this name, and those whose name cannot be read, for they may be meant: one, unless the table is in
+    /// disorder.
     pub fn keys(&self, name: &str) -> impl Iterator<Item = &OwnKey> {
-        self.keys.iter().filter(move |key| &*key.name == name)
+        self.keys.iter().filter(move |key| &*key.name == name || key.has_no_name())
     }
 
     /// The addresses: one, unless the tables are in disorder.
@@ -73,58 +81,105 @@ impl Own {
     fn row_count(&self) -> usize {
         self.keys.len() + self.endpoints.len()
     }
+
+    fn unreadable_count(&self) -> usize {
+        self.keys.iter().filter(|key| key.value.is_err()).count()
+    }
+
+    /// In one order, whatever that of the table is.
+    fn sort(&mut self) {
+        self.keys.sort_by(|one, other| one.name.cmp(&other.name));
+        self.endpoints.sort();
+    }
 }
 
+/// What one group has, by server.
+type OfGroup = BTreeMap<ServerId, Arc<Own>>;
+
+/// Groups are spread over this many shards; a change copies one of them.
+const SHARDS: usize = 256;
+
 /// What all groups have of their own.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Tenants {
-    by_group: HashMap<GroupName, BTreeMap<ServerId, Arc<Own>>>,
-    /// The servers that any group has a key for, whatever it is called.
-    keyed: HashSet<ServerId>,
+    shards: Vec<Arc<HashMap<GroupName, Arc<OfGroup>>>>,
+    /// How many groups have a key for a server, whatever it is called.
+    keyed: HashMap<ServerId, usize>,
     rows: usize,
+    unreadable: usize,
+}
+
+impl Default for Tenants {
+    fn default() -> Self {
+        let shards = std::iter::repeat_with(Arc::default).take(SHARDS).collect();
+        Self { shards, keyed: HashMap::new(), rows: 0, unreadable: 0 }
+    }
+}
+
+fn shard_of(group: &str) -> usize {
+    let mut hasher = DefaultHasher::new();
+    group.hash(&mut hasher);
+    hasher.finish() as usize % SHARDS
 }
 
 impl Tenants {
-    /// Takes one row; `finish` when all are there.
-    pub(super) fn add(&mut self, group: GroupName, server: ServerId, part: OwnPart) {
-        let of_group = self.by_group.entry(group.clone()).or_default();
-        let own = of_group
-            .entry(server)
-            .or_insert_with(|| Arc::new(Own { group, keys: Vec::new(), endpoints: Vec::new() }));
-        let before = own.row_count();
-        Arc::make_mut(own).add(part);
-        self.rows += own.row_count() - before;
-    }
-
-    /// These, ready to be asked.
-    pub(super) fn finish(mut self) -> Self {
-        self.keyed.clear();
-        self.rows = 0;
-        for (server, own) in self.by_group.values().flatten() {
-            self.rows += own.row_count();
-            if !own.keys.is_empty() {
-                self.keyed.insert(server.clone());
-            }
+    /// These, with all that the groups named have replaced by what these rows say.
+    pub(super) fn replaced(&self, groups: &[&str], rows: Vec<(GroupName, ServerId, OwnPart)>) -> Self {
+        let mut replaced = self.clone();
+        for group in groups {
+            replaced.forget(group);
         }
-        self
+        let mut news: HashMap<GroupName, OfGroup> = HashMap::new();
+        for (group, server, part) in rows {
+            let of_group = news.entry(group.clone()).or_default();
+            let own = of_group
+                .entry(server)
+                .or_insert_with(|| Arc::new(Own { group, keys: Vec::new(), endpoints: Vec::new() }));
+            Arc::make_mut(own).add(part);
+        }
+        for (group, mut of_group) in news {
+            for (server, own) in &mut of_group {
+                Arc::make_mut(own).sort();
+                replaced.count(server, own, 1);
+            }
+            let shard = &mut replaced.shards[shard_of(group.as_str())];
+            Arc::make_mut(shard).insert(group, Arc::new(of_group));
+        }
+        replaced
     }
 
-    /// These, with all that the groups named have replaced by `news`.
-    pub(super) fn replaced(&self, groups: &[&str], news: Self) -> Self {
-        let mut by_group = self.by_group.clone();
-        by_group.retain(|group, _| !groups.contains(&group.as_str()));
-        by_group.extend(news.by_group);
-        Self { by_group, ..Self::default() }.finish()
+    fn forget(&mut self, group: &str) {
+        let shard = &mut self.shards[shard_of(group)];
+        if !shard.contains_key(group) {
+            return;
+        }
+        let Some(of_group) = Arc::make_mut(shard).remove(group) else { return };
+        for (server, own) in of_group.iter() {
+            self.count(server, own, -1);
+        }
     }
 
-    /// Whether nothing is here.
-    pub fn is_empty(&self) -> bool {
-        self.by_group.is_empty()
+    /// Counts what a group has for a server, or no longer does.
+    fn count(&mut self, server: &ServerId, own: &Own, by: isize) {
+        self.rows = self.rows.wrapping_add_signed(by * own.row_count() as isize);
+        self.unreadable = self.unreadable.wrapping_add_signed(by * own.unreadable_count() as isize);
+        if own.keys.is_empty() {
+            return;
+        }
+        let groups = self.keyed.entry(server.clone()).or_default();
+        *groups = groups.wrapping_add_signed(by);
+        if *groups == 0 {
+            self.keyed.remove(server);
+        }
+    }
+
+    fn groups(&self) -> impl Iterator<Item = (&GroupName, &Arc<OfGroup>)> {
+        self.shards.iter().flat_map(|shard| shard.iter())
     }
 
     /// Whether this group has anything of its own.
     pub(super) fn has(&self, group: &str) -> bool {
-        self.by_group.contains_key(group)
+        self.shards[shard_of(group)].contains_key(group)
     }
 
     /// How many rows are here.
@@ -132,27 +187,31 @@ impl Tenants {
         self.rows
     }
 
-    /// What this group has of its own, server by server.
-    pub fn of_group(&self, group: &GroupName) -> impl Iterator<Item = (&ServerId, &Arc<Own>)> {
-        self.by_group.get(group).into_iter().flatten()
-    }
-
-    /// Every address that any group has of its own, each once for a server.
-    pub fn endpoints(&self) -> impl Iterator<Item = (&ServerId, &str)> {
-        let all = self.by_group.values().flatten();
-        all.flat_map(|(server, own)| own.endpoints.iter().map(move |url| (server, &**url)))
-    }
-
     /// How many keys cannot be read.
     pub fn unreadable_count(&self) -> usize {
-        let all = self.by_group.values().flat_map(BTreeMap::values).flat_map(|own| &own.keys);
-        all.filter(|key| key.value.is_err()).count()
+        self.unreadable
+    }
+
+    /// The groups that have anything of their own.
+    pub fn names(&self) -> impl Iterator<Item = &GroupName> {
+        self.groups().map(|(group, _)| group)
+    }
+
+    /// What this group has of its own, server by server.
+    pub fn of_group(&self, group: &GroupName) -> impl Iterator<Item = (&ServerId, &Arc<Own>)> {
+        self.shards[shard_of(group.as_str())].get(group).into_iter().flat_map(|of_group| of_group.iter())
+    }
+
+    /// Every address that any group has of its own, for its server.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&ServerId, &str)> {
+        let all = self.groups().flat_map(|(_, of_group)| of_group.iter());
+        all.flat_map(|(server, own)| own.endpoints.iter().map(move |url| (server, &**url)))
     }
 
     /// Whether any group has a key of its own for this server. One that it does not take counts too: it was meant to keep
     /// its group from sharing.
     fn key(&self, server: &Server) -> bool {
-        server.own_credential.is_some() && self.keyed.contains(&server.id)
+        server.own_credential.is_some() && self.keyed.contains_key(&server.id)
     }
 }
 

@@ -18,6 +18,7 @@ use tracing::info;
 use super::guard::Line;
 use crate::{
     access::{Access, Permit},
+    credentials,
     identity::{Identity, Pin},
     names::ToolName,
     snapshot::Current,
@@ -40,7 +41,7 @@ impl Use {
     pub fn may_go_on(&self, before: &Permit, now: &Permit) -> bool {
         match self {
             Self::Tool(tool) => now.tools().allows(tool.as_str()),
-            Self::Stream => now.tools() == before.tools() && now.tenancy() == before.tenancy(),
+            Self::Stream => now.tools() == before.tools() && credentials::is_same(before, now),
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Binding<'a> {
     pub server: Option<&'a ServerId>,
     /// The caller whose session it is: a text that no other caller has.
     pub caller: &'a str,
+    /// As whom the caller is called for at the server, where that is a group of theirs with a key of its own.
+    pub standing: Option<[u8; 16]>,
 }
 
 impl Purpose {
@@ -76,7 +78,9 @@ impl Binding<'_> {
             Purpose::Request => b'R',
         };
         let server = self.server.map_or("", ServerId::as_str).as_bytes();
-        [&[VERSION, purpose], server, &[0], self.caller.as_bytes()].concat()
+        // No caller's name holds a NUL.
+        let standing = self.standing.map(|standing| [&[0], &standing[..]].concat()).unwrap_or_default();
+        [&[VERSION, purpose], server, &[0], self.caller.as_bytes(), &standing].concat()
     }
 }
 
@@ -228,7 +232,7 @@ mod tests {
     }
 
     fn binding(server: &ServerId) -> Binding<'_> {
-        Binding { purpose: Purpose::Session, server: Some(server), caller: "ana@example.org" }
+        Binding { purpose: Purpose::Session, server: Some(server), caller: "ana@example.org", standing: None }
     }
 
     fn sealed(upstream: &str) -> Sealed {
@@ -335,7 +339,8 @@ mod tests {
     #[test]
     fn a_sealed_text_opens_for_nothing_but_what_it_is_bound_to() {
         let (keys, github) = (SessionKeys::new(&[key(2), key(1)]), server("github"));
-        let own = Binding { purpose: Purpose::Cursor, server: None, caller: "ana@example.org" };
+        let own =
+            Binding { purpose: Purpose::Cursor, server: None, caller: "ana@example.org", standing: None };
         let text = keys.seal_text(&own, "é\n", NOW + 60).unwrap();
         assert_eq!(keys.open_text(&own, &text, NOW + 59).as_deref(), Some("é\n"));
         assert_eq!(keys.open_text(&own, &text, NOW + 60), None);
@@ -356,7 +361,7 @@ mod tests {
     fn a_text_is_sealed_up_to_its_longest() {
         let keys = SessionKeys::new(&[key(1)]);
         for purpose in PURPOSES {
-            let binding = Binding { purpose, server: None, caller: "" };
+            let binding = Binding { purpose, server: None, caller: "", standing: None };
             let longest = "x".repeat(purpose.longest_text());
             let text = keys.seal_text(&binding, &longest, 2).unwrap();
             assert_eq!(keys.open_text(&binding, &text, 1), Some(longest.clone()));
@@ -376,7 +381,7 @@ mod tests {
             text in ".{0,200}", caller in ".{0,20}", at in any::<prop::sample::Index>(), to in any::<char>(), purpose in prop::sample::select(&PURPOSES[..]),
         ) {
             let keys = SessionKeys::new(&[key(1)]);
-            let binding = Binding { purpose, server: None, caller: &caller };
+            let binding = Binding { purpose, server: None, caller: &caller, standing: None };
             let sealed = keys.seal_text(&binding, &text, 2).unwrap();
             let opened = keys.open_text(&binding, &sealed, 1);
             prop_assert_eq!(opened, Some(text));
@@ -392,7 +397,7 @@ mod tests {
         ) {
             let Ok(server) = ServerId::parse(&id) else { return Ok(()) };
             let purpose = if is_endpoint { Purpose::Endpoint } else { Purpose::Session };
-            let binding = Binding { purpose, server: Some(&server), caller: &caller };
+            let binding = Binding { purpose, server: Some(&server), caller: &caller, standing: None };
             let (keys, sealed) = (SessionKeys::new(&[key(1)]), Sealed { upstream, place: Place { peer, address }, expires_at });
             let id = keys.seal(&binding, &sealed).unwrap();
             prop_assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{}", id);

@@ -26,7 +26,8 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the process ends.
 pub async fn keep(current: Arc<Current>, store: Store, settings: store::Settings) {
-    let mut keeper = Keeper { current, store, settings, cursor: None, grants: Arc::default() };
+    let (cursor, grants) = (None, Arc::default());
+    let mut keeper = Keeper { current, store, settings, cursor, grants, sealing: 0 };
     let mut listener = None;
     let mut is_listening_news = true;
     let mut was_told = true;
@@ -81,6 +82,8 @@ struct Keeper {
     cursor: Option<Cursor>,
     grants: Arc<Grants>,
     settings: store::Settings,
+    /// The sealing keys that the keys of groups were last opened with.
+    sealing: usize,
 }
 
 impl Keeper {
@@ -91,6 +94,10 @@ impl Keeper {
             None => Changes::Everything,
         };
         let found_changes = changes != Changes::Nothing;
+        let sealing = self.store.sealing_generation();
+        if std::mem::replace(&mut self.sealing, sealing) != sealing && changes != Changes::Everything {
+            self.open_again().await?;
+        }
         match changes {
             Changes::Nothing => self.confirm(),
             Changes::Subjects(subjects) => self.patch(&subjects).await?,
@@ -137,12 +144,24 @@ impl Keeper {
         Ok(())
     }
 
+    /// Reads what groups have of their own anew: the keys it is sealed with are other ones.
+    async fn open_again(&mut self) -> anyhow::Result<()> {
+        let groups = self.grants.tenants().names();
+        let groups: Vec<_> = groups.map(|group| Subject::Group(group.as_str().to_owned())).collect();
+        if groups.is_empty() {
+            return Ok(());
+        }
+        self.patch(&groups).await
+    }
+
     /// After one connection was silent all are suspect, and each would be found dead only at its own deadline.
     fn renew_connections(&mut self) {
         if !self.store.is_postgres() {
             return;
         }
         if let Ok(store) = Store::open(&self.settings) {
+            // It has read the file of sealing keys by itself.
+            self.sealing = usize::MAX;
             let before = std::mem::replace(&mut self.store, store);
             tokio::spawn(async move { before.close().await });
         }
@@ -195,7 +214,7 @@ impl Keeper {
 
     fn note_failure(&self, error: &anyhow::Error) {
         if self.current.is_database_up() || self.current.grants_age().is_none() {
-            warn!("the database does not answer; the last good grants serve on: {error:#}");
+            warn!("grants cannot be read from the database; the last good ones serve on: {error:#}");
         }
         self.current.doubt_database();
     }

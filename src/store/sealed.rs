@@ -12,7 +12,7 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -112,6 +112,8 @@ struct Current {
     file: Option<(SystemTime, u64)>,
     /// Whether the file could not be read when it was last looked at.
     is_spoilt: bool,
+    /// Grows with every reading of the file.
+    generation: usize,
 }
 
 impl Sealer {
@@ -121,6 +123,7 @@ impl Sealer {
                 keys: Arc::new(Keys::new(&settings.keys)),
                 file: None,
                 is_spoilt: false,
+                generation: 0,
             })),
             settings: Arc::new(settings),
         };
@@ -156,6 +159,8 @@ impl Sealer {
         let Some(path) = &self.settings.file else { return Ok(()) };
         let named = || format!("cannot read the keys in `{}`", path.display());
         let about = std::fs::metadata(path).with_context(named)?;
+        // Opening a pipe would wait for who writes to it.
+        ensure!(about.is_file(), "{}: it is no file", named());
         let seen = (about.modified().with_context(named)?, about.len());
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.file == Some(seen) {
@@ -164,7 +169,13 @@ impl Sealer {
         let of_file = read_keys(path).with_context(named)?;
         current.keys = Arc::new(Keys::new(of_file.iter().chain(&self.settings.keys)));
         current.file = Some(seen);
+        current.generation += 1;
         Ok(())
+    }
+
+    /// A number that is another when the keys are.
+    pub(super) fn generation(&self) -> usize {
+        self.with_latest().current.lock().unwrap_or_else(PoisonError::into_inner).generation
     }
 
     fn keys(&self) -> Arc<Keys> {
@@ -222,15 +233,19 @@ fn parts(stored: &str) -> Option<(&str, &str)> {
 /// The keys of a file: one a line, blank lines and those that begin with `#` left out. Says nothing of their text.
 fn read_keys(path: &Path) -> anyhow::Result<Vec<SecretKey>> {
     let mut text = String::new();
-    let file = io::Read::take(std::fs::File::open(path)?, LARGEST_FILE);
+    let file = io::Read::take(std::fs::File::open(path)?, LARGEST_FILE + 1);
     io::Read::read_to_string(&mut { file }, &mut text)?;
+    ensure!(text.len() as u64 <= LARGEST_FILE, "it is larger than {LARGEST_FILE} bytes");
     let lines = text.lines().enumerate().filter(|(_, line)| {
         let line = line.trim();
         !line.is_empty() && !line.starts_with('#')
     });
-    lines
+    let keys: Vec<_> = lines
         .map(|(at, line)| SecretKey::parse(line.trim()).with_context(|| format!("line {}", at + 1)))
-        .collect()
+        .collect::<anyhow::Result<_>>()?;
+    // As it is for an instant while somebody writes it.
+    ensure!(!keys.is_empty(), "it holds no key");
+    Ok(keys)
 }
 
 #[cfg(test)]
@@ -320,6 +335,10 @@ mod tests {
         write(&[3, 2]);
         both.look_again().unwrap();
         assert_eq!(both.open(ROW, &new), Ok(secret("new")));
+        for emptied in ["", "# nothing yet\n"] {
+            std::fs::write(&file, emptied).unwrap();
+            assert!(format!("{:#}", both.look_again().unwrap_err()).contains("it holds no key"));
+        }
         std::fs::write(&file, "hunter2\n").unwrap();
         let error = format!("{:#}", both.look_again().unwrap_err());
         assert!(

@@ -103,6 +103,11 @@ impl Store {
         Ok(done)
     }
 
+    /// A number that is another when the keys that values are sealed with are: what could not be opened may be now.
+    pub fn sealing_generation(&self) -> usize {
+        self.sealer.generation()
+    }
+
     async fn stored_keys(&self) -> anyhow::Result<Vec<[String; 4]>> {
         let read = async {
             match &self.database {

@@ -1,10 +1,12 @@
 //! Where groups may have servers of their own: the hosts an operator allows.
 //!
 //! Decides whether an address from the database may be called. Nothing is allowed unless it is listed, and what is
-//! listed by name never covers an address of the machine's own link (169.254.0.0/16, fe80::/10), where clouds keep
-//! credentials.
+//! listed by name never stands for this machine itself, nor for where clouds keep credentials (169.254.0.0/16 and others).
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::LazyLock,
+};
 
 use crate::{
     catalog::{peer_url::host_and_port, server::PeerUrl},
@@ -70,14 +72,41 @@ impl AllowedHosts {
     }
 }
 
-/// Whether what a name stands for may be dialled: a name that is allowed may be made to stand for anything.
-pub fn may_stand_for(peer: &PeerUrl, address: &SocketAddr) -> bool {
-    let is_written_out = peer.host.parse::<IpAddr>().is_ok();
-    let is_of_the_link = match address.ip().to_canonical() {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast(),
-    };
-    is_written_out || !is_of_the_link
+/// Where clouds keep credentials, and forms of IPv6 that lead to addresses of IPv4 which are none of a group's.
+static NEVER: LazyLock<Vec<Network>> = LazyLock::new(|| {
+    let networks = [
+        "169.254.0.0/16",
+        "fe80::/10",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        // NAT64 and 6to4 (RFC 6052, RFC 3056), addresses of IPv4 in those of IPv6 as they once were written.
+        "64:ff9b::/96",
+        "2002::/16",
+        "::/96",
+        "0.0.0.0/8",
+        "224.0.0.0/4",
+        "255.255.255.255",
+        "ff00::/8",
+    ];
+    networks.into_iter().filter_map(|text| Network::parse(text).ok()).collect()
+});
+
+impl AllowedHosts {
+    /// Whether what a host stands for may be dialled: a name that is allowed may be made to stand for anything. This machine
+    /// itself is only reached by `localhost`, or by an entry in numbers.
+    pub fn may_stand_for(&self, peer: &PeerUrl, address: &SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        let is_listed = |allowed: &AllowedHost| match &allowed.host {
+            Pattern::Network(network) => network.contains(ip),
+            Pattern::Name(_) | Pattern::Below(_) => false,
+        };
+        if self.0.iter().any(is_listed) {
+            return true;
+        }
+        let is_localhost = peer.host == "localhost" || peer.host.ends_with(".localhost");
+        if ip.is_loopback() { is_localhost } else { !NEVER.iter().any(|network| network.contains(ip)) }
+    }
 }
 
 #[cfg(test)]
@@ -141,13 +170,32 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_name_never_stands_for_an_address_of_the_link() {
-        let named = PeerUrl::parse("http://mcp.example.com").unwrap();
-        let numbered = PeerUrl::parse("http://169.254.169.254").unwrap();
-        for address in ["169.254.169.254:80", "[fe80::1]:80", "0.0.0.0:80", "[::ffff:169.254.169.254]:80"] {
-            assert!(!may_stand_for(&named, &address.parse().unwrap()), "{address}");
+    fn an_allowed_name_stands_for_no_address_of_the_machine_or_of_its_cloud() {
+        let hosts = |texts: &[&str]| {
+            AllowedHosts(texts.iter().map(|text| AllowedHost::parse(text).unwrap()).collect())
+        };
+        let named = hosts(&["*.example.com", "localhost"]);
+        let peer = |host: &str| PeerUrl::parse(&format!("http://{host}")).unwrap();
+        for address in [
+            "169.254.169.254:80",
+            "[fe80::1]:80",
+            "0.0.0.0:80",
+            "[::]:80",
+            "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[2002:a9fe:a9fe::]:80",
+            "[fd00:ec2::254]:80",
+            "100.100.100.200:80",
+            "127.0.0.1:80",
+            "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(!named.may_stand_for(&peer("a.example.com"), &address.parse().unwrap()), "{address}");
         }
-        assert!(may_stand_for(&named, &"10.0.0.1:80".parse().unwrap()));
-        assert!(may_stand_for(&numbered, &"169.254.169.254:80".parse().unwrap()));
+        assert!(named.may_stand_for(&peer("a.example.com"), &"10.0.0.1:80".parse().unwrap()));
+        assert!(named.may_stand_for(&peer("localhost"), &"127.0.0.1:80".parse().unwrap()));
+        let numbered = hosts(&["*.example.com", "127.0.0.0/8"]);
+        assert!(numbered.may_stand_for(&peer("a.example.com"), &"127.0.0.1:80".parse().unwrap()));
+        assert_eq!(NEVER.len(), 12, "each is a network");
     }
 }

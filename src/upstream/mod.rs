@@ -56,7 +56,7 @@ impl Destination {
 }
 
 /// The addresses that groups have of their own, by server and as written: those that may be called.
-pub type OwnAddresses = HashMap<ServerId, HashMap<Box<str>, Arc<[Destination]>>>;
+pub type OwnAddresses = HashMap<ServerId, Arc<HashMap<Box<str>, Arc<[Destination]>>>>;
 
 /// What every server's names last resolved to, by server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 
 use super::{Grants, Held, Numbers, Ruled, SHARDS, Shard, count_malformed, rows::ParsedRow, shard_of};
 use crate::{
-    access::tenant::Tenants,
+    access::tenant::{OwnPart, Tenants},
     names::{Email, GroupName, ServerId},
     store::GrantRow,
 };
@@ -22,7 +22,7 @@ pub struct GrantsBuilder {
     groups: HashMap<u32, BTreeSet<u32>>,
     user_rules: HashMap<Email, BTreeSet<Ruled>>,
     group_rules: HashMap<u32, BTreeSet<Ruled>>,
-    tenants: Tenants,
+    own: Vec<(GroupName, ServerId, OwnPart)>,
     server_numbers: Numbers<ServerId>,
     group_numbers: Numbers<GroupName>,
     malformed_names: usize,
@@ -36,7 +36,7 @@ impl Default for GrantsBuilder {
             groups: HashMap::new(),
             user_rules: HashMap::new(),
             group_rules: HashMap::new(),
-            tenants: Tenants::default(),
+            own: Vec::new(),
             server_numbers: Numbers::default(),
             group_numbers: Numbers::default(),
             malformed_names: 0,
@@ -70,7 +70,7 @@ impl GrantsBuilder {
                 let group = self.group_numbers.get_or_add(&group);
                 self.group_rules.entry(group).or_default().insert(Ruled { server, rule });
             }
-            Some(ParsedRow::Own(group, server, part)) => self.tenants.add(group, server, part),
+            Some(ParsedRow::Own(group, server, part)) => self.own.push((group, server, part)),
             None => self.malformed_names += 1,
         }
     }
@@ -110,13 +110,14 @@ impl GrantsBuilder {
         let group_rules = self.group_rules.into_iter().map(|(group, rules)| (group, freeze(rules))).collect();
         let groups: HashMap<u32, Box<[u32]>> =
             self.groups.into_iter().map(|(group, servers)| (group, servers.into_iter().collect())).collect();
-        rows += groups.values().map(|servers| servers.len()).sum::<usize>() + self.tenants.row_count();
+        let tenants = Tenants::default().replaced(&[], self.own);
+        rows += groups.values().map(|servers| servers.len()).sum::<usize>() + tenants.row_count();
         Grants {
             shards: shards.into_iter().map(Arc::new).collect(),
             spread: self.spread,
             groups: Arc::new(groups),
             group_rules: Arc::new(group_rules),
-            tenants: Arc::new(self.tenants.finish()),
+            tenants: Arc::new(tenants),
             server_numbers: Arc::new(self.server_numbers),
             group_numbers: Arc::new(self.group_numbers),
             rows,

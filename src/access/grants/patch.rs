@@ -10,7 +10,7 @@ use std::{
 
 use super::{Grants, Held, Numbers, Ruled, count_malformed, rows::ParsedRow, shard_of};
 use crate::{
-    access::tenant::Tenants,
+    access::tenant::OwnPart,
     names::{Email, GroupName, ServerId},
     store::{GrantRow, Subject},
 };
@@ -28,7 +28,7 @@ impl Grants {
         for (group, of_group) in news.groups {
             patched.replace_group(&group, of_group);
         }
-        patched.replace_tenants(news.tenants, subjects);
+        patched.replace_tenants(news.own, subjects);
         patched
     }
 
@@ -52,7 +52,7 @@ impl Grants {
     }
 
     /// Copied only where one of the groups has, or had, something of its own.
-    fn replace_tenants(&mut self, news: Tenants, subjects: &[Subject]) {
+    fn replace_tenants(&mut self, news: Vec<(GroupName, ServerId, OwnPart)>, subjects: &[Subject]) {
         let groups: Vec<&str> = subjects
             .iter()
             .filter_map(|subject| match subject {
@@ -110,7 +110,7 @@ struct OfGroup {
 struct News {
     users: HashMap<Email, OfUser>,
     groups: HashMap<GroupName, OfGroup>,
-    tenants: Tenants,
+    own: Vec<(GroupName, ServerId, OwnPart)>,
 }
 
 impl News {
@@ -126,7 +126,7 @@ impl News {
                 }
             }
         }
-        Self { users, groups, tenants: Tenants::default() }
+        Self { users, groups, own: Vec::new() }
     }
 
     /// A row about somebody else is left out: it was not asked for, so its siblings are not here.
@@ -160,7 +160,7 @@ impl News {
             }
             ParsedRow::Own(group, server, part) => {
                 if self.groups.contains_key(&group) {
-                    self.tenants.add(group, server, part);
+                    self.own.push((group, server, part));
                 }
             }
         }

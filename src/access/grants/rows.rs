@@ -47,13 +47,17 @@ impl ParsedRow {
             }
             GrantRow::Key { group, server, name, value } => {
                 let key = OwnKey { name: name.into(), value: value.cloned() };
-                Self::Own(GroupName::parse(group).ok()?, ServerId::parse(server).ok()?, OwnPart::Key(key))
+                Self::Own(GroupName::parse(group).ok()?, meant(server)?, OwnPart::Key(key))
             }
-            GrantRow::Endpoint { group, server, url } => Self::Own(
-                GroupName::parse(group).ok()?,
-                ServerId::parse(server).ok()?,
-                OwnPart::Endpoint(url.into()),
-            ),
+            GrantRow::Endpoint { group, server, url } => {
+                Self::Own(GroupName::parse(group).ok()?, meant(server)?, OwnPart::Endpoint(url.into()))
+            }
         })
     }
+}
+
+/// The server that a row about something of a group's own means, in whatever letters: taken for no server, the row would
+/// leave its group to share what all have.
+fn meant(server: &str) -> Option<ServerId> {
+    ServerId::parse(&server.trim().to_ascii_lowercase()).ok()
 }

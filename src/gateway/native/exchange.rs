@@ -23,6 +23,7 @@ use super::{
 use crate::{
     access::Permit,
     catalog::server::Dialect,
+    credentials,
     gateway::{failure::Failure, guard::Line},
     mcp::{
         self,
@@ -379,7 +380,8 @@ fn unreadable(why: &'static str) -> Refusal {
 
 /// Whose a session is, and with which server.
 pub fn binding(permit: &Permit, purpose: Purpose) -> Binding<'_> {
-    Binding { purpose, server: Some(&permit.server().id), caller: permit.caller().name() }
+    let standing = credentials::standing(permit);
+    Binding { purpose, server: Some(&permit.server().id), caller: permit.caller().name(), standing }
 }
 
 /// Seconds since 1970.

@@ -150,7 +150,7 @@ impl Gateway {
 
 /// Whose an id is, and where it counts.
 pub(super) fn binding(visit: &Visit, purpose: Purpose) -> Binding<'_> {
-    Binding { purpose, server: visit.scope(), caller: visit.caller.name() }
+    Binding { purpose, server: visit.scope(), caller: visit.caller.name(), standing: None }
 }
 
 /// Whether a request is one of the revisions without a handshake.

@@ -17,9 +17,10 @@ use super::{
     relay::{HEARTBEAT, forsaken, left},
 };
 use crate::{
-    access::{ToolScope, tenant::Tenancy},
+    access::{Permit, ToolScope},
     catalog::{offers::Offers, tools::ToolList},
     client::{Asker, Client, Filter},
+    credentials,
     gateway::{Gateway, decide::Step, journey::Journey, reply, translated::wants_events},
     identity::Reason,
     mcp::{
@@ -48,7 +49,7 @@ struct SeenServer {
     id: ServerId,
     scope: ToolScope,
     /// With whose key, and where, what the caller follows is followed.
-    tenancy: Tenancy,
+    permit: Permit,
     tools: Option<Arc<ToolList>>,
     offers: Option<Arc<Offers>>,
 }
@@ -69,8 +70,8 @@ impl Seen {
 
     /// Whether what is followed at this server may be followed on as it is.
     fn goes_on(&self, before: &Self, server: &ServerId) -> bool {
-        let of = |seen: &Self| seen.0.iter().find(|seen| seen.id == *server).map(|seen| seen.tenancy.clone());
-        of(self).is_some_and(|now| of(before).is_none_or(|before| before == now))
+        let of = |seen: &Self| seen.0.iter().find(|seen| seen.id == *server).map(|seen| seen.permit.clone());
+        of(self).is_some_and(|now| of(before).is_none_or(|before| credentials::is_same(&before, &now)))
     }
 }
 
@@ -280,19 +281,19 @@ impl Gateway {
         let visible = match &visit.only {
             Some(permit) => {
                 let now = self.access.authorize(&caller, permit.server(), known)?;
-                vec![(now.server().id.clone(), now.tools().clone(), now.tenancy().clone())]
+                vec![(now.server().id.clone(), now.tools().clone(), now)]
             }
             None => crate::endpoints::Visible::all(&self.access, &caller, known, &snapshot)
                 .into_iter()
                 .filter_map(|visible| {
                     let now = self.access.authorize(&caller, &visible.server, known).ok()?;
-                    Some((visible.server.id.clone(), visible.tools, now.tenancy().clone()))
+                    Some((visible.server.id.clone(), visible.tools, now))
                 })
                 .collect(),
         };
-        let seen = visible.into_iter().map(|(server, scope, tenancy)| {
+        let seen = visible.into_iter().map(|(server, scope, permit)| {
             let (tools, offers) = (snapshot.tools.get(server.as_str()), snapshot.offers.get(server.as_str()));
-            SeenServer { tools: tools.cloned(), offers: offers.cloned(), id: server, scope, tenancy }
+            SeenServer { tools: tools.cloned(), offers: offers.cloned(), id: server, scope, permit }
         });
         Ok(Seen(seen.collect()))
     }

@@ -80,7 +80,11 @@ async fn without_pins_what_is_seen_is_approved_and_what_it_was_is_kept() {
 #[tokio::test]
 async fn of_gateways_that_read_at_once_one_finds_the_change() {
     on_both(async |scratch: Scratch| {
-        let stores = join_all((0..4).map(|_| scratch.store())).await;
+        // One after the other: a new file of SQLite is made by one.
+        let mut stores = Vec::new();
+        for _ in 0..4 {
+            stores.push(scratch.store().await);
+        }
         let firsts = join_all(stores.iter().map(|store| settle(store, true, &[("a", "1")]))).await;
         assert!(firsts.iter().all(|first| approved(first, "a").is_some() && first.changes.is_empty()));
         // They were told different things: the first sight is one of them, whole, and the other waits.

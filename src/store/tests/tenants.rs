@@ -87,6 +87,32 @@ async fn what_a_group_has_of_its_own_is_read_with_everything_and_by_itself() {
 }
 
 #[tokio::test]
+async fn an_earlier_gateways_tables_that_lack_a_column_harm_nothing_but_what_they_are_about() {
+    on_postgres(async |scratch| {
+        scratch
+            .execute(
+                "CREATE TABLE tenant_server_keys (tenant_id varchar(99), server_id varchar(99), api_key text);\
+                 CREATE TABLE tenant_endpoint_overrides (id serial, tenant_id text, server_id text, url text);\
+                 INSERT INTO tenant_server_keys VALUES ('G','git','hush');\
+                 INSERT INTO tenant_endpoint_overrides (tenant_id, server_id, url) VALUES ('G','git','http://h')",
+            )
+            .await;
+        let store = scratch.store().await;
+        scratch.execute(OPERATORS_SQL).await;
+        let expected = [
+            "endpoint G git ",
+            "group MCP-GitHub github",
+            "key G git  (Plain)",
+            "user user@company.com github",
+        ];
+        assert_eq!(load(&store).await.0, expected);
+        let (_, mut cursor) = load(&store).await;
+        check(&scratch, &store, &mut cursor, "DELETE FROM tenant_server_keys", "[G]").await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn sealing_anew_reaches_every_row_that_can_be_read_and_tells_the_others() {
     on_both(async |mut scratch| {
         scratch.settings.sealing = sealing(&[1]);

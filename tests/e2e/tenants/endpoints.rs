@@ -133,7 +133,7 @@ async fn two_different_addresses_of_one_group_are_a_question_and_the_same_twice_
     let (answer, _) = tenants.gateway.call_until("/github/search", &email_token(ANN), 503).await;
     assert_eq!(answer.code(), "tenant_endpoint_unusable");
     assert_eq!(tenants.call(EVE).await, refused(403, "ambiguous_tenant"));
-    assert_eq!(tenants.call(BOB).await, served());
+    tenants.gateway.call_until("/github/search", &email_token(BOB), 200).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::harness::{deadline::within, fake_peer::Behaviour, postgres::Database};
+use crate::harness::{
+    deadline::{until, within},
+    fake_peer::Behaviour,
+    postgres::Database,
+};
 
 #[tokio::test]
 async fn every_caller_s_call_carries_their_own_group_s_key_on_every_face() {
@@ -81,6 +85,58 @@ async fn native_mcp_is_called_with_the_group_s_own_key() {
 }
 
 #[tokio::test]
+async fn a_session_is_good_for_the_group_and_key_it_was_opened_with_alone() {
+    let peer = FakePeer::start().await;
+    let result = json!({"jsonrpc": "2.0", "id": 1, "result": {"protocolVersion": "2025-11-25", "capabilities": {},
+        "serverInfo": {"name": "fake", "version": "1"}}});
+    let body = result.to_string();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nmcp-session-id: of-the-vendor\r\n";
+    let opened = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    peer.set("/mcp", Behaviour::Answer(opened.into_bytes()));
+    let keys = "dialect = 'mcp'\nmcp_versions = '2025-11-25'\nshared_credential = true".parse().unwrap();
+    let grants = Grants::Postgres(Database::create().await);
+    let tenants = Tenants::start_with(grants, &format!("{}/mcp", peer.url()), keys, |setup| setup).await;
+    tenants.set_key("A", "key-of-a").await;
+    tenants.set_key("B", "key-of-b").await;
+    let rows = tenants.rows().await;
+    tenants.grants.execute("INSERT INTO user_tenant_access VALUES ('ann@company.com','github','read')").await;
+    tenants.gateway.await_grants(rows + 1).await;
+    let token = email_token(ANN);
+    let open = async || {
+        let request =
+            tenants.gateway.call_request("/github/mcp", &token, &initialize()).header("accept", BOTH);
+        tenants.gateway.send(request).await.header("mcp-session-id").unwrap().to_owned()
+    };
+    let goes_on = async |session: &str| {
+        let list = json!({"jsonrpc": "2.0", "id": 9, "method": "tools/list"});
+        let request = tenants.gateway.call_request("/github/mcp", &token, &list).header("accept", BOTH);
+        tenants.gateway.send(request.header("mcp-session-id", session)).await.status.as_u16()
+    };
+    let session = open().await;
+    assert_eq!(goes_on(&session).await, 200);
+    for change in [
+        // Another key of the same group, another group, and none.
+        "UPDATE tenant_server_keys SET key_value = 'x' WHERE tenant_id = 'A'",
+        "UPDATE user_group_membership SET group_name = 'B' WHERE user_email = 'ann@company.com'",
+        "DELETE FROM user_group_membership WHERE user_email = 'ann@company.com'",
+    ] {
+        let version = tenants.gateway.metrics().await.sum("portcullis_snapshot_version", &[]);
+        tenants.grants.execute(change).await;
+        until("the change in force", || async {
+            let now = tenants.gateway.metrics().await.sum("portcullis_snapshot_version", &[]);
+            (now > version).then_some(())
+        })
+        .await;
+        let at = peer.requests().len();
+        let status = goes_on(&session).await;
+        assert!([404, 503].contains(&status), "{status} after {change}");
+        assert!(peer.requests()[at..].iter().all(|request| request.json()["id"] != 9), "{change}");
+    }
+    let anew = open().await;
+    assert_eq!(goes_on(&anew).await, 200, "a new one is opened with what is shared");
+}
+
+#[tokio::test]
 async fn who_has_no_key_shares_one_only_where_the_server_says_so() {
     for (sharing, without_keys, with_keys) in [
         (None, served(), refused(403, "no_tenant_key")),
@@ -149,6 +205,11 @@ async fn a_key_that_cannot_be_unsealed_is_never_replaced_by_another() {
             "UPDATE tenant_server_keys SET key_value = (SELECT key_value FROM tenant_server_keys WHERE tenant_id = 'B') \
              WHERE tenant_id = 'A'",
             "UPDATE tenant_server_keys SET key_value = '' WHERE tenant_id = 'A'",
+            // Under a name that cannot be read, or for the server in other letters.
+            "UPDATE tenant_server_keys SET key_name = ' GITHUB_TOKEN' WHERE tenant_id = 'A'",
+            "UPDATE tenant_server_keys SET key_name = '' WHERE tenant_id = 'A'",
+            "UPDATE tenant_server_keys SET key_name = 'GITHUB_TOKEN', server_id = 'GitHub' WHERE tenant_id = 'A'",
+            "UPDATE tenant_server_keys SET server_id = 'github' WHERE tenant_id = 'A'",
             "UPDATE tenant_server_keys SET key_value = 'portcullis:1:00000000:AAAA' WHERE tenant_id = 'A'",
         ] {
             tenants.grants.execute(spoil).await;
