@@ -30,7 +30,10 @@ struct Scene {
 impl Scene {
     /// With the facade.
     async fn start() -> Self {
-        Self::with(|setup, _| with_facade(setup)).await
+        let scene = Self::with(|setup, _| with_facade(setup)).await;
+        // Ready is the gateway; what Entra ID says of itself may still be on its way.
+        scene.gateway.await_metric("portcullis_entra_up", &[], 2).await;
+        scene
     }
 
     async fn with(change: impl FnOnce(Setup, &Idp) -> Setup) -> Self {
