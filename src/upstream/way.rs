@@ -3,7 +3,7 @@
 //! Decides which addresses are tried in which order and which credential goes along. A way for a caller comes from a
 //! trip, which needs a permit; the gateway's own reading of what servers offer is the one errand without a caller.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
@@ -54,6 +54,12 @@ pub struct Way {
 /// is not shown to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Context([u8; 16]);
+
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 impl Context {
     fn of(credential: Option<&CredentialHeader>, tenant: Option<&GroupName>) -> Self {

@@ -47,8 +47,8 @@ pub(super) enum Return {
 /// Where the answer to a question goes, as its sealed id says.
 #[derive(Serialize, Deserialize)]
 enum Sender {
-    /// To this server's session, in answer to the id it gave, which is raw JSON.
-    Server { server: String, session: String, id: String },
+    /// To this server's session, in answer to the id it gave, which is raw JSON; for the same group with the same key.
+    Server { server: String, session: String, id: String, context: String },
     /// To the call that waits in this process.
     Call(String),
 }
@@ -152,7 +152,8 @@ impl Gateway {
             return None;
         }
         let session = replies.session()?.to_text();
-        let back = Sender::Server { server: errand.server.to_string(), session, id: id.to_owned() };
+        let (server, context) = (errand.server.to_string(), errand.way.context().to_string());
+        let back = Sender::Server { server, session, id: id.to_owned(), context };
         self.question(visit, &back, method, params)
     }
 
@@ -186,11 +187,15 @@ impl Gateway {
                 let outcome = response.outcome.map(str::to_owned).map_err(str::to_owned);
                 if self.desk.answer(&name, outcome) { Ok(()) } else { Err(nobody()) }
             }
-            Sender::Server { server, session, id } => {
+            Sender::Server { server, session, id, context } => {
                 let permit = self.permit_for(visit, &server)?;
                 let session = SessionRef::from_text(&session).ok_or_else(nobody)?;
                 let trip = upstream::plan_ask(permit, Wanted::Other, &self.current.load().addresses)?;
-                self.client.tell(&trip.way(), &session, outgoing::response(&id, response.outcome)).await
+                let way = trip.way();
+                if way.context().to_string() != context {
+                    return Err(nobody());
+                }
+                self.client.tell(&way, &session, outgoing::response(&id, response.outcome)).await
             }
         }
     }
@@ -251,7 +256,8 @@ fn unanswered() -> Refusal {
 /// What a call is of: a state is good for the same call alone.
 fn about(errand: &Errand<'_>) -> String {
     let Ask { method, name, .. } = &errand.ask;
-    format!("{}\n{method}\n{}", errand.server, name.as_deref().unwrap_or_default())
+    let context = errand.way.context();
+    format!("{}\n{context}\n{method}\n{}", errand.server, name.as_deref().unwrap_or_default())
 }
 
 /// Whether a client said that it can be asked this.
