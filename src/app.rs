@@ -115,10 +115,8 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
         waiting: Mutex::new(Some(Waiting { background, wishes })),
         last_things: last_things.clone(),
     };
-    let mut keeping = background_service("keeper", keeper);
-    // One busy task must not hold up the one that hears of revocations.
-    keeping.threads = Some(2);
-    server.add_service(keeping);
+    // One thread: two writers of the snapshot at once would make each other begin anew, a long list for ever.
+    server.add_service(background_service("keeper", keeper));
     let drain = Drain { recorder: recorder.clone(), last_things: last_things.clone() };
     server.add_service(background_service("drain", drain));
     server.add_service(background_service(
