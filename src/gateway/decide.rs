@@ -7,12 +7,12 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::request::Parts;
-use pingora::{http::RequestHeader, proxy::Session};
+use pingora::proxy::Session;
 
 use super::{
     Gateway,
     body::Outbound,
-    cors, framing,
+    cors, head,
     journey::{Cargo, Journey, Rpc},
     live::{LiveTrip, Use},
     origin, resource,
@@ -241,20 +241,7 @@ impl Gateway {
     }
 
     fn refuse_malformed(&self, session: &Session) -> Result<(), Refusal> {
-        let request = session.req_header();
-        let raw = session.to_h1_raw();
-        if raw.len() > self.settings.max_header_bytes {
-            return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
-        }
-        framing::check(&request.headers, &raw)?;
-        // RFC 9112 section 3.2.
-        if !request.headers.contains_key(http::header::HOST) {
-            return Err(Refusal::new(Code::BadRequest, "the request has no `Host` header"));
-        }
-        if !is_path_or_url(request) {
-            return Err(Refusal::new(Code::BadPath, "the path must begin with `/`"));
-        }
-        Ok(())
+        head::check(session.req_header(), &session.to_h1_raw(), self.settings.max_header_bytes)
     }
 
     /// The tool of this name; a miss has the server's list read once more.
@@ -323,18 +310,6 @@ fn face(route: &Route<'_>) -> Face {
         Route::OtherMethod(_) | Route::Nothing => Face::Call,
         Route::Page(_) | Route::ServerPage(..) => Face::Page,
     }
-}
-
-/// Whether the path is the one that was sent: in origin or absolute form (RFC 9112 section 3.2).
-///
-/// A target of any other form, or one it cannot take apart, the framework gives out as `/`.
-fn is_path_or_url(request: &RequestHeader) -> bool {
-    let target = request.raw_path();
-    let is_url = |scheme: &str| {
-        target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
-    };
-    let path = request.uri.path_and_query().map_or("", |path| path.as_str());
-    target.starts_with(b"/") || (is_url("http://") || is_url("https://")) && target.ends_with(path.as_bytes())
 }
 
 /// The reading of `{server}_{tool}` whose tool is known, or else the one with the longest known server.

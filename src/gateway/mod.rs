@@ -10,6 +10,7 @@ mod decide;
 mod failure;
 mod framing;
 pub mod guard;
+mod head;
 mod hygiene;
 mod journey;
 pub mod live;
