@@ -154,6 +154,12 @@ pub(super) async fn read_once(session: &mut Session) -> Result<Bytes, Refusal> {
 
 /// The first bytes of the body, not kept by the framework; a client that waits for our word gets it.
 pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> {
+    ask_for_body(session).await?;
+    read_piece(session).await
+}
+
+/// Gives a client that waits for our word before it sends its body that word.
+async fn ask_for_body(session: &mut Session) -> Result<(), Refusal> {
     let is_waiting = session
         .req_header()
         .headers
@@ -162,13 +168,16 @@ pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> 
     if is_waiting {
         session.as_downstream_mut().write_continue_response().await.map_err(|error| unreadable(&error))?;
     }
-    read_piece(session).await
+    Ok(())
 }
 
-/// The next bytes of the body; none at its end.
+/// The next bytes of the body: none at its end, and none where the beginning of a chunk is not whole yet.
 pub(super) async fn read_piece(session: &mut Session) -> Result<Bytes, Refusal> {
-    let piece = session.as_downstream_mut().read_request_body().await;
-    Ok(piece.map_err(|error| unreadable(&error))?.unwrap_or_default())
+    next_piece(session).await.map(Option::unwrap_or_default)
+}
+
+async fn next_piece(session: &mut Session) -> Result<Option<Bytes>, Refusal> {
+    session.as_downstream_mut().read_request_body().await.map_err(|error| unreadable(&error))
 }
 
 /// What follows a body that cannot be read is anybody's guess, and no next request.
@@ -188,11 +197,11 @@ pub(super) async fn read_whole(session: &mut Session, bound: usize) -> Result<By
         return Err(too_large());
     }
     let mut whole = BytesMut::new();
+    if !session.as_downstream_mut().is_body_done() {
+        ask_for_body(session).await?;
+    }
     while !session.as_downstream_mut().is_body_done() {
-        let piece = if whole.is_empty() { read_first(session).await? } else { read_piece(session).await? };
-        if piece.is_empty() {
-            break;
-        }
+        let Some(piece) = next_piece(session).await? else { break };
         if whole.len() + piece.len() > bound {
             return Err(too_large());
         }
