@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
 };
 
@@ -66,6 +66,28 @@ impl RawClient {
     /// Says that nothing more will be sent; answers can still be read.
     pub async fn finish_sending(&mut self) {
         self.connection.shutdown().await.unwrap();
+    }
+
+    /// The statuses of all answers until the other side closes, which it must once this side has said that nothing more
+    /// will come; it says so after `patience`.
+    pub async fn statuses_to_the_end(&mut self, patience: Duration) -> Vec<u16> {
+        let mut bytes = Vec::new();
+        // A reset is an end as well.
+        if tokio::time::timeout(patience, self.connection.read_to_end(&mut bytes)).await.is_err() {
+            drop(self.connection.shutdown().await);
+            drop(within("the end of the connection", self.connection.read_to_end(&mut bytes)).await);
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let heads = text.split("HTTP/1.").skip(1);
+        heads.map(|head| head.get(2..5).and_then(|status| status.parse().ok()).unwrap_or_default()).collect()
+    }
+
+    /// How many bytes still come before the other side closes, which it must.
+    pub async fn rest(&mut self) -> usize {
+        let mut bytes = Vec::new();
+        // A reset is an end as well.
+        drop(within("the end of the connection", self.connection.read_to_end(&mut bytes)).await);
+        bytes.len()
     }
 
     /// The head of the next answer: status and headers. Interim answers (1xx) are given too.
