@@ -21,6 +21,7 @@ mod framing;
 mod front;
 mod hardening;
 mod harness;
+mod hostile;
 mod identity;
 mod import;
 mod legacy;
