@@ -40,6 +40,7 @@ mod readme;
 mod refusals;
 mod revocation;
 mod served;
+mod steady;
 mod tenants;
 mod tool_lists;
 mod tool_rules;
