@@ -40,6 +40,7 @@ use crate::{
     endpoints::openapi::Documents,
     gateway::{
         self, Gateway,
+        configured::{Bench, Configured, Judge},
         guard::Guard,
         live::LiveTrips,
         ops::{Ops, OpsListener},
@@ -102,14 +103,13 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
         is_listening: is_listening.clone(),
     };
     let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
-    let Parts { recorder, current, identity, background, access, live, refresher, wishes, .. } = parts;
+    let Parts { recorder, current, background, bench, live, refresher, wishes, .. } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
         config: config.clone(),
         current,
         metrics: recorder.metrics.clone(),
-        identity,
-        access,
+        bench,
         live,
         refresher,
         waiting: Mutex::new(Some(Waiting { background, wishes })),
@@ -137,6 +137,7 @@ struct Parts {
     current: Arc<Current>,
     identity: Arc<Identity>,
     access: Arc<Access>,
+    bench: Arc<Bench>,
     session_keys: Arc<SessionKeys>,
     sign_in: Option<Arc<SignIn>>,
     client: Client,
@@ -152,11 +153,14 @@ impl Parts {
         let (identity, background) = identity(config);
         let (refresher, wishes) = Refresher::new();
         let sign_in = sign_in(config, &identity)?;
+        let access = Arc::new(Access::new(config.access.clone()));
+        let judge = Judge { identity: identity.clone(), access: access.clone() };
         Ok(Self {
             recorder,
             current: Current::new(Catalog::new(config.servers.clone()), max_stale),
             identity,
-            access: Arc::new(Access::new(config.access.clone())),
+            access,
+            bench: Arc::new(Bench::from_pointee(judge)),
             sign_in,
             session_keys: config.gateway.mcp.keys()?,
             client: Client::new(client::Settings { max_answer_bytes: config.gateway.mcp.max_list_bytes }),
@@ -232,9 +236,11 @@ fn guarded(
     conf: &Arc<ServerConf>,
     settings: &gateway::Settings,
     parts: &Parts,
-) -> Guard<pingora::proxy::HttpProxy<Gateway>> {
+) -> Guard<pingora::proxy::HttpProxy<Configured>> {
     let gateway = Gateway {
         settings: settings.clone(),
+        catalog: parts.current.load().catalog.clone(),
+        bench: parts.bench.clone(),
         identity: parts.identity.clone(),
         access: parts.access.clone(),
         current: parts.current.clone(),
@@ -247,7 +253,7 @@ fn guarded(
         live: parts.live.clone(),
         recorder: parts.recorder.clone(),
     };
-    Guard::new(http_proxy(conf, gateway), settings, parts.recorder.metrics.clone())
+    Guard::new(http_proxy(conf, Configured::new(gateway)), settings, parts.recorder.metrics.clone())
 }
 
 /// What requests ask of the background: who somebody is, tool lists to read.
@@ -261,8 +267,7 @@ struct Keeper {
     config: Config,
     current: Arc<Current>,
     metrics: Arc<Metrics>,
-    identity: Arc<Identity>,
-    access: Arc<Access>,
+    bench: Arc<Bench>,
     live: Arc<LiveTrips>,
     refresher: Refresher,
     waiting: Mutex<Option<Waiting>>,
@@ -300,7 +305,7 @@ impl Keeper {
             (self.refresher.clone(), sights),
         );
         let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), client, pinner, wishes)?;
-        let live = self.live.clone().watch(current(), self.identity.clone(), self.access.clone());
+        let live = self.live.clone().watch(current(), self.bench.clone());
         // Tasks of their own: a slow one must not hold up the others.
         let mut tasks = tokio::task::JoinSet::new();
         let mut spawn = |name: &'static str, task: BoxFuture<'static, ()>| {

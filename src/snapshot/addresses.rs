@@ -61,7 +61,7 @@ where
             _ => {}
         }
         was_resolved = is_resolved;
-        if is_resolved && *current.load().addresses.of(id) != *destinations {
+        if is_resolved && *current.load().addresses.of(&server) != *destinations {
             current.change(|snapshot| {
                 snapshot.addresses = Arc::new(snapshot.addresses.with(id.clone(), destinations.clone()));
             });
@@ -89,12 +89,9 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        catalog::{
-            Catalog,
-            server::{PeerUrl, tests_support::server},
-        },
-        names::ServerId,
+    use crate::catalog::{
+        Catalog,
+        server::{PeerUrl, tests_support::server},
     };
 
     fn at(id: &str, host: &str) -> Server {
@@ -115,7 +112,7 @@ mod tests {
                 _ => Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]),
             }
         };
-        let of = |id: &str| current.load().addresses.of(&ServerId::parse(id).unwrap());
+        let of = |id: &str| current.load().addresses.of(current.load().catalog.get(id).unwrap());
         let resolved = async {
             while of("c").is_empty() || of("e").is_empty() {
                 tokio::task::yield_now().await;

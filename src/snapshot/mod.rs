@@ -184,6 +184,11 @@ impl Current {
 }
 
 impl Snapshot {
+    /// The same beliefs, of the servers of another configuration.
+    pub fn with_servers(&self, catalog: Arc<Catalog>) -> Self {
+        Self { catalog, ..self.clone() }
+    }
+
     /// How many keys of groups' own cannot be unsealed.
     pub fn unusable_keys(&self) -> usize {
         self.grants.as_ref().map_or(0, |known| known.grants.tenants().unreadable_count())

@@ -66,9 +66,15 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Where this server is for everybody; empty when no name of it resolves.
-    pub fn of(&self, server: &ServerId) -> Arc<[Destination]> {
-        self.shared.get(server).cloned().unwrap_or_default()
+    /// Where this server is for everybody; empty when no name of it resolves. A server that is configured differently by
+    /// now has other addresses: nobody's credential goes to another's.
+    pub fn of(&self, server: &Server) -> Arc<[Destination]> {
+        let Some(all) = self.shared.get(&server.id) else { return Arc::default() };
+        let is_its_own = |destination: &&Destination| server.peers.contains(&destination.peer);
+        if all.iter().all(|destination| is_its_own(&destination)) {
+            return all.clone();
+        }
+        all.iter().filter(is_its_own).cloned().collect()
     }
 
     /// These addresses with one server's replaced.
@@ -90,12 +96,12 @@ impl Addresses {
 
     /// Where the server is for the permit's caller: at their group's address where it has one, and nowhere else then.
     fn for_permit(&self, permit: &Permit) -> Result<Arc<[Destination]>, Refusal> {
-        let server = &permit.server().id;
+        let server = permit.server();
         let destinations = match permit.tenancy() {
             Tenancy::Ambiguous => return Err(credentials::ambiguous()),
             Tenancy::Own(own) => match own.endpoints() {
                 [] => self.of(server),
-                [url] => self.own.get(server).and_then(|own| own.get(url)).cloned().ok_or_else(|| {
+                [url] => self.own.get(&server.id).and_then(|own| own.get(url)).cloned().ok_or_else(|| {
                     endpoint_unusable(format!(
                         "the address that group `{}` has for it is no address, or its host is not in `upstream.allowed_hosts`",
                         own.group().as_str()
