@@ -29,7 +29,7 @@ use portcullis::{
         served::Desk,
     },
     identity::{Face, Identity, Sources},
-    names::{Email, ServerId},
+    names::{Email, SecretKey, ServerId},
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
     route, sample,
     snapshot::{self, Current, tools::Refresher},
@@ -77,13 +77,15 @@ fn ready() -> Configured {
         store.migrate().await.expect("the tables");
         let (user, server) = (Email::parse(GRANTED).expect("email"), ServerId::parse("sample").expect("id"));
         store.grant_user(&user, &server).await.expect("a grant");
-        tokio::spawn(snapshot::grants::keep(current.clone(), store, config.store.clone()));
+        let told = tokio::sync::watch::Sender::new(config.store.clone());
+        tokio::spawn(snapshot::grants::keep(current.clone(), store, told.subscribe()));
         let client = Client::new(client::Settings { max_answer_bytes: config.catalog.max_bytes });
         let wishes = (refresher.clone(), wishes);
         // Nothing is pinned here, so nobody needs to take what was read.
         let (pinner, _) = snapshot::pins::Pinner::new();
-        let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), client, pinner, wishes);
-        tokio::spawn(tools.expect("a dialer"));
+        let sources = snapshot::tools::Sources::new(config.catalog.clone(), client).expect("a dialer");
+        let through = tokio::sync::watch::Sender::new(sources);
+        tokio::spawn(snapshot::tools::keep(current.clone(), through.subscribe(), pinner, wishes));
         tokio::spawn(snapshot::addresses::keep(current.clone()));
         let is_ready = async {
             while !knows_everything(&current, &server) {
@@ -134,7 +136,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         current,
         refresher,
         documents: Documents::new(1 << 20),
-        session_keys: config.gateway.mcp.keys().expect("keys"),
+        session_keys: config.gateway.mcp.keys(&SecretKey::random().expect("a key")),
         client: Client::new(client::Settings { max_answer_bytes: 1 << 20 }),
         desk: Desk::new(Duration::from_secs(60)),
         live: Arc::default(),

@@ -12,7 +12,7 @@ use super::Gateway;
 use crate::{
     access::{Access, Permit},
     catalog::server::Server,
-    identity::{Identity, Reason},
+    identity::{Caller, Identity, Pin, Reason},
     refusal::Refusal,
     snapshot::{Current, Snapshot},
 };
@@ -50,6 +50,11 @@ pub struct Judge {
 pub type Bench = ArcSwap<Judge>;
 
 impl Judge {
+    /// Whether the other may judge otherwise.
+    pub fn is_other(&self, other: &Self) -> bool {
+        !(Arc::ptr_eq(&self.identity, &other.identity) && Arc::ptr_eq(&self.access, &other.access))
+    }
+
     /// The permit that the same caller gets at this moment, for the server as it is now.
     pub fn permit(&self, permit: &Permit, current: &Current, snapshot: &Snapshot) -> Result<Permit, Refusal> {
         let known = current.grants(snapshot)?;
@@ -57,6 +62,26 @@ impl Judge {
         let server = snapshot.catalog.get(permit.server().id.as_str());
         // What was begun at a server that is configured no more may come to its end there.
         self.access.authorize(&caller, server.unwrap_or(permit.server()), known)
+    }
+}
+
+/// A caller with a stream: as long as this is held, nothing of what makes them one is forgotten.
+pub struct LookedAt {
+    by: Arc<Identity>,
+    _pin: Option<Pin>,
+}
+
+impl LookedAt {
+    /// By this identity.
+    pub fn by(identity: &Arc<Identity>, caller: &Caller) -> Self {
+        Self { by: identity.clone(), _pin: identity.pin(caller) }
+    }
+
+    /// By this one from now on, where it is another.
+    pub fn renew(&mut self, identity: &Arc<Identity>, caller: &Caller) {
+        if !Arc::ptr_eq(&self.by, identity) {
+            *self = Self::by(identity, caller);
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod origin;
 mod proxy_protocol;
 mod reply;
 mod resource;
+mod seats;
 pub mod served;
 pub mod sign_in;
 #[cfg(test)]

@@ -69,7 +69,7 @@ fn gateway() -> Configured {
         client: Client::new(crate::client::Settings { max_answer_bytes: 4096 }),
         desk: Desk::new(Duration::from_secs(60)),
         sign_in: None,
-        session_keys: settings().mcp.keys().unwrap(),
+        session_keys: settings().mcp.keys(&crate::names::SecretKey::random().unwrap()),
         live: Arc::default(),
         recorder: Recorder {
             metrics: Arc::new(Metrics::new().unwrap()),

@@ -22,9 +22,14 @@ use crate::{
     client::{Asker, Client, Filter},
     credentials,
     gateway::{
-        Gateway, configured::is_still_there, decide::Step, journey::Journey, reply, translated::wants_events,
+        Gateway,
+        configured::{LookedAt, is_still_there},
+        decide::Step,
+        journey::Journey,
+        reply,
+        translated::wants_events,
     },
-    identity::{Caller, Identity, Pin, Reason},
+    identity::Reason,
     mcp::{
         members::{self, Members},
         outgoing,
@@ -222,7 +227,7 @@ impl Gateway {
             Refusal::new(Code::TooManyStreams, sentence).retry_after(HEARTBEAT)
         })?;
         // A caller who is not seen otherwise is looked at as long as this stands.
-        let mut watched = Watched::by(&self.bench.load().identity, &visit.caller);
+        let mut looked_at = LookedAt::by(&self.bench.load().identity, &visit.caller);
         journey.serve(None);
         journey.record.end_as(Outcome::Answered);
         // Before the first look, so that nothing changes in between unheard.
@@ -252,7 +257,7 @@ impl Gateway {
                     }
                 }
             }
-            watched.renew(&self.bench.load().identity, &visit.caller);
+            looked_at.renew(&self.bench.load().identity, &visit.caller);
             let Ok(now) = self.seen(visit) else { return self.end_telling(session, journey).await };
             let is_there = |server: &ServerId| now.goes_on(&seen, server);
             if let Some(session) = &standing.session {
@@ -301,25 +306,6 @@ impl Gateway {
             SeenServer { tools: tools.cloned(), offers: offers.cloned(), id: server, scope, permit }
         });
         Ok(Seen(seen.collect()))
-    }
-}
-
-/// A caller who is looked at as long as this is held.
-struct Watched {
-    by: Arc<Identity>,
-    _pin: Option<Pin>,
-}
-
-impl Watched {
-    fn by(identity: &Arc<Identity>, caller: &Caller) -> Self {
-        Self { by: identity.clone(), _pin: identity.pin(caller) }
-    }
-
-    /// The same, where another identity is the one that looks by now.
-    fn renew(&mut self, identity: &Arc<Identity>, caller: &Caller) {
-        if !Arc::ptr_eq(&self.by, identity) {
-            *self = Self::by(identity, caller);
-        }
     }
 }
 
