@@ -37,6 +37,7 @@ mod passthrough;
 mod peers;
 mod readme;
 mod refusals;
+mod reload;
 mod revocation;
 mod served;
 mod tenants;
