@@ -137,7 +137,7 @@ macro_rules! prints_as_word {
 prints_as_word!(Tier, Dialect, ProtocolVersion);
 
 /// The header the gateway adds so that the server believes it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialHeader {
     /// Header name, lower case.
     pub name: http::HeaderName,
@@ -178,7 +178,7 @@ pub struct Deadlines {
 }
 
 /// One MCP server in the catalog.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Its id in paths and grants.
     pub id: ServerId,
@@ -212,6 +212,19 @@ pub struct Server {
     pub description: String,
     /// How long the gateway waits for it.
     pub deadlines: Deadlines,
+}
+
+impl Server {
+    /// Whether what is done for the one in the background serves the other too: they differ in what people read at most.
+    pub fn is_kept_like(&self, other: &Self) -> bool {
+        let as_told = Self {
+            name: other.name.clone(),
+            description: other.description.clone(),
+            missing_variables: other.missing_variables.clone(),
+            ..self.clone()
+        };
+        as_told == *other
+    }
 }
 
 /// Servers for the tests of other modules.

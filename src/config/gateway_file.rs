@@ -39,6 +39,8 @@ pub(super) struct GatewayFile {
     /// What holds for servers that do not say otherwise.
     pub(super) upstream: Deadlines,
     pub(super) allowed_hosts: AllowedHosts,
+    /// Whether changes of the files are taken over.
+    pub(super) is_watched: bool,
 }
 
 /// A day, the longest wait that makes sense for anything a request depends on.
@@ -62,6 +64,7 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let store = root.table("database", |table| database(table, sealing));
     let access = root.table("access", |table| access(table, tenant_order));
     let record = root.table("log", log);
+    let is_watched = root.table("reload", |table| table.flag("watch", "true"));
     let upstream = root.table("upstream", |table| {
         let deadlines = deadlines(table, DEFAULT_DEADLINES);
         let allowed = table.list("allowed_hosts", allowed_host);
@@ -81,6 +84,7 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         record: record?,
         upstream: upstream.0?,
         allowed_hosts: upstream.1?,
+        is_watched: is_watched?,
     })
 }
 
@@ -270,6 +274,9 @@ fn tenants(table: &mut Reader<'_>) -> Read<(Vec<GroupName>, SealingSettings)> {
     let file = table.parsed("sealing_key_file", "${PORTCULLIS_SEALING_KEY_FILE:-}", |text| {
         Ok((!text.is_empty()).then(|| std::path::PathBuf::from(text)))
     });
+    if let Ok(Some(file)) = &file {
+        table.note_file(file);
+    }
     Ok((order?, SealingSettings { keys: keys?.into_iter().flatten().collect(), file: file? }))
 }
 

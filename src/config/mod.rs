@@ -7,6 +7,7 @@
 mod auth;
 mod entra;
 mod env;
+mod fixed;
 mod gateway_file;
 mod gateway_headers;
 mod oauth;
@@ -18,11 +19,17 @@ mod server_launch;
 mod servers_file;
 mod urls;
 mod wording;
+mod written;
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 pub use env::Environment;
+pub use fixed::FIXED;
 pub use problems::{Problem, Problems};
+pub use written::{Differences, Files, Written};
 
 use crate::{access, catalog, gateway, identity, record, store, upstream::allowed::AllowedHosts};
 use gateway_file::GatewayFile;
@@ -49,6 +56,8 @@ pub struct Config {
     pub allowed_hosts: AllowedHosts,
     /// The servers.
     pub servers: Vec<catalog::server::Server>,
+    /// Whether the files are watched, and changes in them taken over.
+    pub is_watched: bool,
     /// What works but is probably not meant, each as `FILE:LINE: sentence` with a hint.
     pub warnings: Vec<String>,
 }
@@ -79,16 +88,38 @@ pub struct Named<'t> {
     pub text: &'t str,
 }
 
+/// What stood in a folder.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The files it was read from, good or bad: the two of the folder, and those that they name.
+    pub files: Vec<PathBuf>,
+    /// The keys that are set.
+    pub written: Written,
+    /// The configuration, or what is wrong with it.
+    pub outcome: Result<Config, Problems>,
+}
+
 /// Reads `gateway.toml` and `servers.toml` of a folder.
 pub fn load(directory: &Path, environment: &Environment) -> Result<Config, Problems> {
+    load_with_files(directory, environment).outcome
+}
+
+/// Reads `gateway.toml` and `servers.toml` of a folder, and says what was read.
+pub fn load_with_files(directory: &Path, environment: &Environment) -> Loaded {
     let findings = Findings::default();
     let read = |file: &str| {
         let path = directory.join(file);
         let text = read_text(&path, &findings);
+        findings.note_file(path.clone());
         (path.display().to_string(), text)
     };
     let (gateway, servers) = (read("gateway.toml"), read("servers.toml"));
-    check(named(&gateway), named(&servers), environment, findings)
+    let text = |read: &Read<String>| read.as_deref().unwrap_or_default().to_owned();
+    let written = Written::of(&text(&gateway.1), &text(&servers.1));
+    let files = findings.files.clone();
+    let outcome = check(named(&gateway), named(&servers), environment, findings);
+    let files = files.take();
+    Loaded { files, written, outcome }
 }
 
 /// Reads the two files from texts.
@@ -153,10 +184,22 @@ fn gather(
         },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, .. } = gateway?;
+    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, is_watched, .. } =
+        gateway?;
     let servers = servers?;
     let warnings = Vec::new();
-    Ok(Config { gateway, store, identity, access, catalog, record, allowed_hosts, servers, warnings })
+    Ok(Config {
+        gateway,
+        store,
+        identity,
+        access,
+        catalog,
+        record,
+        allowed_hosts,
+        servers,
+        is_watched,
+        warnings,
+    })
 }
 
 fn read_text(path: &Path, findings: &Findings) -> Read<String> {

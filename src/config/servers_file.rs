@@ -242,6 +242,37 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_may_stand_in_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("github-key");
+        let text = |enabled: &str| {
+            format!(
+                "[servers.x]\ntier = 'local'\nurl = 'http://h'\nenabled = '{enabled}'\n\
+                 credential = {{ header = 'X-Key', file = '${{FOLDER}}/github-key' }}"
+            )
+        };
+        let pairs = [("FOLDER", folder.path().to_str().unwrap())];
+        let cannot = "s:5: server `x` has a file in its `credential.file` that cannot be read or is empty\n  \
+             hint: put the secret there and nothing else, or say `enabled = \"auto\"`";
+        check("", &text("true"), &pairs, cannot);
+        assert!(!server(&text("auto"), &pairs).is_enabled);
+        for (content, value) in [("k", "k"), ("k\n", "k"), ("k\r\n", "k")] {
+            std::fs::write(&path, content).unwrap();
+            let found = server(&text("auto"), &pairs);
+            assert_eq!(found.credential.unwrap().value.expose(), value);
+            assert_eq!(found.own_credential.unwrap().key_name, "github-key");
+            assert!(found.is_enabled);
+        }
+        std::fs::write(&path, "").unwrap();
+        check("", &text("true"), &pairs, cannot);
+        std::fs::write(&path, "one\ntwo\n").unwrap();
+        let found = read("", &text("true"), &pairs).unwrap_err();
+        assert!(found.contains("cannot be sent in a header") && !found.contains("two"), "{found}");
+        let both = text("true").replace("file =", "env = 'FOLDER', file =");
+        assert!(read("", &both, &pairs).unwrap_err().contains("with both `env` and `file`"));
+    }
+
+    #[test]
     fn a_server_has_what_its_table_says() {
         let text = "[servers.github]\nname = 'GitHub'\ntier = 'local'\nurl = '${MCP_GITHUB_URL:-http://mcp-github:8000/}'\n\
              credential = { header = 'Authorization', scheme = 'Bearer', env = 'MCP_API_KEY' }\nenabled = 'auto'\n\
@@ -367,7 +398,7 @@ mod tests {
              s:17: `servers.d.credential.env` must be the name of a variable, not its value\n  \
              hint: put the value into the environment: `env = \"MCP_API_KEY\"`\n\
              s:17: `servers.d.credential.value` is not a known key\n  \
-             hint: known here: `env`, `header`, `key_name`, `scheme`",
+             hint: known here: `env`, `file`, `header`, `key_name`, `scheme`",
         );
     }
 

@@ -212,16 +212,14 @@ impl fmt::Debug for Client {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        sync::Semaphore,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+    use crate::gateway::{guard::Forsaken, seats::Seats};
 
     fn connected() -> (Client, Arc<Line>, DuplexStream) {
         let (near, far) = duplex(1024);
-        let line = Line::new(Duration::from_secs(60), None, Arc::new(Semaphore::new(1)));
+        let line = Line::new(Duration::from_secs(60), None, Forsaken { seats: Arc::default(), most: 1 });
         (Client::new(Box::new(near), line.clone()), line, far)
     }
 
@@ -314,21 +312,22 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_answers_go_on_without_their_clients_and_those_give_their_seats_back() {
-        let (connections, forsaken) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(1)));
+        let connections: Arc<Seats> = Arc::default();
+        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
         let seated = || {
             let (near, far) = duplex(64);
-            let seat = connections.clone().try_acquire_owned().ok();
+            let seat = connections.take(2);
             let line = Line::new(Duration::from_secs(60), seat, forsaken.clone());
             line.outlive_client(true);
             drop(far);
             Client::new(Box::new(near), line)
         };
         let (mut first, mut second) = (seated(), seated());
-        assert_eq!(connections.available_permits(), 0);
+        assert!(connections.take(2).is_none());
         assert!(is_waiting(&mut first).await);
-        assert_eq!(connections.available_permits(), 1, "its seat is free for others");
+        assert!(connections.take(2).is_some(), "its seat is free for others");
         assert!(!is_waiting(&mut second).await, "the second is gone as any other client is");
         drop(first);
-        assert_eq!(forsaken.available_permits(), 1);
+        assert!(forsaken.seats.take(1).is_some());
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     access::{self, KnownGrants, Permit, Reach},
     catalog::{server::Server, tools::Tool},
     endpoints::{self, Answer, Asked, Audience},
-    identity::{Caller, Face, Reason},
+    identity::{Caller, Face},
     names::RequestId,
     refusal::{Code, Refusal},
     route::{self, Page, Route},
@@ -75,7 +75,7 @@ impl Gateway {
         let change_count = self.current.change_count();
         let caller = self.who(request, &route, sender).await?;
         journey.record.scheme = Some(caller.scheme().as_str());
-        let snapshot = self.current.load();
+        let snapshot = self.snapshot();
         let known = self.current.grants(&snapshot)?;
         let mut permit = |server| {
             let server = snapshot.catalog.get(server).ok_or_else(access::unknown_server)?;
@@ -281,21 +281,17 @@ impl Gateway {
         change_count: u64,
     ) -> Result<LiveTrip, Refusal> {
         let live = self.live.begin(permit, what.clone(), self.identity.pin(permit.caller()));
-        if self.current.change_count() != change_count {
+        let has_other_judge = !self.is_judge_of_now();
+        if has_other_judge {
+            live.pin(self.bench.load().identity.pin(permit.caller()));
+        }
+        if has_other_judge || self.current.change_count() != change_count {
             let now = self.permit_now(permit)?;
             if !what.may_go_on(permit, &now) {
                 return Err(access::unknown_tool());
             }
         }
         Ok(live)
-    }
-
-    /// The permit that the same caller gets at this moment.
-    pub(super) fn permit_now(&self, permit: &Permit) -> Result<Permit, Refusal> {
-        let snapshot = self.current.load();
-        let known = self.current.grants(&snapshot)?;
-        let caller = self.identity.current(permit.caller()).ok_or_else(|| Reason::Withdrawn.refuse())?;
-        self.access.authorize(&caller, permit.server(), known)
     }
 }
 

@@ -14,12 +14,13 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use super::{
-    Settings,
     client::Client,
+    configured::Configured,
     proxy_protocol::{self, NoHeader},
+    seats::{Seat, Seats},
     told_address,
 };
 use crate::record::metrics::Metrics;
@@ -48,8 +49,8 @@ pub struct Line {
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
     forsaken_until_millis: AtomicU64,
     /// Among the connections, or among the forsaken once the client has left.
-    seat: Mutex<Option<OwnedSemaphorePermit>>,
-    forsaken: Arc<Semaphore>,
+    seat: Mutex<Option<Seat>>,
+    forsaken: Forsaken,
     /// The client's address, as a balancer told it at the connection's beginning.
     told: OnceLock<IpAddr>,
 }
@@ -57,11 +58,7 @@ pub struct Line {
 impl Line {
     /// A connection whose first header must come within this time. Where its client leaves too early, it takes
     /// one of the `forsaken` seats instead of its own.
-    pub fn new(
-        first_header: Duration,
-        seat: Option<OwnedSemaphorePermit>,
-        forsaken: Arc<Semaphore>,
-    ) -> Arc<Self> {
+    pub fn new(first_header: Duration, seat: Option<Seat>, forsaken: Forsaken) -> Arc<Self> {
         let line = Self {
             opened: Instant::now(),
             deadline_millis: AtomicU64::new(DISARMED),
@@ -150,7 +147,7 @@ impl Line {
 
     /// The client has left, and its answer goes on for at most this time. False where it may not: too many do.
     pub fn forsake(&self, within: Duration) -> bool {
-        let Ok(seat) = self.forsaken.clone().try_acquire_owned() else { return false };
+        let Some(seat) = self.forsaken.seats.take(self.forsaken.most) else { return false };
         // The one among the connections is free for others.
         self.take_seat(Some(seat));
         let until = (self.opened.elapsed() + within).as_millis() as u64;
@@ -158,7 +155,7 @@ impl Line {
         true
     }
 
-    fn take_seat(&self, seat: Option<OwnedSemaphorePermit>) {
+    fn take_seat(&self, seat: Option<Seat>) {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
     }
 
@@ -212,11 +209,19 @@ impl Line {
 /// Guards every connection of the app inside.
 pub struct Guard<A> {
     inner: Arc<A>,
-    room: Arc<Semaphore>,
-    forsaken: Arc<Semaphore>,
-    header_timeout: Duration,
-    addresses: told_address::Settings,
+    room: Arc<Seats>,
+    forsaken: Arc<Seats>,
+    configured: Configured,
     metrics: Arc<Metrics>,
+}
+
+/// The seats of connections whose client has left, and how many there are.
+#[derive(Clone)]
+pub struct Forsaken {
+    /// The seats.
+    pub seats: Arc<Seats>,
+    /// How many may be taken.
+    pub most: usize,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
@@ -224,8 +229,13 @@ impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
     ///
     /// A balancer that does not say it is not heard as a client either: its word would be forgotten where it is
     /// configured, and taken for the client's where it is not.
-    async fn serve(&self, mut stream: Stream, line: Arc<Line>, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if self.is_introduced(&stream) {
+    async fn serve(
+        &self,
+        mut stream: Stream,
+        (line, is_introduced): (Arc<Line>, bool),
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        if is_introduced {
             match proxy_protocol::read(&mut stream).await {
                 Ok(Some(address)) => drop(line.told.set(address)),
                 Ok(None) => {}
@@ -239,20 +249,8 @@ impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
 
 impl<A> Guard<A> {
     /// A guard around `inner`.
-    pub fn new(inner: A, settings: &Settings, metrics: Arc<Metrics>) -> Self {
-        let room = Arc::new(Semaphore::new(settings.max_connections));
-        let forsaken = Arc::new(Semaphore::new((settings.max_connections / FORSAKEN_SHARE).max(1)));
-        let (header_timeout, addresses) = (settings.header_timeout, settings.addresses.clone());
-        Self { inner: Arc::new(inner), room, forsaken, header_timeout, addresses, metrics }
-    }
-
-    /// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
-    fn is_introduced(&self, stream: &Stream) -> bool {
-        self.addresses.is_proxy_protocol_on
-            && stream
-                .get_socket_digest()
-                .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()))
-                .is_some_and(|end| self.addresses.is_balancer(end))
+    pub fn new(inner: A, configured: Configured, metrics: Arc<Metrics>) -> Self {
+        Self { inner: Arc::new(inner), room: Arc::default(), forsaken: Arc::default(), configured, metrics }
     }
 
     fn close(&self, reason: &'static str) -> Option<Stream> {
@@ -264,18 +262,25 @@ impl<A> Guard<A> {
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let Ok(seat) = self.room.clone().try_acquire_owned() else {
+        let gateway = self.configured.now();
+        let settings = &gateway.settings;
+        let Some(seat) = self.room.take(settings.max_connections) else {
             return self.close("too_many");
         };
         let _open = Open::new(&self.metrics);
-        let line = Line::new(self.header_timeout, Some(seat), self.forsaken.clone());
-        let serve = LINE.scope(line.clone(), self.serve(stream, line.clone(), shutdown));
+        let header_timeout = settings.header_timeout;
+        let most = (settings.max_connections / FORSAKEN_SHARE).max(1);
+        let line = Line::new(header_timeout, Some(seat), Forsaken { seats: self.forsaken.clone(), most });
+        let is_introduced = is_introduced(&stream, &settings.addresses);
+        // An idle connection must not keep what a reload has replaced.
+        drop(gateway);
+        let serve = LINE.scope(line.clone(), self.serve(stream, (line.clone(), is_introduced), shutdown));
         let left = tokio::select! {
             // In this order: an answer that can be finished at once is, and its connection stays good for the next call.
             biased;
             stream = serve => stream,
             () = line.withdrawn() => self.close("withdrawn"),
-            () = line.overdue(self.header_timeout) => self.close("header_timeout"),
+            () = line.overdue(header_timeout) => self.close("header_timeout"),
         };
         // Not when the last one lets go of the line: the next client may be waiting.
         line.take_seat(None);
@@ -285,6 +290,15 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
     async fn cleanup(&self) {
         self.inner.cleanup().await;
     }
+}
+
+/// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
+fn is_introduced(stream: &Stream, addresses: &told_address::Settings) -> bool {
+    addresses.is_proxy_protocol_on
+        && stream
+            .get_socket_digest()
+            .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()))
+            .is_some_and(|end| addresses.is_balancer(end))
 }
 
 /// Counts a connection as open until dropped.
@@ -311,7 +325,8 @@ mod tests {
 
     #[test]
     fn a_cut_ends_the_request_that_runs_and_none_after_it() {
-        let line = Line::new(Duration::from_secs(60), None, Arc::new(Semaphore::new(1)));
+        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
+        let line = Line::new(Duration::from_secs(60), None, forsaken);
         let is_withdrawn = || line.withdrawn().now_or_never().is_some();
         line.cut();
         assert!(is_withdrawn());

@@ -4,16 +4,19 @@
 //! can be sent that was not permitted. Dropped at the end in every case, also when the connection is
 //! cut: the record is emitted then at the latest.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::HeaderMap;
 
 use super::{
+    Gateway,
     body::{Framing, Outbound},
     live::LiveTrip,
     native::exchange::Exchange,
 };
 use crate::{
-    record::{Outcome, Record, Recorder},
+    record::{Outcome, Record},
     refusal::Refusal,
     upstream::{Trip, mcpo},
 };
@@ -152,14 +155,15 @@ pub struct Journey {
     pub rpc: Option<Rpc>,
     /// The URL to use instead, for requests in the predecessor's form.
     pub preferred_url: Option<String>,
-    recorder: Recorder,
+    /// The gateway as it was configured when the request arrived.
+    pub gateway: Arc<Gateway>,
 }
 
 impl Journey {
     /// A request has arrived.
-    pub fn begin(recorder: Recorder) -> Self {
-        let record = Record::begin(recorder.clone());
-        Self { stage: Stage::Arrived, record, origin: None, rpc: None, preferred_url: None, recorder }
+    pub fn begin(gateway: Arc<Gateway>) -> Self {
+        let record = Record::begin(gateway.recorder.clone());
+        Self { stage: Stage::Arrived, record, origin: None, rpc: None, preferred_url: None, gateway }
     }
 
     /// The trip underway.
@@ -194,14 +198,14 @@ impl Journey {
         if let Stage::Serving(serving) = &mut self.stage
             && !std::mem::replace(&mut serving.is_stream, true)
         {
-            self.recorder.metrics.open_streams.inc();
+            self.gateway.recorder.metrics.open_streams.inc();
         }
     }
 
     /// The head of the peer's answer is here.
     pub fn note_answer(&mut self, status: u16, is_stream: bool) {
         self.record.status = status;
-        let open_streams = &self.recorder.metrics.open_streams;
+        let open_streams = &self.gateway.recorder.metrics.open_streams;
         if let Stage::Underway(underway) = &mut self.stage {
             underway.answer.status = status;
             if is_stream && !underway.answer.is_stream {
@@ -224,7 +228,7 @@ impl Journey {
             Stage::Arrived | Stage::Over => return self.record.emit(),
         };
         if is_stream {
-            self.recorder.metrics.open_streams.dec();
+            self.gateway.recorder.metrics.open_streams.dec();
         }
         let withdrawn = is_withdrawn.then_some(Outcome::Withdrawn);
         if let Some(outcome) = withdrawn.or(outcome).or(otherwise) {

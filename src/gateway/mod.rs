@@ -1,10 +1,11 @@
 //! The only `ProxyHttp`: Pingora's phases, each a few lines, in the order a request meets them.
 //!
 //! Decides nothing itself: `decide.rs` walks the journey (route → caller → permit → trip), this file
-//! tells Pingora. A panic in a phase is caught, counted and answered with 500.
+//! tells Pingora. Each request has the gateway that was configured when it arrived (`configured.rs`). A panic in a phase is caught, counted and answered with 500.
 
 mod body;
 mod client;
+pub mod configured;
 mod cors;
 mod decide;
 mod failure;
@@ -20,6 +21,7 @@ mod origin;
 mod proxy_protocol;
 mod reply;
 mod resource;
+mod seats;
 pub mod served;
 pub mod sign_in;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use pingora::{
 
 use crate::{
     access::Access,
+    catalog::Catalog,
     client::Client,
     endpoints::{openapi::Documents, protected_resource::OAuth},
     identity::Identity,
@@ -51,6 +54,7 @@ use crate::{
     snapshot::{Current, tools::Refresher},
     upstream::{self, peer::http_peer},
 };
+use configured::{Bench, Configured};
 use decide::Step;
 use guard::Line;
 use journey::{Journey, Underway};
@@ -101,10 +105,12 @@ pub struct Settings {
     pub addresses: told_address::Settings,
 }
 
-/// The gateway: what every request needs, shared by all.
+/// The gateway as one configuration makes it: what every request needs, shared by all that arrived under it.
 pub struct Gateway {
     /// How the listener behaves.
     pub settings: Settings,
+    /// The servers.
+    pub catalog: Arc<Catalog>,
     /// Who is asking.
     pub identity: Arc<Identity>,
     /// May they.
@@ -123,6 +129,8 @@ pub struct Gateway {
     pub desk: Arc<Desk>,
     /// Signs users of MCP clients in at Entra ID, where that is configured.
     pub sign_in: Option<Arc<SignIn>>,
+    /// By whom what is underway is judged, under whatever configuration it began.
+    pub bench: Arc<Bench>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
     /// Where records go.
@@ -130,11 +138,11 @@ pub struct Gateway {
 }
 
 #[async_trait]
-impl ProxyHttp for Gateway {
+impl ProxyHttp for Configured {
     type CTX = Journey;
 
     fn new_ctx(&self) -> Journey {
-        Journey::begin(self.recorder.clone())
+        Journey::begin(self.now())
     }
 
     /// None: Pingora's default would compress what passes through.
@@ -143,26 +151,28 @@ impl ProxyHttp for Gateway {
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        _journey: &mut Journey,
+        journey: &mut Journey,
     ) -> pingora::Result<()> {
         if let Some(line) = Line::current() {
             line.disarm();
         }
-        let idle = self.settings.keepalive_timeout.as_secs();
+        let settings = &journey.gateway.settings;
+        let idle = settings.keepalive_timeout.as_secs();
         let session = session.as_downstream_mut();
         // Only the endless default is replaced: `None` is set while the process shuts down.
         if session.get_keepalive() == Some(0) {
             session.set_keepalive(Some(idle));
         }
-        session.set_read_timeout(Some(self.settings.body_timeout));
-        session.set_write_timeout(Some(self.settings.write_timeout));
+        session.set_read_timeout(Some(settings.body_timeout));
+        session.set_write_timeout(Some(settings.write_timeout));
         // A peer's interim answers stay here; ours to `Expect` still go out.
         session.set_ignore_info_resp(true);
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
-        let step = AssertUnwindSafe(self.decide(session, journey)).catch_unwind().await;
+        let gateway = journey.gateway.clone();
+        let step = AssertUnwindSafe(gateway.decide(session, journey)).catch_unwind().await;
         let refusal = match step {
             Ok(Ok(Step::Depart(trip, cargo, live))) => {
                 journey.depart(trip, cargo, live);
@@ -239,9 +249,10 @@ impl ProxyHttp for Gateway {
         journey: &mut Journey,
     ) -> pingora::Result<()> {
         caught(|| {
+            let gateway = journey.gateway.clone();
             let cargo = &mut journey.underway().ok_or_else(no_trip)?.cargo;
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
-                exchange.renew(self.permit_now(exchange.permit()).map_err(refused)?);
+                exchange.renew(gateway.permit_now(exchange.permit()).map_err(refused)?);
             }
             cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
             if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
@@ -339,7 +350,8 @@ impl ProxyHttp for Gateway {
         journey.end((is_client_gone && failure::overdue().is_none()).then_some(Outcome::ClientGone));
         if let Some(line) = line {
             line.settle();
-            line.arm(self.settings.keepalive_timeout + self.settings.header_timeout);
+            let settings = &journey.gateway.settings;
+            line.arm(settings.keepalive_timeout + settings.header_timeout);
         }
     }
 }

@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use super::{Record, Timing};
+use crate::names::ServerId;
 
 /// Seconds; from well under a millisecond of the gateway's own to minutes of a slow tool.
 const BUCKETS: &[f64] =
@@ -85,6 +86,14 @@ metrics! {
         &["tenant", "version"]);
     entra_graph_up: IntGauge = IntGauge::new(
         "portcullis_entra_graph_up", "1 while Microsoft Graph could last be asked for groups, else 0.");
+    config_generation: IntGauge = IntGauge::new(
+        "portcullis_config_generation", "How often the configuration was taken over, the start included.");
+    config_hash: IntGauge = IntGauge::new(
+        "portcullis_config_hash", "A number for the content of the configuration's files that is in use: equal where the files are.");
+    config_reload_failed: IntGauge = IntGauge::new(
+        "portcullis_config_reload_failed", "1 while the configuration's files cannot be taken over as they are, else 0.");
+    config_last_success_seconds: IntGauge = IntGauge::new(
+        "portcullis_config_last_success_timestamp_seconds", "When the configuration was last taken over, in seconds since 1970.");
     access_log_dropped: IntGauge = IntGauge::new(
         "portcullis_access_log_dropped_lines", "Access-log lines dropped because their reader was too slow.");
     draining: IntGauge = IntGauge::new("portcullis_draining", "1 once the process was told to stop, else 0.");
@@ -96,6 +105,14 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    /// A server is called no more: figures that say how it stands go away. What was counted stays, as counters do.
+    pub fn forget_server(&self, server: &ServerId) {
+        for figure in [&self.tools, &self.tools_withheld, &self.catalog_stale, &self.catalog_age_seconds] {
+            // An error means that it never had any.
+            drop(figure.remove_label_values(&[server.as_str()]));
+        }
     }
 
     pub(super) fn observe(&self, record: &Record, timing: Timing) {

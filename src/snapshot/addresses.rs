@@ -4,10 +4,10 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tracing::{info, warn};
 
-use super::Current;
+use super::{Current, servers::PerServer};
 use crate::{
     catalog::server::Server,
     upstream::{Addresses, Destination},
@@ -25,6 +25,13 @@ pub async fn keep(current: Arc<Current>) {
     keep_by(current, look_up).await;
 }
 
+/// Where these servers are at this moment, for who can wait for names.
+pub async fn all_now(servers: &[Arc<Server>]) -> Addresses {
+    let found = join_all(servers.iter().map(|server| resolve(server, look_up))).await;
+    let found = servers.iter().zip(found).filter(|(_, found)| !found.is_empty());
+    found.fold(Addresses::default(), |all, (server, found)| all.with(server.id.clone(), found.into()))
+}
+
 /// Where one server is at this moment, for who can wait for names.
 pub async fn now(server: &Server) -> Addresses {
     Addresses::default().with(server.id.clone(), resolve(server, look_up).await.into())
@@ -34,26 +41,32 @@ pub(super) async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAdd
     Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect())
 }
 
-async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F)
+async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F + Clone + Send + Sync + 'static)
 where
-    F: Future<Output = io::Result<Vec<SocketAddr>>>,
+    F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
 {
-    // A server that is off is called by nobody, so its name is nobody's business.
-    let servers: Vec<Arc<Server>> =
-        current.load().catalog.iter().filter(|server| server.is_enabled).cloned().collect();
-    join_all(servers.into_iter().map(|server| keep_one(current.clone(), server, &look_up))).await;
-    // A catalog without servers that are on has nothing to resolve, and never will.
-    std::future::pending().await
+    let mut changes = current.servers_versions();
+    let mut keepers = PerServer::new();
+    loop {
+        // A server that is off is called by nobody, so its name is nobody's business.
+        keepers.follow(&current.load().catalog, |server| {
+            ((), keep_one(current.clone(), server.clone(), look_up.clone()).boxed())
+        });
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = keepers.ended() => return,
+        }
+    }
 }
 
-async fn keep_one<F>(current: Arc<Current>, server: Arc<Server>, look_up: &impl Fn(String, u16) -> F)
+async fn keep_one<F>(current: Arc<Current>, server: Arc<Server>, look_up: impl Fn(String, u16) -> F)
 where
     F: Future<Output = io::Result<Vec<SocketAddr>>>,
 {
     let id = &server.id;
     let mut was_resolved = true;
     loop {
-        let destinations: Arc<[Destination]> = resolve(&server, look_up).await.into();
+        let destinations: Arc<[Destination]> = resolve(&server, &look_up).await.into();
         let is_resolved = !destinations.is_empty();
         match (was_resolved, is_resolved) {
             (true, false) => warn!(server.id = %id, "no address of server `{id}` resolves; trying again"),
@@ -61,8 +74,11 @@ where
             _ => {}
         }
         was_resolved = is_resolved;
-        if is_resolved && *current.load().addresses.of(id) != *destinations {
+        if is_resolved && current.load().addresses.found(id) != Some(&destinations) {
             current.change(|snapshot| {
+                if !snapshot.has(&server) {
+                    return;
+                }
                 snapshot.addresses = Arc::new(snapshot.addresses.with(id.clone(), destinations.clone()));
             });
         }
@@ -89,12 +105,9 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        catalog::{
-            Catalog,
-            server::{PeerUrl, tests_support::server},
-        },
-        names::ServerId,
+    use crate::catalog::{
+        Catalog,
+        server::{PeerUrl, tests_support::server},
     };
 
     fn at(id: &str, host: &str) -> Server {
@@ -115,7 +128,7 @@ mod tests {
                 _ => Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]),
             }
         };
-        let of = |id: &str| current.load().addresses.of(&ServerId::parse(id).unwrap());
+        let of = |id: &str| current.load().addresses.of(current.load().catalog.get(id).unwrap());
         let resolved = async {
             while of("c").is_empty() || of("e").is_empty() {
                 tokio::task::yield_now().await;

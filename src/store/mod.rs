@@ -38,7 +38,7 @@ use sealed::Sealer;
 use crate::names::{Email, GroupName, Secret, ServerId, ToolPattern};
 
 /// Which database, and how it is used.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `postgres://…` or `sqlite:PATH`.
     pub url: DatabaseUrl,
@@ -51,7 +51,7 @@ pub struct Settings {
 }
 
 /// A database address whose scheme has been recognised.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
     /// `postgres://` or `postgresql://`; holds a password, so it does not print.
     Postgres(Secret<String>),

@@ -38,6 +38,7 @@ mod passthrough;
 mod peers;
 mod readme;
 mod refusals;
+mod reload;
 mod revocation;
 mod served;
 mod steady;

@@ -56,12 +56,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The keys in use; without any configured, one that nobody else has.
-    pub fn keys(&self) -> anyhow::Result<Arc<SessionKeys>> {
-        if !self.session_keys.is_empty() {
-            return Ok(Arc::new(SessionKeys::new(&self.session_keys)));
-        }
-        Ok(Arc::new(SessionKeys::new(&[SecretKey::random()?])))
+    /// The keys in use, and the process's own, which nobody else has: it seals where none is configured, and opens what
+    /// it sealed once there is one.
+    pub fn keys(&self, own: &SecretKey) -> Arc<SessionKeys> {
+        let keys: Vec<_> = self.session_keys.iter().chain([own]).cloned().collect();
+        Arc::new(SessionKeys::new(&keys))
     }
 }
 

@@ -116,6 +116,11 @@ impl Setup {
     /// Starts the gateway and returns at once.
     pub fn spawn(self) -> Gateway {
         let folder = self.write();
+        self.spawn_in(folder)
+    }
+
+    /// The same, with a folder that has been written.
+    pub fn spawn_in(self, folder: tempfile::TempDir) -> Gateway {
         let mut command = self.command();
         command.arg("run").arg("--config").arg(folder.path()).current_dir(folder.path()).env_clear();
         command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
