@@ -92,6 +92,7 @@ fn server(id: usize) -> Arc<Server> {
         missing_variables: Vec::new(),
         description: String::new(),
         deadlines: Deadlines { connect: Duration::from_secs(5), read: Duration::from_secs(60) },
+        limits: Default::default(),
     })
 }
 

@@ -4,6 +4,7 @@
 
 mod believed;
 mod connecting;
+mod counting;
 mod openwebui;
 mod stopping;
 
@@ -41,6 +42,7 @@ use crate::{
     gateway::{
         self, Gateway,
         guard::Guard,
+        limiting::Limiting,
         live::LiveTrips,
         ops::{Ops, OpsListener},
         served::Desk,
@@ -102,6 +104,10 @@ pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> any
         is_listening: is_listening.clone(),
     };
     let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
+    if let Some(shared) = parts.limiting.shared() {
+        // A thread of its own: calls wait for it, and what the keeper does may take long.
+        server.add_service(background_service("shared limits", counting::Counting(shared)));
+    }
     let Parts { recorder, current, identity, background, access, live, refresher, wishes, .. } = parts;
     let listening = [config.gateway.http, config.gateway.ops];
     let keeper = Keeper {
@@ -141,6 +147,7 @@ struct Parts {
     sign_in: Option<Arc<SignIn>>,
     client: Client,
     live: Arc<LiveTrips>,
+    limiting: Arc<Limiting>,
     background: Background,
     refresher: Refresher,
     wishes: mpsc::Receiver<Wish>,
@@ -153,6 +160,7 @@ impl Parts {
         let (refresher, wishes) = Refresher::new();
         let sign_in = sign_in(config, &identity)?;
         Ok(Self {
+            limiting: Limiting::new(config.limits.clone(), recorder.metrics.clone()),
             recorder,
             current: Current::new(Catalog::new(config.servers.clone()), max_stale),
             identity,
@@ -245,9 +253,11 @@ fn guarded(
         desk: Desk::new(settings.mcp.session_ttl),
         sign_in: parts.sign_in.clone(),
         live: parts.live.clone(),
+        limiting: parts.limiting.clone(),
         recorder: parts.recorder.clone(),
     };
-    Guard::new(http_proxy(conf, gateway), settings, parts.recorder.metrics.clone())
+    let metrics = parts.recorder.metrics.clone();
+    Guard::new(http_proxy(conf, gateway), settings, parts.limiting.clone(), metrics)
 }
 
 /// What requests ask of the background: who somebody is, tool lists to read.

@@ -9,6 +9,7 @@ mod entra;
 mod env;
 mod gateway_file;
 mod gateway_headers;
+mod limits;
 mod oauth;
 mod openwebui;
 mod problems;
@@ -24,7 +25,7 @@ use std::{fs, io, path::Path};
 pub use env::Environment;
 pub use problems::{Problem, Problems};
 
-use crate::{access, catalog, gateway, identity, record, store, upstream::allowed::AllowedHosts};
+use crate::{access, catalog, gateway, identity, limit, record, store, upstream::allowed::AllowedHosts};
 use gateway_file::GatewayFile;
 use problems::Findings;
 use reader::{File, Read};
@@ -41,6 +42,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// The rules of access.
     pub access: access::Settings,
+    /// How much is too much.
+    pub limits: limit::Settings,
     /// Keeping tool lists.
     pub catalog: catalog::Settings,
     /// Logs.
@@ -153,10 +156,11 @@ fn gather(
         },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, .. } = gateway?;
+    let GatewayFile { gateway, store, identity, access, limits, catalog, record, allowed_hosts, .. } =
+        gateway?;
     let servers = servers?;
     let warnings = Vec::new();
-    Ok(Config { gateway, store, identity, access, catalog, record, allowed_hosts, servers, warnings })
+    Ok(Config { gateway, store, identity, access, limits, catalog, record, allowed_hosts, servers, warnings })
 }
 
 fn read_text(path: &Path, findings: &Findings) -> Read<String> {

@@ -1,4 +1,4 @@
-//! The journey, in one screen: well-formed → who → server known → grant → enabled → tool known → body.
+//! The journey, in one screen: well-formed → who → server known → grant → enabled → tool known → limits → body.
 //!
 //! An earlier no hides the later ones. Waits only for what DESIGN allows: the first sight of an Open
 //! WebUI user, one bounded reading of a tool list, and the first piece of the body.
@@ -11,7 +11,7 @@ use pingora::{http::RequestHeader, proxy::Session};
 
 use super::{
     Gateway,
-    body::Outbound,
+    body::{Bounds, Outbound},
     cors, framing,
     journey::{Cargo, Journey, Rpc},
     live::{LiveTrip, Use},
@@ -60,6 +60,17 @@ impl Gateway {
     ///
     /// What a call of a REST tool never does is boxed: the room for it is made only where it is done.
     pub(super) async fn decide(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
+        let decided = self.walk(session, journey).await;
+        if let Err(refusal) = &decided
+            && journey.held.caller.is_none()
+            && counts_against_address(refusal)
+        {
+            Box::pin(self.count_stranger(journey)).await?;
+        }
+        decided
+    }
+
+    async fn walk(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
         let sender = self.note_arrival(session, journey);
         self.refuse_malformed(session)?;
         let request: &Parts = session.req_header();
@@ -68,13 +79,17 @@ impl Gateway {
         let path = request.uri.path().to_owned();
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
-            Door::SignIn(page) => return Box::pin(self.help_to_sign_in(page, session, journey)).await,
+            Door::SignIn(page) => {
+                self.refuse_stranger(journey, request, Face::Page, sender)?;
+                let step = Box::pin(self.help_to_sign_in(page, session, journey)).await?;
+                Box::pin(self.count_stranger(journey)).await?;
+                return Ok(step);
+            }
             Door::Open(route) => route,
         };
         // Read before the snapshot, so that a change in between is noticed at departure.
         let change_count = self.current.change_count();
-        let caller = self.who(request, &route, sender).await?;
-        journey.record.scheme = Some(caller.scheme().as_str());
+        let caller = self.who(request, &route, sender, journey).await?;
         let snapshot = self.current.load();
         let known = self.current.grants(&snapshot)?;
         let mut permit = |server| {
@@ -126,13 +141,18 @@ impl Gateway {
         request: &Parts,
         route: &Route<'_>,
         sender: Option<IpAddr>,
+        journey: &mut Journey,
     ) -> Result<Arc<Caller>, Refusal> {
+        self.limiting.refuse_overload()?;
+        self.refuse_stranger(journey, request, face(route), sender)?;
         let caller = self.identity.identify(request, face(route), sender).await?;
         // A browser at a trusted address has what is believed there, whatever page it shows: one whose name leads here
         // (DNS rebinding) could say who it is.
         if self.identity.is_known_by_address_alone(&caller) {
             origin::refuse_foreign(request, &self.settings)?;
         }
+        journey.record.scheme = Some(caller.scheme().as_str());
+        journey.held.caller = Some(caller.clone());
         Ok(caller)
     }
 
@@ -147,6 +167,7 @@ impl Gateway {
         refuse_disabled(permit.server())?;
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
+        self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
         if permit.server().dialect.is_mcp() {
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
@@ -154,8 +175,7 @@ impl Gateway {
             return Box::pin(calling).await;
         }
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
-        let body =
-            Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
+        let body = Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
     }
@@ -310,6 +330,11 @@ impl Gateway {
         let caller = self.identity.current(permit.caller()).ok_or_else(|| Reason::Withdrawn.refuse())?;
         self.access.authorize(&caller, permit.server(), known)
     }
+}
+
+/// Whether a refusal counts against the address that brought it upon itself: what fails here does not.
+fn counts_against_address(refusal: &Refusal) -> bool {
+    refusal.code().status() < 500 && refusal.limit().is_none()
 }
 
 fn face(route: &Route<'_>) -> Face {

@@ -19,7 +19,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use super::{
     Settings,
     client::Client,
+    limiting::Limiting,
     proxy_protocol::{self, NoHeader},
+    taking::Taking,
     told_address,
 };
 use crate::record::metrics::Metrics;
@@ -47,6 +49,9 @@ pub struct Line {
     outlives_client: AtomicBool,
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
     forsaken_until_millis: AtomicU64,
+    /// Since when a write waits for the client to take more.
+    blocked_since_millis: AtomicU64,
+    is_slow: AtomicBool,
     /// Among the connections, or among the forsaken once the client has left.
     seat: Mutex<Option<OwnedSemaphorePermit>>,
     forsaken: Arc<Semaphore>,
@@ -72,6 +77,8 @@ impl Line {
             is_answer_overdue: AtomicBool::new(false),
             outlives_client: AtomicBool::new(false),
             forsaken_until_millis: AtomicU64::new(DISARMED),
+            blocked_since_millis: AtomicU64::new(DISARMED),
+            is_slow: AtomicBool::new(false),
             seat: Mutex::new(seat),
             forsaken,
             told: OnceLock::new(),
@@ -162,6 +169,25 @@ impl Line {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
     }
 
+    /// A write waits for the client to take more, or no longer does.
+    pub fn note_blocked(&self, is_blocked: bool) {
+        let since = if is_blocked { self.opened.elapsed().as_millis() as u64 } else { DISARMED };
+        self.blocked_since_millis.store(since, Ordering::Relaxed);
+    }
+
+    /// The client takes too little.
+    pub fn note_slow(&self) {
+        self.is_slow.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a write ended because the client took too little, or nothing within this time.
+    pub fn is_reader_slow(&self, patience: Duration) -> bool {
+        let since = self.blocked_since_millis.load(Ordering::Relaxed);
+        let is_blocked = since != DISARMED
+            && self.opened.elapsed().saturating_sub(Duration::from_millis(since)) >= patience;
+        is_blocked || self.is_slow.load(Ordering::Relaxed)
+    }
+
     /// Whether the client left before its answer was over.
     pub fn is_client_gone(&self) -> bool {
         self.forsaken_until_millis.load(Ordering::Relaxed) != DISARMED
@@ -171,6 +197,8 @@ impl Line {
     /// its end by itself.
     pub fn settle(&self) {
         self.is_cut.store(false, Ordering::Release);
+        self.is_slow.store(false, Ordering::Relaxed);
+        self.note_blocked(false);
         self.answer_began();
         self.outlive_client(false);
     }
@@ -215,7 +243,10 @@ pub struct Guard<A> {
     room: Arc<Semaphore>,
     forsaken: Arc<Semaphore>,
     header_timeout: Duration,
+    /// How long a client may make us wait that takes less than so many bytes a second.
+    taking: (Duration, u64),
     addresses: told_address::Settings,
+    limiting: Arc<Limiting>,
     metrics: Arc<Metrics>,
 }
 
@@ -233,32 +264,41 @@ impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
                 Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
             }
         }
-        self.inner.process_new(Box::new(Client::new(stream, line)), shutdown).await
+        // Held as long as the connection is open. Behind a balancer that tells no address it is nobody's.
+        let address = line.told().or(end_of(&stream).filter(|end| !self.addresses.is_balancer(*end)));
+        let Ok(_seat) = self.limiting.connect(address) else { return self.close("too_many_of_address") };
+        let (patience, rate) = self.taking;
+        let client = Client::new(stream, line, Taking::new(patience, rate));
+        self.inner.process_new(Box::new(client), shutdown).await
     }
 }
 
 impl<A> Guard<A> {
     /// A guard around `inner`.
-    pub fn new(inner: A, settings: &Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(inner: A, settings: &Settings, limiting: Arc<Limiting>, metrics: Arc<Metrics>) -> Self {
         let room = Arc::new(Semaphore::new(settings.max_connections));
         let forsaken = Arc::new(Semaphore::new((settings.max_connections / FORSAKEN_SHARE).max(1)));
         let (header_timeout, addresses) = (settings.header_timeout, settings.addresses.clone());
-        Self { inner: Arc::new(inner), room, forsaken, header_timeout, addresses, metrics }
+        let taking = (settings.write_timeout, settings.min_answer_rate);
+        Self { inner: Arc::new(inner), room, forsaken, header_timeout, taking, addresses, limiting, metrics }
     }
 
     /// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
     fn is_introduced(&self, stream: &Stream) -> bool {
         self.addresses.is_proxy_protocol_on
-            && stream
-                .get_socket_digest()
-                .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()))
-                .is_some_and(|end| self.addresses.is_balancer(end))
+            && end_of(stream).is_some_and(|end| self.addresses.is_balancer(end))
     }
 
     fn close(&self, reason: &'static str) -> Option<Stream> {
         self.metrics.connections_closed.with_label_values(&[reason]).inc();
         None
     }
+}
+
+/// The address at the other end of a connection.
+fn end_of(stream: &Stream) -> Option<IpAddr> {
+    let digest = stream.get_socket_digest()?;
+    Some(digest.peer_addr()?.as_inet()?.ip().to_canonical())
 }
 
 #[async_trait]

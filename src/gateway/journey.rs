@@ -4,11 +4,14 @@
 //! can be sent that was not permitted. Dropped at the end in every case, also when the connection is
 //! cut: the record is emitted then at the latest.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::HeaderMap;
 
 use super::{
     body::{Framing, Outbound},
+    limiting::{Held, Limiting},
     live::LiveTrip,
     native::exchange::Exchange,
 };
@@ -152,14 +155,18 @@ pub struct Journey {
     pub rpc: Option<Rpc>,
     /// The URL to use instead, for requests in the predecessor's form.
     pub preferred_url: Option<String>,
+    /// What it holds of what is limited.
+    pub held: Held,
     recorder: Recorder,
+    limiting: Arc<Limiting>,
 }
 
 impl Journey {
     /// A request has arrived.
-    pub fn begin(recorder: Recorder) -> Self {
-        let record = Record::begin(recorder.clone());
-        Self { stage: Stage::Arrived, record, origin: None, rpc: None, preferred_url: None, recorder }
+    pub fn begin(recorder: Recorder, limiting: Arc<Limiting>) -> Self {
+        let (stage, record) = (Stage::Arrived, Record::begin(recorder.clone()));
+        let held = Held::default();
+        Self { stage, record, origin: None, rpc: None, preferred_url: None, held, recorder, limiting }
     }
 
     /// The trip underway.
@@ -195,6 +202,7 @@ impl Journey {
             && !std::mem::replace(&mut serving.is_stream, true)
         {
             self.recorder.metrics.open_streams.inc();
+            self.limiting.note_stream(&mut self.held);
         }
     }
 
@@ -207,12 +215,14 @@ impl Journey {
             if is_stream && !underway.answer.is_stream {
                 underway.answer.is_stream = true;
                 open_streams.inc();
+                self.limiting.note_stream(&mut self.held);
             }
         }
     }
 
     /// The request has ended: by this outcome, or as what is known of it says.
     pub fn end(&mut self, outcome: Option<Outcome>) {
+        self.held.let_go();
         let (is_stream, is_withdrawn, otherwise) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Underway(underway) => {
                 let answered = self.record.code().is_none().then(|| underway.answer.outcome());

@@ -12,6 +12,7 @@ mod framing;
 pub mod guard;
 mod hygiene;
 mod journey;
+pub mod limiting;
 pub mod live;
 pub mod native;
 pub mod ops;
@@ -23,6 +24,7 @@ pub mod served;
 pub mod sign_in;
 #[cfg(test)]
 mod tests;
+mod taking;
 pub mod told_address;
 mod translated;
 
@@ -53,6 +55,7 @@ use crate::{
 use decide::Step;
 use guard::Line;
 use journey::{Journey, Underway};
+use limiting::Limiting;
 use live::LiveTrips;
 use served::Desk;
 use sign_in::SignIn;
@@ -80,6 +83,12 @@ pub struct Settings {
     pub max_header_bytes: usize,
     /// Largest `{"arguments":…}` body that is unwrapped.
     pub max_wrapped_body_bytes: usize,
+    /// Largest body of all.
+    pub max_body_bytes: u64,
+    /// Bytes a second by which a body has to come, all in all; 0: as slowly as it likes.
+    pub min_body_rate: u64,
+    /// Bytes a second by which an answer has to be taken, all in all; 0: as slowly as the client likes.
+    pub min_answer_rate: u64,
     /// After SIGTERM, how long readiness says no before the listener closes.
     pub shutdown_delay: Duration,
     /// After that, how long running requests may take.
@@ -124,6 +133,8 @@ pub struct Gateway {
     pub sign_in: Option<Arc<SignIn>>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
+    /// How much is too much.
+    pub limiting: Arc<Limiting>,
     /// Where records go.
     pub recorder: Recorder,
 }
@@ -133,7 +144,7 @@ impl ProxyHttp for Gateway {
     type CTX = Journey;
 
     fn new_ctx(&self) -> Journey {
-        Journey::begin(self.recorder.clone())
+        Journey::begin(self.recorder.clone(), self.limiting.clone())
     }
 
     /// None: Pingora's default would compress what passes through.
@@ -237,17 +248,24 @@ impl ProxyHttp for Gateway {
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        caught(|| {
+        let judged = caught(|| {
             let cargo = &mut journey.underway().ok_or_else(no_trip)?.cargo;
+            let mut is_judged = false;
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
                 exchange.renew(self.permit_now(exchange.permit()).map_err(refused)?);
+                is_judged = true;
             }
             cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
             if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
                 journey.record.refuse(&denied);
             }
-            Ok(())
-        })
+            let exchange = journey.underway().and_then(|underway| underway.cargo.exchange());
+            Ok(exchange.filter(|_| is_judged).map(|exchange| (exchange.permit().clone(), exchange.asked.clone())))
+        })?;
+        match judged {
+            Some((permit, asked)) => self.limit_native(journey, &permit, &asked).await.map_err(refused),
+            None => Ok(()),
+        }
     }
 
     async fn response_filter(
@@ -337,6 +355,9 @@ impl ProxyHttp for Gateway {
         let is_client_gone = has_left || error.is_some_and(|error| failure::refusal_for(error).is_none());
         journey.end((is_client_gone && failure::overdue().is_none()).then_some(Outcome::ClientGone));
         if let Some(line) = line {
+            if line.is_reader_slow(self.settings.write_timeout) {
+                self.recorder.metrics.limited.with_label_values(&["slow_reader"]).inc();
+            }
             line.settle();
             line.arm(self.settings.keepalive_timeout + self.settings.header_timeout);
         }

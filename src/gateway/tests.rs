@@ -31,6 +31,9 @@ pub(super) fn settings() -> Settings {
         write_timeout: Duration::from_secs(1),
         max_header_bytes: 4096,
         max_wrapped_body_bytes: 4096,
+        max_body_bytes: 1 << 20,
+        min_body_rate: 0,
+        min_answer_rate: 0,
         shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
         cors_origins: Vec::new(),
@@ -53,7 +56,9 @@ pub(super) fn settings() -> Settings {
 fn gateway() -> Gateway {
     let max_stale = Duration::from_secs(3600);
     let admin_group = GroupName::parse("MCP-Admin").unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
     Gateway {
+        limiting: Limiting::new(crate::limit::Settings::default(), metrics.clone()),
         settings: settings(),
         identity: Arc::new(Identity::new(&identity::Settings::default(), identity::Sources::default())),
         access: Arc::new(Access::new(access::Settings {
@@ -70,10 +75,7 @@ fn gateway() -> Gateway {
         sign_in: None,
         session_keys: settings().mcp.keys().unwrap(),
         live: Arc::default(),
-        recorder: Recorder {
-            metrics: Arc::new(Metrics::new().unwrap()),
-            access_log: AccessLog::new(false).0,
-        },
+        recorder: Recorder { metrics, access_log: AccessLog::new(false).0 },
     }
 }
 

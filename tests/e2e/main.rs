@@ -24,6 +24,7 @@ mod harness;
 mod identity;
 mod import;
 mod legacy;
+mod limits;
 mod mcp;
 mod mcp_edge;
 mod meta;
