@@ -23,7 +23,7 @@ use portcullis::{
     client::{self, Client},
     config::{self, Config, Environment, Named},
     endpoints::openapi::Documents,
-    gateway::{Gateway, served::Desk},
+    gateway::{Gateway, limiting::Limiting, served::Desk},
     identity::{Face, Identity, Sources},
     names::{Email, ServerId},
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
@@ -106,7 +106,9 @@ fn settings(database: &str, sample: SocketAddr) -> Config {
         ("SAMPLE_URL", sample.as_str()),
         ("WEBUI_SECRET_KEY", SECRET),
     ]);
-    let gateway = Named { name: "gateway.toml", text: "[listen]\nhttp = \"127.0.0.1:8000\"\n" };
+    // A limit that is counted and never reached.
+    let text = "[listen]\nhttp = \"127.0.0.1:8000\"\n[limits]\ncalls_per_caller = \"1000000/s\"\n";
+    let gateway = Named { name: "gateway.toml", text };
     let servers = "[servers.sample]\nname = \"Sample\"\ntier = \"local\"\nurl = \"${SAMPLE_URL}\"\n";
     let servers = Named { name: "servers.toml", text: servers };
     config::from_texts(gateway, servers, &environment).expect("a good configuration")
@@ -115,6 +117,7 @@ fn settings(database: &str, sample: SocketAddr) -> Config {
 fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gateway {
     // Off: its lines would stand between the figures. A line is two allocations on this thread.
     let (access_log, _) = AccessLog::new(false);
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
     Gateway {
         settings: config.gateway.clone(),
         sign_in: None,
@@ -127,7 +130,8 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         client: Client::new(client::Settings { max_answer_bytes: 1 << 20 }),
         desk: Desk::new(Duration::from_secs(60)),
         live: Arc::default(),
-        recorder: Recorder { metrics: Arc::new(Metrics::new().expect("metrics")), access_log },
+        limiting: Limiting::new(config.limits.clone(), metrics.clone()),
+        recorder: Recorder { metrics, access_log },
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::names::{Rate, ToolPattern};
 
-/// Limits of one server; what is not said here, all servers have in common.
+/// Limits of one server; of rates that are not said here, all servers have the same.
 #[derive(Debug, Clone, Default)]
 pub struct ServerLimits {
     /// Calls by all callers; `Some(None)`: as many as they like.
@@ -10,7 +10,7 @@ pub struct ServerLimits {
     /// Calls of one tool by one caller. The first pattern that matches counts.
     tools: Vec<(ToolPattern, Option<Rate>)>,
     /// Calls that may run at once; 0: as many as there are.
-    pub running: Option<usize>,
+    pub running: usize,
 }
 
 impl ServerLimits {
@@ -18,7 +18,7 @@ impl ServerLimits {
     pub fn new(
         rate: Option<Option<Rate>>,
         mut tools: Vec<(ToolPattern, Option<Rate>)>,
-        running: Option<usize>,
+        running: usize,
     ) -> Self {
         tools.sort_by_key(|(pattern, _)| {
             let text = pattern.as_str();
@@ -42,7 +42,7 @@ mod tests {
         let rate = |text: &str| Rate::parse(text).unwrap();
         let table = [("*", "5/s"), ("delete_*", "1/s"), ("delete_repo", "off"), ("*_a_long_pattern*", "2/s")];
         let table = table.map(|(pattern, text)| (ToolPattern::parse(pattern).unwrap(), rate(text)));
-        let limits = ServerLimits::new(None, table.into(), None);
+        let limits = ServerLimits::new(None, table.into(), 0);
         assert_eq!(limits.of_tool("delete_repo"), Some(None));
         assert_eq!(limits.of_tool("delete_file"), Some(rate("1/s")));
         assert_eq!(limits.of_tool("search"), Some(rate("5/s")));

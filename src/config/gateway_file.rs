@@ -33,6 +33,8 @@ pub(super) struct GatewayFile {
     pub(super) identity: identity::Settings,
     pub(super) access: access::Settings,
     pub(super) limits: limit::Settings,
+    /// Calls of one server that may run at once, at servers that do not say otherwise.
+    pub(super) running: u32,
     pub(super) catalog: catalog::Settings,
     /// Whether tools are pinned, at servers that do not say otherwise.
     pub(super) is_pinned: bool,
@@ -64,6 +66,8 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let access = root.table("access", |table| access(table, tenant_order));
     let services = auth.as_ref().map(|auth| auth.service_rates.clone()).unwrap_or_default();
     let limits = root.table("limits", |table| limits::read(table, services));
+    let limits =
+        limits.map_or_else(|reported| (Err(reported), Err(reported)), |(all, one)| (Ok(all), Ok(one)));
     let record = root.table("log", log);
     let upstream = root.table("upstream", |table| {
         let deadlines = deadlines(table, DEFAULT_DEADLINES);
@@ -79,7 +83,8 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         store: store?,
         identity: auth?.identity,
         access: access?,
-        limits: limits?,
+        limits: limits.0?,
+        running: limits.1?,
         catalog: catalog?,
         is_pinned: is_pinned?,
         record: record?,

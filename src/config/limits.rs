@@ -18,8 +18,13 @@ use crate::{
 /// What services have of their own: the caller's name, and its limit.
 pub(super) type ServiceRates = Vec<(String, Option<Rate>)>;
 
-/// Reads the table.
-pub(super) fn read(table: &mut Reader<'_>, services: ServiceRates) -> Read<Settings> {
+/// Calls of one server that may run at once, where neither file says.
+pub(super) const RUNNING: u32 = 5_000;
+/// More than any server runs.
+pub(super) const MOST_RUNNING: u32 = 1_000_000;
+
+/// Reads the table; and how many calls of a server may run at once that does not say.
+pub(super) fn read(table: &mut Reader<'_>, services: ServiceRates) -> Read<(Settings, u32)> {
     let per_caller = table.parsed("calls_per_caller", "100/min", rate);
     let per_server = table.parsed("calls_per_server", "off", rate);
     let per_tool = table.parsed("calls_per_tool", "off", rate);
@@ -27,7 +32,7 @@ pub(super) fn read(table: &mut Reader<'_>, services: ServiceRates) -> Read<Setti
     let unlimited = table.list("unlimited_addresses", gateway_headers::network);
     let streams = table.size("streams_per_caller", 256, 0..=1_000_000);
     let connections = table.size("connections_per_address", 0, 0..=1_000_000);
-    let running = table.size("running_per_server", 5_000, 0..=1_000_000);
+    let running = table.integer("running_per_server", RUNNING.into(), 0..=MOST_RUNNING.into());
     let in_work = table.size("requests_in_work", 10_000, 0..=10_000_000);
     let lateness = table.integer("shed_late_millis", 500, 0..=60_000).map(Duration::from_millis);
     let redis = redis(table);
@@ -39,7 +44,7 @@ pub(super) fn read(table: &mut Reader<'_>, services: ServiceRates) -> Read<Setti
             "list the addresses that send more failing requests than `requests_per_address`, and no others",
         );
     }
-    Ok(Settings {
+    let settings = Settings {
         per_caller: per_caller?,
         per_server: per_server?,
         per_tool: per_tool?,
@@ -48,11 +53,12 @@ pub(super) fn read(table: &mut Reader<'_>, services: ServiceRates) -> Read<Setti
         unlimited_addresses: unlimited,
         streams_per_caller: streams?,
         connections_per_address: connections?,
-        running_per_server: running?,
         requests_in_work: in_work?,
         lateness: lateness?,
         redis: redis?,
-    })
+    };
+    // The range ends within 32 bits.
+    Ok((settings, running? as u32))
 }
 
 /// A rate, or none.

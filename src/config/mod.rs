@@ -144,13 +144,15 @@ fn gather(
     let gateway = gateway.and_then(|named| file(named).read(gateway_file::read));
     // Servers are checked even where the other file is wrong, so that nobody mends one, then the other.
     let from_gateway = match &gateway {
-        Ok(GatewayFile { gateway, upstream, is_pinned, .. }) => FromGateway {
+        Ok(GatewayFile { gateway, upstream, is_pinned, running, .. }) => FromGateway {
             deadlines: *upstream,
+            running: *running,
             is_pinned: *is_pinned,
             listeners: vec![("listen.http", gateway.http), ("listen.ops", gateway.ops)],
         },
         Err(_) => FromGateway {
             deadlines: gateway_file::DEFAULT_DEADLINES,
+            running: limits::RUNNING,
             is_pinned: false,
             listeners: Vec::new(),
         },

@@ -180,15 +180,6 @@ impl<'f> Reader<'f> {
         Ok(self.integer(key, u64::from(default), range)? as usize)
     }
 
-    /// The same, none where the file does not have the key.
-    pub(super) fn optional_size(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Read<Option<usize>> {
-        if !self.table.contains_key(key) {
-            self.take(key);
-            return Ok(None);
-        }
-        self.size(key, 0, range).map(Some)
-    }
-
     /// A time in whole seconds.
     pub(super) fn seconds(
         &mut self,

@@ -60,17 +60,6 @@ impl Gateway {
     ///
     /// What a call of a REST tool never does is boxed: the room for it is made only where it is done.
     pub(super) async fn decide(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
-        let decided = self.walk(session, journey).await;
-        if let Err(refusal) = &decided
-            && journey.held.caller.is_none()
-            && counts_against_address(refusal)
-        {
-            Box::pin(self.count_stranger(journey)).await?;
-        }
-        decided
-    }
-
-    async fn walk(&self, session: &mut Session, journey: &mut Journey) -> Result<Step, Refusal> {
         let sender = self.note_arrival(session, journey);
         self.refuse_malformed(session)?;
         let request: &Parts = session.req_header();
@@ -80,10 +69,7 @@ impl Gateway {
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
             Door::SignIn(page) => {
-                self.refuse_stranger(journey, request, Face::Page, sender)?;
-                let step = Box::pin(self.help_to_sign_in(page, session, journey)).await?;
-                Box::pin(self.count_stranger(journey)).await?;
-                return Ok(step);
+                return Box::pin(self.help_stranger_to_sign_in(page, session, journey, sender)).await;
             }
             Door::Open(route) => route,
         };
@@ -330,11 +316,6 @@ impl Gateway {
         let caller = self.identity.current(permit.caller()).ok_or_else(|| Reason::Withdrawn.refuse())?;
         self.access.authorize(&caller, permit.server(), known)
     }
-}
-
-/// Whether a refusal counts against the address that brought it upon itself: what fails here does not.
-fn counts_against_address(refusal: &Refusal) -> bool {
-    refusal.code().status() < 500 && refusal.limit().is_none()
 }
 
 fn face(route: &Route<'_>) -> Face {

@@ -57,6 +57,7 @@ pub struct Underway {
 }
 
 /// What a trip carries.
+#[expect(clippy::large_enum_variant, reason = "nearly every one is of the larger kind")]
 pub enum Cargo {
     /// The arguments of a tool.
     Arguments(Outbound),

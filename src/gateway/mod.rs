@@ -22,9 +22,9 @@ mod reply;
 mod resource;
 pub mod served;
 pub mod sign_in;
+mod taking;
 #[cfg(test)]
 mod tests;
-mod taking;
 pub mod told_address;
 mod translated;
 
@@ -172,7 +172,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
-        let step = AssertUnwindSafe(self.decide(session, journey)).catch_unwind().await;
+        let step = AssertUnwindSafe(self.decide_and_count(session, journey)).catch_unwind().await;
         let refusal = match step {
             Ok(Ok(Step::Depart(trip, cargo, live))) => {
                 journey.depart(trip, cargo, live);
@@ -260,7 +260,9 @@ impl ProxyHttp for Gateway {
                 journey.record.refuse(&denied);
             }
             let exchange = journey.underway().and_then(|underway| underway.cargo.exchange());
-            Ok(exchange.filter(|_| is_judged).map(|exchange| (exchange.permit().clone(), exchange.asked.clone())))
+            Ok(exchange
+                .filter(|_| is_judged)
+                .map(|exchange| (exchange.permit().clone(), exchange.asked.clone())))
         })?;
         match judged {
             Some((permit, asked)) => self.limit_native(journey, &permit, &asked).await.map_err(refused),

@@ -10,7 +10,10 @@ pub mod seats;
 mod settings;
 mod table;
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 
@@ -19,7 +22,11 @@ pub use gcra::{Left, Over};
 pub use settings::{Kind, RedisSettings, Settings};
 use table::{Key, Table};
 
-use crate::{catalog::server::Server, identity::{Caller, Scheme}, names::Rate};
+use crate::{
+    catalog::server::Server,
+    identity::{Caller, Scheme},
+    names::Rate,
+};
 
 /// Callers, servers and tools remembered at once: 4 MB.
 const NAMES: usize = 1 << 18;
@@ -88,7 +95,12 @@ impl Limits {
     }
 
     /// What tool calls of a server cost: each tool with the number of its calls.
-    pub fn of_calls<'c>(&self, caller: &'c Caller, server: &'c Server, tools: &[(&'c str, u32)]) -> Charges<'c> {
+    pub fn of_calls<'c>(
+        &self,
+        caller: &'c Caller,
+        server: &'c Server,
+        tools: &[(&'c str, u32)],
+    ) -> Charges<'c> {
         let settings = self.settings.load();
         let count = tools.iter().fold(0, |sum: u32, (_, count)| sum.saturating_add(*count));
         let (name, id) = (caller.name().as_bytes(), server.id.as_str().as_bytes());
@@ -142,8 +154,11 @@ impl Limits {
         self.refuse_known(charges, now)?;
         for charge in charges.iter() {
             let (table, key) = self.place(charge);
-            gcra::foresee(table, key, charge.rate, charge.count, now)
-                .map_err(|over| Reached { kind: charge.kind, rate: charge.rate, over })?;
+            gcra::foresee(table, key, charge.rate, charge.count, now).map_err(|over| Reached {
+                kind: charge.kind,
+                rate: charge.rate,
+                over,
+            })?;
         }
         Ok(())
     }
@@ -178,7 +193,12 @@ impl Limits {
     }
 
     /// The one of these limits that takes longest, so that what a client is told holds for all of them.
-    fn longest<'c>(&self, mut reached: Reached, rest: impl Iterator<Item = &'c Charge<'c>>, now: u64) -> Reached {
+    fn longest<'c>(
+        &self,
+        mut reached: Reached,
+        rest: impl Iterator<Item = &'c Charge<'c>>,
+        now: u64,
+    ) -> Reached {
         for charge in rest {
             let (table, key) = self.place(charge);
             if let Err(over) = gcra::foresee(table, key, charge.rate, charge.count, now)

@@ -48,8 +48,6 @@ pub struct Settings {
     pub streams_per_caller: usize,
     /// Connections that one address may have open.
     pub connections_per_address: usize,
-    /// Calls of one server that may run at once, where it does not say otherwise.
-    pub running_per_server: usize,
     /// Requests that may be in work at once, open streams aside.
     pub requests_in_work: usize,
     /// How late the workers may be before requests are turned away; zero: as late as they like.

@@ -27,9 +27,10 @@ fn passing(limits: &Limits, server: &Server, tool: &str, tries: usize) -> usize 
 
 #[test]
 fn each_limit_counts_under_its_own_name() {
-    let settings = Settings { per_caller: rate("100/min"), per_server: rate("60/min"), ..Settings::default() };
+    let settings =
+        Settings { per_caller: rate("100/min"), per_server: rate("60/min"), ..Settings::default() };
     let limits = Limits::new(settings);
-    let own = ServerLimits::new(None, vec![(ToolPattern::parse("delete_*").unwrap(), rate("5/min"))], None);
+    let own = ServerLimits::new(None, vec![(ToolPattern::parse("delete_*").unwrap(), rate("5/min"))], 0);
     let github = github(own);
     assert_eq!(passing(&limits, &github, "delete_repo", 10), 5, "one caller's calls of one tool");
     assert_eq!(passing(&limits, &github, "delete_file", 10), 5, "another tool counts for itself");
@@ -43,7 +44,7 @@ fn what_one_limit_refuses_costs_nothing_under_the_others() {
     let limits = Limits::new(settings);
     assert_eq!(passing(&limits, &server("github"), "search", 50), 2);
     assert_eq!(passing(&limits, &server("linear"), "search", 50), 2);
-    let unlimited = github(ServerLimits::new(Some(None), Vec::new(), None));
+    let unlimited = github(ServerLimits::new(Some(None), Vec::new(), 0));
     assert_eq!(passing(&limits, &unlimited, "search", 50), 6, "four were counted");
 }
 
@@ -64,7 +65,10 @@ fn a_batch_costs_as_much_as_it_calls_and_each_tool_its_own() {
     let limits = Limits::new(settings);
     let (caller, server) = (ann(), server("github"));
     let batch = |tools: &[(&'static str, u32)]| {
-        limits.take(&limits.of_calls(&caller, &server, tools), SECOND).map(drop).map_err(|reached| reached.kind)
+        limits
+            .take(&limits.of_calls(&caller, &server, tools), SECOND)
+            .map(drop)
+            .map_err(|reached| reached.kind)
     };
     assert_eq!(batch(&[("a", 1), ("b", 2), ("c", 4), ("d", 1)]), Ok(()));
     assert_eq!(batch(&[("a", 1), ("e", 2)]), Err(Kind::Caller));
@@ -84,7 +88,9 @@ fn counts_outlive_a_change_of_the_settings() {
     let caller = ann();
     let charges_of = server("github");
     let charges = limits.of_calls(&caller, &charges_of, &[("search", 1)]);
-    let Over::Until(wait) = limits.take(&charges, SECOND).unwrap_err().over else { panic!("one is never too much") };
+    let Over::Until(wait) = limits.take(&charges, SECOND).unwrap_err().over else {
+        panic!("one is never too much")
+    };
     assert!(wait <= Duration::from_secs(60), "nobody waits longer than a burst takes: {wait:?}");
 }
 

@@ -23,7 +23,8 @@ enum Unit {
 }
 
 /// What a rate may look like.
-const BAD: BadName = BadName("a rate is `COUNT/s`, `COUNT/min`, `COUNT/h` or `COUNT/day`, then perhaps `, burst COUNT`");
+const BAD: BadName =
+    BadName("a rate is `COUNT/s`, `COUNT/min`, `COUNT/h` or `COUNT/day`, then perhaps `, burst COUNT`");
 /// The largest count.
 const MOST: u32 = 1_000_000;
 /// Longest time until a burst that was used up is there again.
@@ -129,8 +130,22 @@ mod tests {
         check("1/day", Ok(Some("1/day")));
         check("1000000/s", Ok(Some("1000000/s")));
         for bad in [
-            "", "0/min", "100", "100/minute", "/min", "-1/s", "+1/s", "1.5/s", "1000001/s", "5/s, 20", "5/s, burst",
-            "5/s, burst 0", "Off", " 5/s", "31/day, burst 1000", "1/day, burst 31",
+            "",
+            "0/min",
+            "100",
+            "100/minute",
+            "/min",
+            "-1/s",
+            "+1/s",
+            "1.5/s",
+            "1000001/s",
+            "5/s, 20",
+            "5/s, burst",
+            "5/s, burst 0",
+            "Off",
+            " 5/s",
+            "31/day, burst 1000",
+            "1/day, burst 31",
         ] {
             check(bad, Err(()));
         }

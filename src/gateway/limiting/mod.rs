@@ -48,6 +48,10 @@ pub struct Limiting {
     metrics: Arc<Metrics>,
 }
 
+/// An address has as many connections as one may.
+#[derive(Debug)]
+pub struct TooMany;
+
 /// What a request holds of what is limited, until it ends.
 #[derive(Default)]
 pub struct Held {
@@ -91,14 +95,14 @@ impl Limiting {
         self.shared.clone()
     }
 
-    /// A place among the connections from an address; `Err` where it has too many. `Ok(None)`: nobody counts.
-    pub fn connect(&self, address: Option<IpAddr>) -> Result<Option<Seat>, ()> {
+    /// A place among the connections from an address; none where nobody counts.
+    pub fn connect(&self, address: Option<IpAddr>) -> Result<Option<Seat>, TooMany> {
         let settings = self.limits.settings();
         let most = settings.connections_per_address;
         let Some(address) = address.filter(|address| most > 0 && !settings.is_unlimited(*address)) else {
             return Ok(None);
         };
-        self.connections.take(Source::of(address).bytes(), most).map(Some).ok_or(())
+        self.connections.take(Source::of(address).bytes(), most).map(Some).ok_or(TooMany)
     }
 
     /// A place among the standing streams of a caller.
@@ -164,8 +168,7 @@ impl Gateway {
         }
         let (limiting, server) = (&self.limiting, permit.server());
         limiting.refuse_streaming(permit.caller())?;
-        let most = server.limits.running.unwrap_or(limiting.limits.settings().running_per_server);
-        let running = match most {
+        let running = match server.limits.running {
             0 => None,
             most => Some(limiting.running.take(server.id.as_str().as_bytes(), most).ok_or_else(server_busy)?),
         };

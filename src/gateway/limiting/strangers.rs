@@ -11,20 +11,53 @@ use std::{
 };
 
 use http::request::Parts;
+use pingora::proxy::Session;
 use tracing::warn;
 
 use super::{Limiting, told};
 use crate::{
-    gateway::{Gateway, journey::Journey},
+    gateway::{Gateway, decide::Step, journey::Journey},
     identity::Face,
     limit::Source,
     refusal::Refusal,
+    route::Page,
 };
 
 /// Seconds between two log lines about balancers that nobody listed.
 const QUIET: i64 = 600;
 
 impl Gateway {
+    /// Decides about a request, and counts it where it ends without anybody believed.
+    pub(in crate::gateway) async fn decide_and_count(
+        &self,
+        session: &mut Session,
+        journey: &mut Journey,
+    ) -> Result<Step, Refusal> {
+        let decided = self.decide(session, journey).await;
+        if let Err(refusal) = &decided
+            && journey.held.caller.is_none()
+            && is_their_own(refusal)
+        {
+            Box::pin(self.count_stranger(journey)).await?;
+        }
+        decided
+    }
+
+    /// Helps somebody to sign in, whom nobody knows yet.
+    pub(in crate::gateway) async fn help_stranger_to_sign_in(
+        &self,
+        page: Page,
+        session: &mut Session,
+        journey: &mut Journey,
+        sender: Option<IpAddr>,
+    ) -> Result<Step, Refusal> {
+        self.limiting.refuse_overload()?;
+        self.refuse_stranger(journey, session.req_header(), Face::Page, sender)?;
+        let step = self.help_to_sign_in(page, session, journey).await?;
+        self.count_stranger(journey).await?;
+        Ok(step)
+    }
+
     /// Refuses an address that has sent too much without a good credential, unless this one is known to be good.
     pub(in crate::gateway) fn refuse_stranger(
         &self,
@@ -40,19 +73,26 @@ impl Gateway {
         if self.identity.recognises(request, face, sender) {
             return Ok(());
         }
-        if request.headers.contains_key("x-forwarded-for") && !self.settings.addresses.is_balancer(address) {
+        let addresses = &self.settings.addresses;
+        let is_told = addresses.is_trusted || sender != Some(address) || addresses.is_balancer(address);
+        if !is_told && request.headers.contains_key("x-forwarded-for") {
             suspect_a_balancer(address);
         }
         Err(told::refuse(reached))
     }
 
     /// Counts a request that ended without anybody believed. An answer that is over the limit becomes another one.
-    pub(in crate::gateway) async fn count_stranger(&self, journey: &Journey) -> Result<(), Refusal> {
+    async fn count_stranger(&self, journey: &Journey) -> Result<(), Refusal> {
         let Some(address) = journey.record.client else { return Ok(()) };
         let source = Source::of(address);
         let limiting: &Limiting = &self.limiting;
         limiting.count(&limiting.limits.of_stranger(&source)).await.map(drop)
     }
+}
+
+/// Whether a refusal counts against the address it goes to: what fails on our side does not.
+fn is_their_own(refusal: &Refusal) -> bool {
+    refusal.code().status() < 500 && refusal.limit().is_none()
 }
 
 /// Behind a balancer that is not listed all callers have one address.

@@ -39,7 +39,13 @@ pub(super) fn refuse(reached: Reached) -> Refusal {
 
 impl From<Tightest> for Quota {
     fn from(Tightest { kind, rate, left }: Tightest) -> Self {
-        Self { name: kind.as_str(), count: rate.count(), window: rate.window(), left: left.more, next: left.next }
+        Self {
+            name: kind.as_str(),
+            count: rate.count(),
+            window: rate.window(),
+            left: left.more,
+            next: left.next,
+        }
     }
 }
 

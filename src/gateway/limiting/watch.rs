@@ -20,9 +20,12 @@ const BEAT: Duration = Duration::from_millis(50);
 impl Limiting {
     /// Refuses a request that there is no room for.
     pub fn refuse_overload(self: &Arc<Self>) -> Result<(), Refusal> {
-        if !self.is_watched.load(Ordering::Relaxed) && !self.is_watched.swap(true, Ordering::Relaxed) {
-            // Here, because it has to run on the workers that requests run on.
-            tokio::spawn(watch(Arc::downgrade(self)));
+        // Begun here, because it has to run on the workers that requests run on.
+        if !self.is_watched.load(Ordering::Relaxed)
+            && !self.is_watched.swap(true, Ordering::Relaxed)
+            && let Ok(workers) = tokio::runtime::Handle::try_current()
+        {
+            workers.spawn(watch(Arc::downgrade(self)));
         }
         let most = self.limits.settings().requests_in_work;
         if most > 0 {

@@ -69,12 +69,17 @@ async fn behind_a_listed_balancer_each_client_has_its_own_address() {
         setup.set("limits.requests_per_address", "2/h").set("listen.balancers", vec!["127.0.0.9"])
     })
     .await;
-    let told = |client: &str| head("GET", "/servers", "bad.bad.bad", &[&format!("x-forwarded-for: {client}")]);
+    let told =
+        |client: &str| head("GET", "/servers", "bad.bad.bad", &[&format!("x-forwarded-for: {client}")]);
     let gateway = &scene.gateway;
     assert_eq!(from(gateway, "127.0.0.9", &told("198.51.100.1"), 3).await, [401, 401, 429]);
     assert_eq!(from(gateway, "127.0.0.9", &told("198.51.100.2"), 3).await, [401, 401, 429]);
     assert_eq!(from(gateway, "127.0.0.9", &told("2001:db8::1"), 2).await, [401, 401]);
-    assert_eq!(from(gateway, "127.0.0.9", &told("2001:db8::ffff:1"), 1).await, [429], "one network of 64 bits");
+    assert_eq!(
+        from(gateway, "127.0.0.9", &told("2001:db8::ffff:1"), 1).await,
+        [429],
+        "one network of 64 bits"
+    );
     // Whoever is no balancer may say what they like, and is told of once.
     assert_eq!(from(gateway, "127.0.0.8", &told("198.51.100.3"), 2).await, [401, 401]);
     assert_eq!(from(gateway, "127.0.0.8", &told("198.51.100.4"), 3).await, [429; 3]);
@@ -87,7 +92,9 @@ async fn behind_a_listed_balancer_each_client_has_its_own_address() {
 #[tokio::test]
 async fn listed_addresses_are_not_counted() {
     let scene = Scene::start(|setup| {
-        setup.set("limits.requests_per_address", "1/h").set("limits.unlimited_addresses", vec!["127.0.0.2/31"])
+        setup
+            .set("limits.requests_per_address", "1/h")
+            .set("limits.unlimited_addresses", vec!["127.0.0.2/31"])
     })
     .await;
     let bad = get("/servers", "bad.bad.bad");

@@ -66,7 +66,7 @@ async fn every_face_of_a_rest_server_counts_the_same_calls() {
     assert_eq!(answer.head.header("ratelimit"), Some("\"caller\";r=2;t=600"));
     assert!(is_good(&tell(gateway, "/alpha/mcp", &scene.token, &call(2, "search")).await));
     let by_meta = json!({"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params":
-        {"name": "call_tool", "arguments": {"name": "alpha_search", "arguments": {}}}});
+        {"name": "meta_call_tool", "arguments": {"name": "alpha_search", "arguments": {}}}});
     assert!(is_good(&tell(gateway, "/mcp", &scene.token, &by_meta).await));
     // And the seventh is one too many, wherever it is made.
     assert_eq!(scene.call("/alpha/search").await.code(), "too_many_requests");
@@ -105,7 +105,8 @@ impl Native {
         client.send(post_with("/alpha/mcp", &self.token, &MCP, body.to_string())).await;
         let mut call = self.peer.call().await;
         call.read_body().await;
-        call.send(wire::answer("200 OK", "application/json", br#"{"jsonrpc":"2.0","id":1,"result":{}}"#)).await;
+        call.send(wire::answer("200 OK", "application/json", br#"{"jsonrpc":"2.0","id":1,"result":{}}"#))
+            .await;
         client.read_answer().await
     }
 }
@@ -123,7 +124,10 @@ async fn a_batch_costs_as_many_as_it_calls_and_passes_whole_or_not_at_all() {
     let answer = tell(&native.gateway, "/alpha/mcp", &native.token, &of(6)).await;
     assert!(answer.text().contains("more calls at once than the 5"), "{}", answer.text());
     assert_eq!(native.pass(&of(2)).await.status, 200, "two are left: what was refused cost nothing");
-    assert_eq!(refused(&tell(&native.gateway, "/alpha/mcp", &native.token, &call(1, "echo")).await), limited());
+    assert_eq!(
+        refused(&tell(&native.gateway, "/alpha/mcp", &native.token, &call(1, "echo")).await),
+        limited()
+    );
     assert!(!native.peer.was_called().await);
     assert_eq!(native.pass(&list).await.status, 200);
 }
@@ -144,6 +148,7 @@ async fn a_body_that_comes_in_chunks_is_counted_before_a_byte_of_it_goes_on() {
     client.send("0\r\n\r\n").await;
     let answer = within("a refusal", client.read_answer()).await;
     assert_eq!((refused(&answer), &answer.json()["id"]), (limited(), &json!(7)));
-    let rest = call.rest_within(std::time::Duration::from_secs(20)).await.expect("the peer's connection ends");
+    let rest =
+        call.rest_within(std::time::Duration::from_secs(20)).await.expect("the peer's connection ends");
     assert!(!String::from_utf8_lossy(&rest).contains("tools/call"), "a byte of it went on");
 }

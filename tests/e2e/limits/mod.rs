@@ -22,7 +22,7 @@ pub struct Scene {
     pub gateway: Gateway,
     pub peer: FakePeer,
     pub token: String,
-    pub grants: Grants,
+    _grants: Grants,
 }
 
 impl Scene {
@@ -33,13 +33,14 @@ impl Scene {
 
     /// The same, with further keys of `alpha`.
     pub async fn with_servers(set: impl FnOnce(Setup) -> Setup, alpha: toml::Table) -> Self {
-        let peer = FakePeer::start().await.with_json("search", json!("found")).with_json("fetch", json!("got"));
+        let peer =
+            FakePeer::start().await.with_json("search", json!("found")).with_json("fetch", json!("got"));
         let grants = Grants::of(&["alpha", "beta"]).await;
         let setup = grants.setup().server_with("alpha", &peer.url(), alpha).server("beta", &peer.url());
         let gateway = set(setup).start().await;
         gateway.knows_tools("alpha", 2).await;
         gateway.knows_tools("beta", 2).await;
-        Self { gateway, peer, token: email_token(CALLER), grants }
+        Self { gateway, peer, token: email_token(CALLER), _grants: grants }
     }
 
     /// `POST` of a tool by the caller.
@@ -70,6 +71,7 @@ pub fn passing_then_limited(a: usize, b: usize) -> Vec<u16> {
 /// What `Retry-After` says, in whole seconds.
 #[track_caller]
 pub fn retry_after(answer: &Answer) -> u64 {
-    let value = answer.header("retry-after").unwrap_or_else(|| panic!("no Retry-After: {:?}", answer.headers));
+    let value =
+        answer.header("retry-after").unwrap_or_else(|| panic!("no Retry-After: {:?}", answer.headers));
     value.parse().unwrap()
 }

@@ -23,7 +23,10 @@ async fn so_many_requests_are_in_work_and_the_next_is_turned_away_at_once() {
     }
     scene.peer.arrived(3).await;
     let refused = scene.call("/beta/search").await;
-    assert_eq!((refused.status.as_u16(), refused.code().as_str(), retry_after(&refused)), (503, "overloaded", 1));
+    assert_eq!(
+        (refused.status.as_u16(), refused.code().as_str(), retry_after(&refused)),
+        (503, "overloaded", 1)
+    );
     let health = scene.gateway.send(scene.gateway.request(reqwest::Method::GET, "/health")).await;
     assert_eq!(health.status, 200, "a load balancer is answered all the same");
     assert_eq!(scene.gateway.readiness().await, 200);

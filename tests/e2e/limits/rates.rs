@@ -70,7 +70,11 @@ async fn a_caller_has_a_limit_for_each_tool_by_its_nearest_pattern() {
     assert_eq!(scene.statuses("/alpha/search", 5).await, passing_then_limited(4, 1));
     assert_eq!(scene.statuses("/beta/fetch", 6).await, [200; 6]);
     let admin = email_token(ADMIN);
-    assert_eq!(scene.gateway.call("/alpha/fetch", &admin, &json!({})).await.status, 200, "each caller has it");
+    assert_eq!(
+        scene.gateway.call("/alpha/fetch", &admin, &json!({})).await.status,
+        200,
+        "each caller has it"
+    );
     assert_eq!(scene.limited("tool").await, 2.0);
 }
 

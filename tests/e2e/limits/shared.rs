@@ -90,8 +90,10 @@ impl Load {
     async fn stop(self) -> (BTreeMap<u16, usize>, Duration) {
         self.is_over.store(true, Ordering::SeqCst);
         let all = self.clients.load(Ordering::SeqCst);
-        crate::harness::deadline::until_so("the end of the load", || self.ended.load(Ordering::SeqCst) == all)
-            .await;
+        crate::harness::deadline::until_so("the end of the load", || {
+            self.ended.load(Ordering::SeqCst) == all
+        })
+        .await;
         self.seen.lock().unwrap().clone()
     }
 }
@@ -102,7 +104,8 @@ async fn two_gateways_behind_nginx_share_a_limit_within_five_per_cent() {
     let nginx = replicas.nginx().await;
     let began = Instant::now();
     let load = replicas.load(&[nginx.address()], 16);
-    crate::harness::deadline::until_so("four seconds of load", || began.elapsed() > Duration::from_secs(4)).await;
+    crate::harness::deadline::until_so("four seconds of load", || began.elapsed() > Duration::from_secs(4))
+        .await;
     let (seen, _) = load.stop().await;
     let took = began.elapsed().as_secs_f64();
     let (passed, allowed) = (seen[&200] as f64, 200.0 + 50.0 * took);
@@ -111,7 +114,8 @@ async fn two_gateways_behind_nginx_share_a_limit_within_five_per_cent() {
     assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [200, 429], "{seen:?}");
     assert_eq!(replicas.peer.requests().len(), seen[&200]);
     for gateway in &replicas.gateways {
-        let served = gateway.metrics().await.sum("portcullis_requests_total", &[("outcome", "tool_answered")]);
+        let served =
+            gateway.metrics().await.sum("portcullis_requests_total", &[("outcome", "tool_answered")]);
         assert!(served > 0.2 * passed, "both take part: {served} of {passed}");
         assert_eq!(gateway.metrics().await.sum("portcullis_limits_counted_alone_total", &[]), 0.0);
     }
@@ -160,7 +164,8 @@ async fn redis_that_dies_under_load_fails_no_call_and_limits_go_on_in_each_gatew
         gateway.await_metric("portcullis_limits_shared", &[], 0).await;
     }
     let (before, since) = (load.count(200), Instant::now());
-    crate::harness::deadline::until_so("two seconds alone", || since.elapsed() > Duration::from_secs(2)).await;
+    crate::harness::deadline::until_so("two seconds alone", || since.elapsed() > Duration::from_secs(2))
+        .await;
     let alone = load.count(200) - before;
     let most = 2.0 * (20.0 + 20.0 * since.elapsed().as_secs_f64());
     assert!(alone > 0 && alone as f64 <= most * 1.05, "{alone} passed while each counted alone, of {most}");
@@ -216,5 +221,9 @@ async fn a_gateway_that_starts_without_its_redis_serves_and_finds_it_later() {
     scene.gateway.await_metric("portcullis_limits_shared", &[], 0).await;
     redis.start_again().await;
     scene.gateway.await_metric("portcullis_limits_shared", &[], 1).await;
-    assert_eq!(scene.statuses("/alpha/search", 2).await, [200, 429], "what was counted alone still counts here");
+    assert_eq!(
+        scene.statuses("/alpha/search", 2).await,
+        [200, 429],
+        "what was counted alone still counts here"
+    );
 }

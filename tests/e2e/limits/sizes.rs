@@ -59,10 +59,9 @@ async fn a_body_that_grows_too_large_on_its_way_is_cut() {
 
 #[tokio::test]
 async fn a_body_that_drips_is_ended_however_often_a_byte_comes() {
-    let (gateway, peer, _grants) = raw(|setup| {
-        setup.set("listen.body_timeout_secs", 1).set("listen.min_body_bytes_per_sec", 1_000)
-    })
-    .await;
+    let (gateway, peer, _grants) =
+        raw(|setup| setup.set("listen.body_timeout_secs", 1).set("listen.min_body_bytes_per_sec", 1_000))
+            .await;
     let mut client = RawClient::connect(&gateway.address()).await;
     let lines = ["content-type: application/json", "content-length: 1000000"];
     client.send(head("POST", "/alpha/search", &email_token(CALLER), &lines)).await;
@@ -85,10 +84,9 @@ async fn a_body_that_drips_is_ended_however_often_a_byte_comes() {
 
 #[tokio::test]
 async fn a_sender_above_the_rate_takes_as_long_as_it_needs() {
-    let (gateway, peer, _grants) = raw(|setup| {
-        setup.set("listen.body_timeout_secs", 1).set("listen.min_body_bytes_per_sec", 1_000)
-    })
-    .await;
+    let (gateway, peer, _grants) =
+        raw(|setup| setup.set("listen.body_timeout_secs", 1).set("listen.min_body_bytes_per_sec", 1_000))
+            .await;
     let mut client = RawClient::connect(&gateway.address()).await;
     client.send(chunked("/alpha/search", &email_token(CALLER))).await;
     client.send(wire::chunk(b"{\"a\":\"")).await;
@@ -96,7 +94,11 @@ async fn a_sender_above_the_rate_takes_as_long_as_it_needs() {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(3) {
         client.send(wire::chunk(&[b'x'; 500])).await;
-        assert!(client.is_open_and_silent(Duration::from_millis(100)).await, "cut after {:?}", began.elapsed());
+        assert!(
+            client.is_open_and_silent(Duration::from_millis(100)).await,
+            "cut after {:?}",
+            began.elapsed()
+        );
     }
     client.send(wire::chunk(b"\"}")).await;
     client.send("0\r\n\r\n").await;

@@ -74,7 +74,10 @@ async fn a_server_runs_so_many_calls_at_once_and_another_is_not_held_up() {
     }
     scene.peer.arrived(2).await;
     let refused = scene.call("/alpha/fetch").await;
-    assert_eq!((refused.status.as_u16(), refused.code().as_str(), retry_after(&refused)), (503, "server_busy", 1));
+    assert_eq!(
+        (refused.status.as_u16(), refused.code().as_str(), retry_after(&refused)),
+        (503, "server_busy", 1)
+    );
     assert_eq!(scene.call("/beta/fetch").await.status, 200, "the refusal cost none of three calls");
     running.pop();
     let admin = email_token("admin@example.com");
