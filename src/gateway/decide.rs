@@ -69,7 +69,7 @@ impl Gateway {
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
             Door::SignIn(page) => {
-                return Box::pin(self.help_stranger_to_sign_in(page, session, journey, sender)).await;
+                return Box::pin(self.let_sign_in(page, session, journey, sender)).await;
             }
             Door::Open(route) => route,
         };

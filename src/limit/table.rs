@@ -6,7 +6,7 @@
 use std::{
     convert::Infallible,
     hash::{BuildHasher, RandomState},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// Names that share one lock and one row of places.
@@ -19,10 +19,13 @@ struct Place {
     until: u64,
 }
 
-/// Times by name, in a fixed amount of memory.
+/// Places that one lock is for. Most are never needed, so they are made when they are.
+type Row = Option<Box<[Place; WAYS]>>;
+
+/// Times by name, in memory that has an end.
 #[derive(Debug)]
 pub struct Table {
-    rows: Box<[Mutex<[Place; WAYS]>]>,
+    rows: Box<[Mutex<Row>]>,
     hasher: RandomState,
 }
 
@@ -45,8 +48,9 @@ impl Table {
 
     /// The time of this name, if it has one.
     pub fn get(&self, key: Key) -> Option<u64> {
-        let row = self.row(key).lock().unwrap_or_else(PoisonError::into_inner);
-        row.iter().find(|place| place.until != 0 && place.key == key.0).map(|place| place.until)
+        let row = self.row(key);
+        let mut places = row.as_deref()?.iter();
+        places.find(|place| place.until != 0 && place.key == key.0).map(|place| place.until)
     }
 
     /// Replaces the time of a name by what `decide` makes of it, or leaves it where `decide` refuses.
@@ -55,7 +59,8 @@ impl Table {
         key: Key,
         decide: impl FnOnce(Option<u64>) -> Result<(T, u64), E>,
     ) -> Result<T, E> {
-        let mut row = self.row(key).lock().unwrap_or_else(PoisonError::into_inner);
+        let mut row = self.row(key);
+        let row = row.get_or_insert_default();
         let known = row.iter().position(|place| place.until != 0 && place.key == key.0);
         let (outcome, until) = decide(known.map(|at| row[at].until))?;
         let oldest = || (0..WAYS).min_by_key(|at| row[*at].until).unwrap_or_default();
@@ -71,15 +76,17 @@ impl Table {
 
     /// Takes a name's time back by so much.
     pub fn lower(&self, key: Key, by: u64) {
-        let mut row = self.row(key).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = row.iter_mut().find(|place| place.until != 0 && place.key == key.0) {
+        let mut row = self.row(key);
+        let mut places = row.as_deref_mut().into_iter().flatten();
+        if let Some(place) = places.find(|place| place.until != 0 && place.key == key.0) {
             place.until = place.until.saturating_sub(by).max(1);
         }
     }
 
-    fn row(&self, key: Key) -> &Mutex<[Place; WAYS]> {
+    fn row(&self, key: Key) -> MutexGuard<'_, Row> {
         // The number of rows is a power of two.
-        &self.rows[(key.0 >> 32) as usize & (self.rows.len() - 1)]
+        let row = &self.rows[(key.0 >> 32) as usize & (self.rows.len() - 1)];
+        row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -44,7 +44,7 @@ impl Gateway {
     }
 
     /// Helps somebody to sign in, whom nobody knows yet.
-    pub(in crate::gateway) async fn help_stranger_to_sign_in(
+    pub(in crate::gateway) async fn let_sign_in(
         &self,
         page: Page,
         session: &mut Session,

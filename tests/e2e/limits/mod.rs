@@ -57,6 +57,11 @@ impl Scene {
         statuses
     }
 
+    /// Returns once this limit has refused or ended something so often: an answer is there before it is counted.
+    pub async fn await_limited(&self, limit: &str, times: usize) {
+        self.gateway.await_metric("portcullis_limited_total", &[("limit", limit)], times).await;
+    }
+
     /// How often this limit has refused or ended something.
     pub async fn limited(&self, limit: &str) -> f64 {
         self.gateway.metrics().await.sum("portcullis_limited_total", &[("limit", limit)])

@@ -30,7 +30,7 @@ async fn so_many_requests_are_in_work_and_the_next_is_turned_away_at_once() {
     let health = scene.gateway.send(scene.gateway.request(reqwest::Method::GET, "/health")).await;
     assert_eq!(health.status, 200, "a load balancer is answered all the same");
     assert_eq!(scene.gateway.readiness().await, 200);
-    assert_eq!(scene.limited("overload").await, 1.0);
+    scene.await_limited("overload", 1).await;
     running.pop();
     // A stream is open, and no work.
     let mut streams = Vec::new();

@@ -28,7 +28,7 @@ async fn without_any_settings_a_caller_has_a_hundred_calls_a_minute() {
     assert_eq!(refused.code(), "too_many_requests");
     assert_eq!(refused.header("ratelimit-policy"), Some("\"caller\";q=100;w=60"));
     assert_eq!((retry_after(&refused), refused.header("ratelimit")), (1, Some("\"caller\";r=0;t=1")));
-    assert_eq!(scene.limited("caller").await, 1.0);
+    scene.await_limited("caller", 1).await;
     // Nothing of it is another's, and pages are no calls.
     let admin = email_token(ADMIN);
     assert_eq!(scene.gateway.call("/alpha/search", &admin, &json!({})).await.status, 200);
@@ -58,7 +58,7 @@ async fn a_server_has_a_limit_of_its_own_for_all_callers_together() {
     assert_eq!(refused.header("ratelimit-policy"), Some("\"server\";q=3;w=3600"));
     assert!((1_190..=1_200).contains(&retry_after(&refused)), "{}", retry_after(&refused));
     assert_eq!(scene.statuses("/beta/search", 6).await, passing_then_limited(5, 1));
-    assert_eq!(scene.limited("server").await, 2.0);
+    scene.await_limited("server", 2).await;
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_caller_has_a_limit_for_each_tool_by_its_nearest_pattern() {
         200,
         "each caller has it"
     );
-    assert_eq!(scene.limited("tool").await, 2.0);
+    scene.await_limited("tool", 2).await;
 }
 
 #[tokio::test]
@@ -135,6 +135,7 @@ async fn a_server_s_own_word_about_its_limits_passes_through() {
 async fn the_metric_of_limits_has_one_series_a_limit() {
     let scene = Scene::start(|setup| setup.set("limits.calls_per_caller", "1/h")).await;
     scene.statuses("/alpha/search", 4).await;
+    scene.await_limited("caller", 3).await;
     let Metrics(text) = scene.gateway.metrics().await;
     let series: Vec<_> = text.lines().filter(|line| line.starts_with("portcullis_limited_total{")).collect();
     assert_eq!(series, ["portcullis_limited_total{limit=\"caller\"} 3"]);

@@ -11,6 +11,7 @@ use std::{
 
 use super::*;
 use crate::harness::{
+    commands::portcullis,
     proxies::Proxy,
     raw::RawClient,
     redis::Redis,
@@ -226,4 +227,16 @@ async fn a_gateway_that_starts_without_its_redis_serves_and_finds_it_later() {
         [200, 429],
         "what was counted alone still counts here"
     );
+}
+
+#[tokio::test]
+async fn check_says_when_the_redis_cannot_be_reached() {
+    let mut redis = Redis::start().await;
+    let grants = Grants::of(&[]).await;
+    let folder = grants.setup().set("limits.redis_url", redis.url()).write();
+    let there = portcullis(folder.path(), &["check", "--connect"]).await;
+    assert!(there.code == 0 && !there.stderr.contains("limits.redis_url"), "{there:?}");
+    redis.kill().await;
+    let away = portcullis(folder.path(), &["check", "--connect"]).await;
+    assert!(away.code == 0 && away.stderr.contains("each replica would count alone"), "{away:?}");
 }

@@ -78,8 +78,7 @@ async fn a_body_that_drips_is_ended_however_often_a_byte_comes() {
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
     let answer = client.read_answer().await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("bad_request")));
-    let slow = gateway.metrics().await.sum("portcullis_limited_total", &[("limit", "slow_sender")]);
-    assert_eq!(slow, 1.0);
+    gateway.await_metric("portcullis_limited_total", &[("limit", "slow_sender")], 1).await;
 }
 
 #[tokio::test]
@@ -126,10 +125,7 @@ async fn a_reader_that_takes_too_little_is_ended_and_counted() {
             break;
         }
     }
-    crate::harness::deadline::until("a slow reader counted", || async {
-        (scene.limited("slow_reader").await == 1.0).then_some(())
-    })
-    .await;
+    scene.await_limited("slow_reader", 1).await;
     // One that takes what there is gets all of it, however large.
     let answer = scene.call("/alpha/search").await;
     assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 32 * 1024 * 1024));
