@@ -68,9 +68,7 @@ impl Gateway {
         let path = request.uri.path().to_owned();
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
-            Door::SignIn(page) => {
-                return Box::pin(self.let_sign_in(page, session, journey, sender)).await;
-            }
+            Door::SignIn(page) => return self.let_sign_in(page, session, journey, sender).await,
             Door::Open(route) => route,
         };
         // Read before the snapshot, so that a change in between is noticed at departure.

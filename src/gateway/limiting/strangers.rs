@@ -10,6 +10,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use http::request::Parts;
 use pingora::proxy::Session;
 use tracing::warn;
@@ -44,18 +45,21 @@ impl Gateway {
     }
 
     /// Helps somebody to sign in, whom nobody knows yet.
-    pub(in crate::gateway) async fn let_sign_in(
-        &self,
+    pub(in crate::gateway) fn let_sign_in<'r>(
+        &'r self,
         page: Page,
-        session: &mut Session,
-        journey: &mut Journey,
+        session: &'r mut Session,
+        journey: &'r mut Journey,
         sender: Option<IpAddr>,
-    ) -> Result<Step, Refusal> {
-        self.limiting.refuse_overload()?;
-        self.refuse_stranger(journey, session.req_header(), Face::Page, sender)?;
-        let step = self.help_to_sign_in(page, session, journey).await?;
-        self.count_stranger(journey).await?;
-        Ok(step)
+    ) -> BoxFuture<'r, Result<Step, Refusal>> {
+        let answered = async move {
+            self.limiting.refuse_overload()?;
+            self.refuse_stranger(journey, session.req_header(), Face::Page, sender)?;
+            let step = self.help_to_sign_in(page, session, journey).await?;
+            self.count_stranger(journey).await?;
+            Ok(step)
+        };
+        answered.boxed()
     }
 
     /// Refuses an address that has sent too much without a good credential, unless this one is known to be good.

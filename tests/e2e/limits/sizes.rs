@@ -109,7 +109,7 @@ async fn a_sender_above_the_rate_takes_as_long_as_it_needs() {
 #[tokio::test]
 async fn a_reader_that_takes_too_little_is_ended_and_counted() {
     let scene = Scene::start(|setup| {
-        setup.set("listen.write_timeout_secs", 1).set("listen.min_answer_bytes_per_sec", 1_000_000)
+        setup.set("listen.write_timeout_secs", 3).set("listen.min_answer_bytes_per_sec", 1_000_000)
     })
     .await;
     let large = wire::answer("200 OK", "application/json", &vec![b'1'; 32 * 1024 * 1024]);
@@ -117,10 +117,10 @@ async fn a_reader_that_takes_too_little_is_ended_and_counted() {
     let mut client = RawClient::connect_with_little_room(&scene.gateway.address()).await;
     client.send(post("/alpha/search", &scene.token, "{}")).await;
     let began = Instant::now();
-    // Some 40 kB a second, taken ten times a second.
-    while client.take(4_096).await {
+    // Some 160 kB a second: no single write takes as long as `write_timeout_secs`.
+    while client.take(8_192).await {
         assert!(began.elapsed() < Duration::from_secs(25), "it is read for ever");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         if scene.limited("slow_reader").await > 0.0 {
             break;
         }
