@@ -26,6 +26,7 @@ use portcullis::{
     gateway::{
         Gateway,
         configured::{Bench, Configured, Judge},
+        limiting::Limiting,
         served::Desk,
     },
     identity::{Face, Identity, Sources},
@@ -115,7 +116,9 @@ fn settings(database: &str, sample: SocketAddr) -> Config {
         ("SAMPLE_URL", sample.as_str()),
         ("WEBUI_SECRET_KEY", SECRET),
     ]);
-    let gateway = Named { name: "gateway.toml", text: "[listen]\nhttp = \"127.0.0.1:8000\"\n" };
+    // A limit that is counted and never reached.
+    let text = "[listen]\nhttp = \"127.0.0.1:8000\"\n[limits]\ncalls_per_caller = \"1000000/s\"\n";
+    let gateway = Named { name: "gateway.toml", text };
     let servers = "[servers.sample]\nname = \"Sample\"\ntier = \"local\"\nurl = \"${SAMPLE_URL}\"\n";
     let servers = Named { name: "servers.toml", text: servers };
     config::from_texts(gateway, servers, &environment).expect("a good configuration")
@@ -126,6 +129,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
     let (access_log, _) = AccessLog::new(false);
     let identity = Arc::new(Identity::new(&config.identity, Sources::default()));
     let access = Arc::new(Access::new(config.access.clone()));
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
     Gateway {
         settings: config.gateway.clone(),
         catalog: current.load().catalog.clone(),
@@ -140,7 +144,8 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         client: Client::new(client::Settings { max_answer_bytes: 1 << 20 }),
         desk: Desk::new(Duration::from_secs(60)),
         live: Arc::default(),
-        recorder: Recorder { metrics: Arc::new(Metrics::new().expect("metrics")), access_log },
+        limiting: Limiting::new(config.limits.clone(), metrics.clone()),
+        recorder: Recorder { metrics, access_log },
     }
 }
 

@@ -5,6 +5,7 @@
 mod believed;
 mod built;
 mod connecting;
+mod counting;
 mod keeper;
 mod openwebui;
 mod reload;
@@ -111,6 +112,10 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         is_listening: is_listening.clone(),
     };
     let private = background_service("ops", OpsListener::new(settings.ops, ops));
+    if let Some(shared) = shared.limiting.shared() {
+        // A thread of its own: calls wait for it, and what the keeper does may take long.
+        server.add_service(background_service("shared limits", counting::Counting(shared)));
+    }
     let hang_up = Arc::new(Notify::new());
     let reloads = Reloads::new(origin, hang_up.clone(), room, log_filter);
     let keeper = Keeper::new(shared, configured.clone(), (built, wishes, reloads), last_things.clone());

@@ -156,6 +156,7 @@ impl Keeper {
             told.allowed.send_replace(Arc::new(config.allowed_hosts.clone()));
         }
         client.take(&client_settings(config));
+        self.shared.limiting.replace(config.limits.clone());
         current.set_max_stale(config.access.max_stale);
         let are_others = !catalog.is_same(&known);
         if are_others {

@@ -14,6 +14,7 @@ use crate::{
     endpoints::openapi::Documents,
     gateway::{
         configured::{Bench, Judge},
+        limiting::Limiting,
         live::LiveTrips,
         served::Desk,
     },
@@ -39,6 +40,7 @@ pub struct Shared {
     pub desk: Arc<Desk>,
     pub live: Arc<LiveTrips>,
     pub bench: Arc<Bench>,
+    pub limiting: Arc<Limiting>,
     /// Seals sessions where no key is configured.
     pub own_key: SecretKey,
 }
@@ -52,6 +54,7 @@ impl Shared {
         let config = &built.config;
         let judge = Judge { identity: built.believed.identity.clone(), access: built.access.clone() };
         let shared = Self {
+            limiting: Limiting::new(config.limits.clone(), recorder.metrics.clone()),
             recorder,
             current: Current::new(Catalog::new(config.servers.clone()), config.access.max_stale),
             refresher,

@@ -4,6 +4,7 @@
 //! read by `route`, `access`, `upstream` and `endpoints`.
 
 mod entry;
+pub mod limits;
 pub mod offers;
 pub mod peer_url;
 pub mod pins;

@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Serialize, Serializer};
 
+use super::limits::ServerLimits;
 pub use super::peer_url::{BadUrl, PeerUrl};
 use crate::names::{Secret, ServerId};
 
@@ -212,6 +213,8 @@ pub struct Server {
     pub description: String,
     /// How long the gateway waits for it.
     pub deadlines: Deadlines,
+    /// How much of it may be used.
+    pub limits: ServerLimits,
 }
 
 impl Server {
@@ -221,6 +224,7 @@ impl Server {
             name: other.name.clone(),
             description: other.description.clone(),
             missing_variables: other.missing_variables.clone(),
+            limits: other.limits.clone(),
             ..self.clone()
         };
         as_told == *other
@@ -252,6 +256,7 @@ pub mod tests_support {
             missing_variables: Vec::new(),
             description: String::new(),
             deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
+            limits: ServerLimits::default(),
         })
     }
 }

@@ -32,6 +32,8 @@ fixed! {
     "shutdown.grace_secs" => gateway.shutdown_grace;
     // What is remembered of ended sessions is remembered for as long as they could have lasted.
     "mcp.session_ttl_secs" => gateway.mcp.session_ttl;
+    // The connection is kept by a thread that is started once.
+    "limits.redis_url" => limits.redis;
     // The thread that writes is started once.
     "log.access" => record.is_access_log_on;
 }

@@ -10,6 +10,7 @@ mod env;
 mod fixed;
 mod gateway_file;
 mod gateway_headers;
+mod limits;
 mod oauth;
 mod openwebui;
 mod problems;
@@ -31,7 +32,7 @@ pub use fixed::FIXED;
 pub use problems::{Problem, Problems};
 pub use written::{Differences, Files, Written};
 
-use crate::{access, catalog, gateway, identity, record, store, upstream::allowed::AllowedHosts};
+use crate::{access, catalog, gateway, identity, limit, record, store, upstream::allowed::AllowedHosts};
 use gateway_file::GatewayFile;
 use problems::Findings;
 use reader::{File, Read};
@@ -48,6 +49,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// The rules of access.
     pub access: access::Settings,
+    /// How much is too much.
+    pub limits: limit::Settings,
     /// Keeping tool lists.
     pub catalog: catalog::Settings,
     /// Logs.
@@ -172,20 +175,32 @@ fn gather(
     let gateway = gateway.and_then(|named| file(named).read(gateway_file::read));
     // Servers are checked even where the other file is wrong, so that nobody mends one, then the other.
     let from_gateway = match &gateway {
-        Ok(GatewayFile { gateway, upstream, is_pinned, .. }) => FromGateway {
+        Ok(GatewayFile { gateway, upstream, is_pinned, running, .. }) => FromGateway {
             deadlines: *upstream,
+            running: *running,
             is_pinned: *is_pinned,
             listeners: vec![("listen.http", gateway.http), ("listen.ops", gateway.ops)],
         },
         Err(_) => FromGateway {
             deadlines: gateway_file::DEFAULT_DEADLINES,
+            running: limits::RUNNING,
             is_pinned: false,
             listeners: Vec::new(),
         },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, is_watched, .. } =
-        gateway?;
+    let GatewayFile {
+        gateway,
+        store,
+        identity,
+        access,
+        limits,
+        catalog,
+        record,
+        allowed_hosts,
+        is_watched,
+        ..
+    } = gateway?;
     let servers = servers?;
     let warnings = Vec::new();
     Ok(Config {
@@ -193,6 +208,7 @@ fn gather(
         store,
         identity,
         access,
+        limits,
         catalog,
         record,
         allowed_hosts,

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     gateway_file::deadlines,
+    limits::{MOST_RUNNING, rate},
     problems::Complaint,
     reader::{Read, Reader},
     server_credential::{Enabled, Found, credential, discovery_credential, sharing},
@@ -15,8 +16,11 @@ use super::{
     wording::{closest, printable},
 };
 use crate::{
-    catalog::server::{Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
-    names::ServerId,
+    catalog::{
+        limits::ServerLimits,
+        server::{Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
+    },
+    names::{ServerId, ToolPattern},
 };
 
 /// What `gateway.toml` says that servers are held against.
@@ -24,6 +28,8 @@ pub(super) struct FromGateway {
     pub(super) deadlines: Deadlines,
     /// Whether tools are pinned.
     pub(super) is_pinned: bool,
+    /// Calls of one server that may run at once.
+    pub(super) running: u32,
     /// Each with its key; none where that file is wrong.
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
 }
@@ -51,6 +57,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let discovery_credential = discovery_credential(id, table, is_on);
     let is_session_shared = share_session(id, table, dialect);
     let is_pinned = table.flag("pin", if from_gateway.is_pinned { "true" } else { "false" });
+    let limits = limits(table, from_gateway.running);
     let launch = launch(id, table, dialect);
     let description = table.parsed("description", "", any_line);
     let deadlines = deadlines(table, from_gateway.deadlines);
@@ -82,7 +89,20 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         missing_variables,
         description: description?,
         deadlines: deadlines?,
+        limits: limits?,
     })
+}
+
+/// How much of the server may be used.
+fn limits(table: &mut Reader<'_>, running: u32) -> Read<ServerLimits> {
+    let calls = table.optional("calls", rate);
+    let tools = table.words("calls_per_tool", |pattern, text| {
+        let pattern = ToolPattern::parse(pattern)
+            .map_err(|bad| Complaint::new(format!("is no pattern of tools: {bad}")))?;
+        Ok((pattern, rate(text)?))
+    });
+    let running = table.size("running", running, 0..=MOST_RUNNING);
+    Ok(ServerLimits::new(calls?, tools?, running?))
 }
 
 fn tier(id: &str, table: &mut Reader<'_>) -> Read<Tier> {

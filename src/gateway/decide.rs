@@ -1,4 +1,4 @@
-//! The journey, in one screen: well-formed → who → server known → grant → enabled → tool known → body.
+//! The journey, in one screen: well-formed → who → server known → grant → enabled → tool known → limits → body.
 //!
 //! An earlier no hides the later ones. Waits only for what DESIGN allows: the first sight of an Open
 //! WebUI user, one bounded reading of a tool list, and the first piece of the body.
@@ -11,7 +11,7 @@ use pingora::proxy::Session;
 
 use super::{
     Gateway,
-    body::Outbound,
+    body::{Bounds, Outbound},
     cors, head,
     journey::{Cargo, Journey, Rpc},
     live::{LiveTrip, Use},
@@ -68,13 +68,12 @@ impl Gateway {
         let path = request.uri.path().to_owned();
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
-            Door::SignIn(page) => return Box::pin(self.help_to_sign_in(page, session, journey)).await,
+            Door::SignIn(page) => return self.let_sign_in(page, session, journey, sender).await,
             Door::Open(route) => route,
         };
         // Read before the snapshot, so that a change in between is noticed at departure.
         let change_count = self.current.change_count();
-        let caller = self.who(request, &route, sender).await?;
-        journey.record.scheme = Some(caller.scheme().as_str());
+        let caller = self.who(request, &route, sender, journey).await?;
         let snapshot = self.snapshot();
         let known = self.current.grants(&snapshot)?;
         let mut permit = |server| {
@@ -126,13 +125,18 @@ impl Gateway {
         request: &Parts,
         route: &Route<'_>,
         sender: Option<IpAddr>,
+        journey: &mut Journey,
     ) -> Result<Arc<Caller>, Refusal> {
+        self.limiting.refuse_overload()?;
+        self.refuse_stranger(journey, request, face(route), sender)?;
         let caller = self.identity.identify(request, face(route), sender).await?;
         // A browser at a trusted address has what is believed there, whatever page it shows: one whose name leads here
         // (DNS rebinding) could say who it is.
         if self.identity.is_known_by_address_alone(&caller) {
             origin::refuse_foreign(request, &self.settings)?;
         }
+        journey.record.scheme = Some(caller.scheme().as_str());
+        journey.held.caller = Some(caller.clone());
         Ok(caller)
     }
 
@@ -147,6 +151,7 @@ impl Gateway {
         refuse_disabled(permit.server())?;
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
+        self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
         if permit.server().dialect.is_mcp() {
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
@@ -154,8 +159,7 @@ impl Gateway {
             return Box::pin(calling).await;
         }
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
-        let body =
-            Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
+        let body = Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
     }

@@ -19,11 +19,13 @@ use tokio::sync::Notify;
 use super::{
     client::Client,
     configured::Configured,
+    limiting::TooMany,
     proxy_protocol::{self, NoHeader},
     seats::{Seat, Seats},
+    taking::Taking,
     told_address,
 };
-use crate::record::metrics::Metrics;
+use crate::{limit, record::metrics::Metrics};
 
 tokio::task_local! {
     static LINE: Arc<Line>;
@@ -48,6 +50,9 @@ pub struct Line {
     outlives_client: AtomicBool,
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
     forsaken_until_millis: AtomicU64,
+    /// Since when a write waits for the client to take more.
+    blocked_since_millis: AtomicU64,
+    is_slow: AtomicBool,
     /// Among the connections, or among the forsaken once the client has left.
     seat: Mutex<Option<Seat>>,
     forsaken: Forsaken,
@@ -69,6 +74,8 @@ impl Line {
             is_answer_overdue: AtomicBool::new(false),
             outlives_client: AtomicBool::new(false),
             forsaken_until_millis: AtomicU64::new(DISARMED),
+            blocked_since_millis: AtomicU64::new(DISARMED),
+            is_slow: AtomicBool::new(false),
             seat: Mutex::new(seat),
             forsaken,
             told: OnceLock::new(),
@@ -159,6 +166,25 @@ impl Line {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
     }
 
+    /// A write waits for the client to take more, or no longer does.
+    pub fn note_blocked(&self, is_blocked: bool) {
+        let since = if is_blocked { self.opened.elapsed().as_millis() as u64 } else { DISARMED };
+        self.blocked_since_millis.store(since, Ordering::Relaxed);
+    }
+
+    /// The client takes too little.
+    pub fn note_slow(&self) {
+        self.is_slow.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a write ended because the client took too little, or nothing within this time.
+    pub fn is_reader_slow(&self, patience: Duration) -> bool {
+        let since = self.blocked_since_millis.load(Ordering::Relaxed);
+        let is_blocked = since != DISARMED
+            && self.opened.elapsed().saturating_sub(Duration::from_millis(since)) >= patience;
+        is_blocked || self.is_slow.load(Ordering::Relaxed)
+    }
+
     /// Whether the client left before its answer was over.
     pub fn is_client_gone(&self) -> bool {
         self.forsaken_until_millis.load(Ordering::Relaxed) != DISARMED
@@ -168,6 +194,8 @@ impl Line {
     /// its end by itself.
     pub fn settle(&self) {
         self.is_cut.store(false, Ordering::Release);
+        self.is_slow.store(false, Ordering::Relaxed);
+        self.note_blocked(false);
         self.answer_began();
         self.outlive_client(false);
     }
@@ -243,7 +271,11 @@ impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
                 Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
             }
         }
-        self.inner.process_new(Box::new(Client::new(stream, line)), shutdown).await
+        let Ok((_seat, taking)) = self.admit(&stream, &line) else {
+            return self.close("too_many_of_address");
+        };
+        let client = Client::new(stream, line, taking);
+        self.inner.process_new(Box::new(client), shutdown).await
     }
 }
 
@@ -253,10 +285,26 @@ impl<A> Guard<A> {
         Self { inner: Arc::new(inner), room: Arc::default(), forsaken: Arc::default(), configured, metrics }
     }
 
+    /// A place for the connection among those of its address, held as long as it is open; and how slow a reader may be.
+    fn admit(&self, stream: &Stream, line: &Line) -> Result<(Option<limit::seats::Seat>, Taking), TooMany> {
+        let gateway = self.configured.now();
+        let settings = &gateway.settings;
+        // Behind a balancer that tells no address it is nobody's.
+        let end = || end_of(stream).filter(|end| !settings.addresses.is_balancer(*end));
+        let seat = gateway.limiting.connect(line.told().or_else(end))?;
+        Ok((seat, Taking::new(settings.write_timeout, settings.min_answer_rate)))
+    }
+
     fn close(&self, reason: &'static str) -> Option<Stream> {
         self.metrics.connections_closed.with_label_values(&[reason]).inc();
         None
     }
+}
+
+/// The address at the other end of a connection.
+fn end_of(stream: &Stream) -> Option<IpAddr> {
+    let digest = stream.get_socket_digest()?;
+    Some(digest.peer_addr()?.as_inet()?.ip().to_canonical())
 }
 
 #[async_trait]
@@ -294,11 +342,7 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
 
 /// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
 fn is_introduced(stream: &Stream, addresses: &told_address::Settings) -> bool {
-    addresses.is_proxy_protocol_on
-        && stream
-            .get_socket_digest()
-            .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()))
-            .is_some_and(|end| addresses.is_balancer(end))
+    addresses.is_proxy_protocol_on && end_of(stream).is_some_and(|end| addresses.is_balancer(end))
 }
 
 /// Counts a connection as open until dropped.

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use super::{
     Gateway,
     body::{Framing, Outbound},
+    limiting::Held,
     live::LiveTrip,
     native::exchange::Exchange,
 };
@@ -57,6 +58,7 @@ pub struct Underway {
 }
 
 /// What a trip carries.
+#[expect(clippy::large_enum_variant, reason = "nearly every one is of the larger kind")]
 pub enum Cargo {
     /// The arguments of a tool.
     Arguments(Outbound),
@@ -157,13 +159,16 @@ pub struct Journey {
     pub preferred_url: Option<String>,
     /// The gateway as it was configured when the request arrived.
     pub gateway: Arc<Gateway>,
+    /// What it holds of what is limited.
+    pub held: Held,
 }
 
 impl Journey {
     /// A request has arrived.
     pub fn begin(gateway: Arc<Gateway>) -> Self {
-        let record = Record::begin(gateway.recorder.clone());
-        Self { stage: Stage::Arrived, record, origin: None, rpc: None, preferred_url: None, gateway }
+        let (stage, record) = (Stage::Arrived, Record::begin(gateway.recorder.clone()));
+        let held = Held::default();
+        Self { stage, record, origin: None, rpc: None, preferred_url: None, gateway, held }
     }
 
     /// The trip underway.
@@ -199,6 +204,7 @@ impl Journey {
             && !std::mem::replace(&mut serving.is_stream, true)
         {
             self.gateway.recorder.metrics.open_streams.inc();
+            self.gateway.limiting.note_stream(&mut self.held);
         }
     }
 
@@ -211,12 +217,14 @@ impl Journey {
             if is_stream && !underway.answer.is_stream {
                 underway.answer.is_stream = true;
                 open_streams.inc();
+                self.gateway.limiting.note_stream(&mut self.held);
             }
         }
     }
 
     /// The request has ended: by this outcome, or as what is known of it says.
     pub fn end(&mut self, outcome: Option<Outcome>) {
+        self.held.let_go();
         let (is_stream, is_withdrawn, otherwise) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Underway(underway) => {
                 let answered = self.record.code().is_none().then(|| underway.answer.outcome());

@@ -14,6 +14,7 @@ pub mod guard;
 mod head;
 mod hygiene;
 mod journey;
+pub mod limiting;
 pub mod live;
 pub mod native;
 pub mod ops;
@@ -24,6 +25,7 @@ mod resource;
 mod seats;
 pub mod served;
 pub mod sign_in;
+mod taking;
 #[cfg(test)]
 mod tests;
 pub mod told_address;
@@ -58,6 +60,7 @@ use configured::{Bench, Configured};
 use decide::Step;
 use guard::Line;
 use journey::{Journey, Underway};
+use limiting::Limiting;
 use live::LiveTrips;
 use served::Desk;
 use sign_in::SignIn;
@@ -85,6 +88,12 @@ pub struct Settings {
     pub max_header_bytes: usize,
     /// Largest `{"arguments":…}` body that is unwrapped.
     pub max_wrapped_body_bytes: usize,
+    /// Largest body of all.
+    pub max_body_bytes: u64,
+    /// Bytes a second by which a body has to come, all in all; 0: as slowly as it likes.
+    pub min_body_rate: u64,
+    /// Bytes a second by which an answer has to be taken, all in all; 0: as slowly as the client likes.
+    pub min_answer_rate: u64,
     /// After SIGTERM, how long readiness says no before the listener closes.
     pub shutdown_delay: Duration,
     /// After that, how long running requests may take.
@@ -133,6 +142,8 @@ pub struct Gateway {
     pub bench: Arc<Bench>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
+    /// How much is too much.
+    pub limiting: Arc<Limiting>,
     /// Where records go.
     pub recorder: Recorder,
 }
@@ -172,7 +183,7 @@ impl ProxyHttp for Configured {
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
         let gateway = journey.gateway.clone();
-        let step = AssertUnwindSafe(gateway.decide(session, journey)).catch_unwind().await;
+        let step = AssertUnwindSafe(gateway.decide_and_count(session, journey)).catch_unwind().await;
         let refusal = match step {
             Ok(Ok(Step::Depart(trip, cargo, live))) => {
                 journey.depart(trip, cargo, live);
@@ -248,18 +259,27 @@ impl ProxyHttp for Configured {
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        caught(|| {
-            let gateway = journey.gateway.clone();
+        let gateway = journey.gateway.clone();
+        let judged = caught(|| {
             let cargo = &mut journey.underway().ok_or_else(no_trip)?.cargo;
+            let mut is_judged = false;
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
                 exchange.renew(gateway.permit_now(exchange.permit()).map_err(refused)?);
+                is_judged = true;
             }
             cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
             if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
                 journey.record.refuse(&denied);
             }
-            Ok(())
-        })
+            let exchange = journey.underway().and_then(|underway| underway.cargo.exchange());
+            Ok(exchange
+                .filter(|_| is_judged)
+                .map(|exchange| (exchange.permit().clone(), exchange.asked.clone())))
+        })?;
+        match judged {
+            Some((permit, asked)) => gateway.limit_native(journey, &permit, &asked).await.map_err(refused),
+            None => Ok(()),
+        }
     }
 
     async fn response_filter(
@@ -349,6 +369,9 @@ impl ProxyHttp for Configured {
         let is_client_gone = has_left || error.is_some_and(|error| failure::refusal_for(error).is_none());
         journey.end((is_client_gone && failure::overdue().is_none()).then_some(Outcome::ClientGone));
         if let Some(line) = line {
+            if line.is_reader_slow(journey.gateway.settings.write_timeout) {
+                journey.gateway.recorder.metrics.limited.with_label_values(&["slow_reader"]).inc();
+            }
             line.settle();
             let settings = &journey.gateway.settings;
             line.arm(settings.keepalive_timeout + settings.header_timeout);

@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 use pingora::{http::ResponseHeader, proxy::Session};
 use serde::Serialize;
 
-use super::{cors, hygiene, journey::Journey, resource};
+use super::{cors, hygiene, journey::Journey, limiting, resource};
 use crate::{
     endpoints::Answer,
     mcp,
@@ -90,6 +90,7 @@ fn refusal_header(refusal: &Refusal, journey: &Journey) -> pingora::Result<Respo
             resource::challenge(refusal.code(), journey.rpc.as_ref().and_then(|rpc| rpc.sign_in.as_deref()));
         header.insert_header(header::WWW_AUTHENTICATE, challenge)?;
     }
+    limiting::mark(&mut header, refusal.limit().and_then(|limited| limited.quota))?;
     if let Some(secs) = refusal.retry_after_secs() {
         header.insert_header(header::RETRY_AFTER, secs)?;
     }
@@ -202,6 +203,7 @@ pub async fn end_events(session: &mut Session) -> pingora::Result<()> {
 /// Puts on what every answer carries, the peer's included.
 pub fn mark(header: &mut ResponseHeader, journey: &Journey) -> pingora::Result<()> {
     header.insert_header("x-request-id", journey.record.request_id.as_str())?;
+    limiting::mark(header, journey.held.quota())?;
     if let Some(preferred) = &journey.preferred_url {
         header.insert_header(DEPRECATION, "true")?;
         header.insert_header(header::LINK, format!("<{preferred}>; rel=\"successor-version\""))?;

@@ -31,6 +31,9 @@ pub(super) fn settings() -> Settings {
         write_timeout: Duration::from_secs(1),
         max_header_bytes: 4096,
         max_wrapped_body_bytes: 4096,
+        max_body_bytes: 1 << 20,
+        min_body_rate: 0,
+        min_answer_rate: 0,
         shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
         cors_origins: Vec::new(),
@@ -57,7 +60,9 @@ fn gateway() -> Configured {
     let rules = access::Settings { admin_group, max_stale, is_concealing: false, tenant_order: Vec::new() };
     let access = Arc::new(Access::new(rules));
     let current = Current::new(Catalog::default(), max_stale);
+    let metrics = Arc::new(Metrics::new().unwrap());
     Configured::new(Gateway {
+        limiting: Limiting::new(crate::limit::Settings::default(), metrics.clone()),
         settings: settings(),
         catalog: current.load().catalog.clone(),
         bench: Arc::new(Bench::from_pointee(Judge { identity: identity.clone(), access: access.clone() })),
@@ -71,10 +76,7 @@ fn gateway() -> Configured {
         sign_in: None,
         session_keys: settings().mcp.keys(&crate::names::SecretKey::random().unwrap()),
         live: Arc::default(),
-        recorder: Recorder {
-            metrics: Arc::new(Metrics::new().unwrap()),
-            access_log: AccessLog::new(false).0,
-        },
+        recorder: Recorder { metrics, access_log: AccessLog::new(false).0 },
     })
 }
 

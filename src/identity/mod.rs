@@ -12,6 +12,7 @@ pub mod gateway_headers;
 mod jwt;
 mod presented;
 mod reason;
+mod recognised;
 mod service_key;
 mod session;
 mod settings;

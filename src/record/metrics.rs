@@ -46,6 +46,12 @@ metrics! {
         Opts::new("portcullis_refusals_total", "Refusals, by their stable code."), &["code"]);
     credentials_refused: IntCounterVec = IntCounterVec::new(
         Opts::new("portcullis_credentials_refused_total", "Credentials not believed, by reason."), &["reason"]);
+    limited: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_limited_total", "Requests refused or ended because of a limit, by limit."), &["limit"]);
+    limits_shared: IntGauge = IntGauge::new(
+        "portcullis_limits_shared", "1 while replicas count together in Redis, 0 while each counts alone because it is away, -1 without one.");
+    limits_counted_alone: IntCounter = IntCounter::new(
+        "portcullis_limits_counted_alone_total", "Requests counted in this process alone because Redis was away or slow.");
     seconds: HistogramVec = HistogramVec::new(
         histogram_opts!("portcullis_request_seconds",
             "Time a request took, split into the gateway's own part and the upstream's.", BUCKETS.to_vec()),
@@ -123,6 +129,9 @@ impl Metrics {
         }
         if let Some(reason) = record.reason() {
             self.credentials_refused.with_label_values(&[reason]).inc();
+        }
+        if let Some(limit) = record.limit() {
+            self.limited.with_label_values(&[limit]).inc();
         }
         self.seconds.with_label_values(&[server, "gateway"]).observe(timing.gateway().as_secs_f64());
         if !timing.upstream.is_zero() {

@@ -1,4 +1,5 @@
-//! The databases: the gateway's own grant tables, and those it only reads: Open WebUI's and an earlier gateway's.
+//! The databases: the gateway's own grant tables, those it only reads, Open WebUI's and an earlier gateway's, and the
+//! Redis that replicas count in.
 //!
 //! Decides how a grant is stored, how a change of it is noticed, and what a row means: the columns called
 //! `tenant_id` become server ids here, and past this module there are only servers and groups.
@@ -15,6 +16,7 @@ mod postgres;
 mod scratch;
 mod sealed;
 mod second_factor;
+pub mod shared_counts;
 pub mod signed_out;
 mod sqlite;
 mod sqlite_file;

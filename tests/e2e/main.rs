@@ -25,6 +25,7 @@ mod hostile;
 mod identity;
 mod import;
 mod legacy;
+mod limits;
 mod mcp;
 mod mcp_edge;
 mod meta;

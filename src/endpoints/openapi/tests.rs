@@ -37,6 +37,7 @@ fn server(id: &str) -> Arc<Server> {
         missing_variables: Vec::new(),
         description: format!("what {id} is for"),
         deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
+        limits: Default::default(),
     })
 }
 

@@ -221,11 +221,7 @@ impl Gateway {
         mut standing: Standing,
         id: Option<&str>,
     ) -> Result<Step, Refusal> {
-        let seat = self.desk.seat(visit.caller.name());
-        let _seat = seat.ok_or_else(|| {
-            let sentence = "you have as many standing streams open as one caller may";
-            Refusal::new(Code::TooManyStreams, sentence).retry_after(HEARTBEAT)
-        })?;
+        journey.held.stream = Some(self.limiting.stand(&visit.caller)?);
         // A caller who is not seen otherwise is looked at as long as this stands.
         let mut looked_at = LookedAt::by(&self.bench.load().identity, &visit.caller);
         journey.serve(None);

@@ -172,6 +172,11 @@ impl Entra {
         &self.directory
     }
 
+    /// Whether a token was verified before.
+    pub fn remembers(&self, sha256: &[u8; 32]) -> bool {
+        self.verified.contains_key(sha256)
+    }
+
     /// What this scheme says of a token. `sha256` is the token's.
     pub async fn judge(&self, text: &str, sha256: [u8; 32]) -> Verdict {
         if let Some(verified) = self.verified.get(&sha256) {

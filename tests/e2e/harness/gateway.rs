@@ -42,6 +42,15 @@ impl Setup {
             .set("listen.ops", ops)
             .set("database.url", database_url)
             .set("auth.openwebui.secret", SESSION_SECRET)
+            // Tests ask more often than people do; those about limits set their own.
+            .set("limits.calls_per_caller", "off")
+            .set("limits.requests_per_address", "off")
+    }
+
+    /// With the limits that a gateway has when nobody says anything of them.
+    pub fn shipped_limits(mut self) -> Self {
+        self.gateway.remove("limits");
+        self
     }
 
     /// Sets a key of `gateway.toml`: `set("access.max_stale_secs", 1)`.

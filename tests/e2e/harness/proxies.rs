@@ -56,6 +56,25 @@ impl Proxy {
         Self::start(command, port, folder).await
     }
 
+    /// nginx that gives each request to the next of these gateways.
+    pub async fn nginx_in_turn(gateways: &[&str]) -> Self {
+        let port = Port::take();
+        let servers: String = gateways.iter().map(|gateway| format!("server {gateway}; ")).collect();
+        let text = format!(
+            "events {{}}\nhttp {{\n    access_log off; client_body_temp_path a; proxy_temp_path b; fastcgi_temp_path c;\n    \
+             uwsgi_temp_path d; scgi_temp_path e;\n    upstream portcullis {{ {servers} keepalive 32; }}\n    server {{\n        \
+             listen 127.0.0.1:{};\n        keepalive_requests 1000000;\n        location / {{\n            \
+             proxy_pass http://portcullis;\n            proxy_http_version 1.1;\n            \
+             proxy_set_header Connection \"\";\n            proxy_set_header Host $http_host;\n        }}\n    }}\n}}\n",
+            port.number()
+        );
+        let folder = folder_with(&[("nginx.conf", &text)]);
+        let mut command = command("nginx");
+        command.args(["-e", "stderr", "-g", "daemon off; master_process off; pid nginx.pid;"]);
+        command.arg("-p").arg(folder.path()).arg("-c").arg(folder.path().join("nginx.conf"));
+        Self::start(command, port, folder).await
+    }
+
     /// haproxy with a sample, in front of this gateway.
     pub async fn haproxy(
         sample: &str,

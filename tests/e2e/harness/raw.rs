@@ -53,6 +53,31 @@ impl RawClient {
         Self { connection: BufReader::new(socket) }
     }
 
+    /// Connects to `127.0.0.1:PORT` with a few kilobytes of room for what comes back.
+    pub async fn connect_with_little_room(address: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let socket = within("connecting", socket.connect(address.parse().unwrap())).await.unwrap();
+        Self { connection: BufReader::with_capacity(1_024, socket) }
+    }
+
+    /// Takes at most so many bytes of what has come; false at the end.
+    pub async fn take(&mut self, most: usize) -> bool {
+        let mut bytes = vec![0; most];
+        let taken = within("bytes", tokio::io::AsyncReadExt::read(&mut self.connection, &mut bytes)).await;
+        taken.is_ok_and(|taken| taken > 0)
+    }
+
+    /// Whether nothing comes within `patience`, no end either. What comes is left to be read.
+    pub async fn is_open_and_silent(&mut self, patience: Duration) -> bool {
+        tokio::time::timeout(patience, self.connection.fill_buf()).await.is_err()
+    }
+
+    /// Whether the next thing that comes is the end of the connection.
+    pub async fn is_closed_quietly(&mut self) -> bool {
+        within("an answer or an end", self.connection.fill_buf()).await.is_ok_and(|bytes| bytes.is_empty())
+    }
+
     /// Sends these bytes as they are.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).await.unwrap();
