@@ -23,7 +23,7 @@ use portcullis::{
     client::{self, Client},
     config::{self, Config, Environment, Named},
     endpoints::openapi::Documents,
-    gateway::{Gateway, served::Desk},
+    gateway::{Gateway, leaving::Leaving, served::Desk},
     identity::{Face, Identity, Sources},
     names::{Email, ServerId},
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
@@ -123,10 +123,11 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         current,
         refresher,
         documents: Documents::new(1 << 20),
-        session_keys: config.gateway.mcp.keys().expect("keys"),
+        session_keys: config.gateway.mcp.keys(None).expect("keys"),
         client: Client::new(client::Settings { max_answer_bytes: 1 << 20 }),
         desk: Desk::new(Duration::from_secs(60)),
         live: Arc::default(),
+        leaving: Arc::new(Leaving::new(Duration::ZERO)),
         recorder: Recorder { metrics: Arc::new(Metrics::new().expect("metrics")), access_log },
     }
 }

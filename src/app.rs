@@ -3,34 +3,33 @@
 //! Decides what is built from what and in which order it starts and stops, nothing about requests.
 
 mod believed;
+mod certificate;
 mod connecting;
+mod door;
+mod herald;
+mod listeners;
 mod openwebui;
+mod sockets;
 mod stopping;
+mod upgrade;
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    ffi::OsString,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use pingora::{
-    listeners::TcpSocketOptions,
-    proxy::http_proxy,
+    apps::HttpServerOptions,
+    proxy::{HttpProxy, http_proxy},
     server::{RunArgs, Server, ShutdownWatch, configuration::ServerConf},
-    services::{
-        background::{BackgroundService, background_service},
-        listening::Service,
-    },
+    services::background::{BackgroundService, background_service},
 };
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::{
     access::Access,
@@ -39,15 +38,12 @@ use crate::{
     config::Config,
     endpoints::openapi::Documents,
     gateway::{
-        self, Gateway,
-        guard::Guard,
-        live::LiveTrips,
-        ops::{Ops, OpsListener},
-        served::Desk,
-        sign_in::SignIn,
+        self, Gateway, guard::Guard, leaving::Leaving, live::LiveTrips, served::Desk, sign_in::SignIn,
+        streams, tls,
     },
     identity::Identity,
     mcp::session::SessionKeys,
+    names::SecretKey,
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
     snapshot::{
         self, Current,
@@ -55,80 +51,81 @@ use crate::{
         tools::{Refresher, Wish},
     },
     store::Store,
-    upstream::peer::PROBES,
 };
 
 use believed::Background;
 pub use believed::identity;
 pub use connecting::{Findings, connect_all};
+use listeners::Listeners;
+pub use sockets::Inherited;
 pub use stopping::LastThings;
-use stopping::{Drain, StopSignals};
 
 /// OpenAPI documents kept in memory, in bytes.
 const DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// File descriptors for everything but calls: databases, listeners, tool lists, logs.
 const OWN_FILES: u64 = 128;
-/// How long the listeners may take to answer after the start.
-const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Work begun later.
 pub type Begin = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
+/// How the gateway begins, beside its configuration.
+#[derive(Default)]
+pub struct Start {
+    /// The sockets that this process was started with.
+    pub inherited: Inherited,
+    /// The program and its arguments, by which a process is started that takes over; without them none is.
+    pub command_line: Option<(OsString, Vec<OsString>)>,
+    /// Begun once the gateway can be called.
+    pub begin: Option<Begin>,
+    /// Dropped when the process ends.
+    pub last_things: LastThings,
+}
+
 /// Runs the gateway until it is told to stop. After SIGTERM the process ends here, without a return.
-///
-/// `begin` is begun once the gateway can be called; `last_things` are dropped when the process ends.
-pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> anyhow::Result<()> {
+pub fn run(config: Config, start: Start) -> anyhow::Result<()> {
+    let Start { inherited, command_line, begin, last_things } = start;
     install_crypto();
-    refuse_taken(&config.gateway)?;
+    let listeners = Listeners::open(&config.gateway, inherited)?;
     let config = with_room(config)?;
     let metrics = Arc::new(Metrics::new()?);
     count_panics(metrics.clone());
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
     let recorder = Recorder { metrics, access_log };
-    let parts = Parts::new(&config, recorder)?;
+    let parts = Parts::new(&config, recorder, listeners.own_key.as_ref())?;
 
     let conf = Arc::new(server_conf(&config.gateway));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&config.gateway));
     server.bootstrap();
-    let mut public = Service::new("gateway".to_owned(), guarded(&conf, &config.gateway, &parts));
-    // A client that has died without a word would hold its stream for ever.
-    let mut sockets = TcpSocketOptions::default();
-    sockets.tcp_keepalive = Some(PROBES);
-    public.add_tcp_with_settings(&config.gateway.http.to_string(), sockets);
-    let is_listening = Arc::new(AtomicBool::new(false));
-    let ops = Ops {
-        recorder: parts.recorder.clone(),
-        current: parts.current.clone(),
-        is_listening: is_listening.clone(),
-    };
-    let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
+    let certificates = certificate::read(&config.gateway, &parts.recorder.metrics)?;
+    let guard = Arc::new(guarded(&conf, &config.gateway, &parts, certificates.clone())?);
+    let signals = listeners.signals(&config.gateway, &parts, command_line);
+    listeners.add_to(&mut server, &config.gateway, guard, &parts, (begin, &last_things));
+    // One thread: two writers of the snapshot at once would make each other begin anew, a long list for ever.
+    server.add_service(background_service("keeper", keeper(config, parts, certificates, &last_things)));
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    last_things.finish();
+    Ok(())
+}
+
+fn keeper(
+    config: Config,
+    parts: Parts,
+    certificates: Option<Arc<tls::Certificates>>,
+    last_things: &LastThings,
+) -> Keeper {
     let Parts { recorder, current, identity, background, access, live, refresher, wishes, .. } = parts;
-    let listening = [config.gateway.http, config.gateway.ops];
-    let keeper = Keeper {
-        config: config.clone(),
+    Keeper {
+        config,
         current,
         metrics: recorder.metrics.clone(),
         identity,
         access,
         live,
         refresher,
+        certificates,
         waiting: Mutex::new(Some(Waiting { background, wishes })),
         last_things: last_things.clone(),
-    };
-    // One thread: two writers of the snapshot at once would make each other begin anew, a long list for ever.
-    server.add_service(background_service("keeper", keeper));
-    let drain = Drain { recorder: recorder.clone(), last_things: last_things.clone() };
-    server.add_service(background_service("drain", drain));
-    server.add_service(background_service(
-        "herald",
-        Herald { listening, is_listening, begin: Mutex::new(begin), last_things: last_things.clone() },
-    ));
-    server.add_service(public);
-    server.add_service(private);
-    let signals = StopSignals { recorder, delay: config.gateway.shutdown_delay };
-    server.run(RunArgs { shutdown_signal: Box::new(signals) });
-    last_things.finish();
-    Ok(())
+    }
 }
 
 /// What requests and background tasks share.
@@ -141,13 +138,14 @@ struct Parts {
     sign_in: Option<Arc<SignIn>>,
     client: Client,
     live: Arc<LiveTrips>,
+    leaving: Arc<Leaving>,
     background: Background,
     refresher: Refresher,
     wishes: mpsc::Receiver<Wish>,
 }
 
 impl Parts {
-    fn new(config: &Config, recorder: Recorder) -> anyhow::Result<Self> {
+    fn new(config: &Config, recorder: Recorder, own_key: Option<&SecretKey>) -> anyhow::Result<Self> {
         let max_stale = config.access.max_stale;
         let (identity, background) = identity(config);
         let (refresher, wishes) = Refresher::new();
@@ -158,9 +156,10 @@ impl Parts {
             identity,
             access: Arc::new(Access::new(config.access.clone())),
             sign_in,
-            session_keys: config.gateway.mcp.keys()?,
+            session_keys: config.gateway.mcp.keys(own_key)?,
             client: Client::new(client::Settings { max_answer_bytes: config.gateway.mcp.max_list_bytes }),
             live: Arc::default(),
+            leaving: Arc::new(Leaving::new(config.gateway.shutdown_grace)),
             background,
             refresher,
             wishes,
@@ -179,16 +178,6 @@ fn sign_in(config: &Config, identity: &Identity) -> anyhow::Result<Option<Arc<Si
 pub fn install_crypto() {
     // An error means that one is installed already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
-}
-
-/// A port that cannot be had must end the process with a sentence: the framework would go on, deaf.
-fn refuse_taken(settings: &gateway::Settings) -> anyhow::Result<()> {
-    for (key, address) in [("listen.http", settings.http), ("listen.ops", settings.ops)] {
-        TcpListener::bind(address).with_context(|| {
-            format!("cannot listen on `{address}`; stop what listens there or change `{key}` in gateway.toml")
-        })?;
-    }
-    Ok(())
 }
 
 /// Has as many file descriptors as the system lets us, and accepts no more connections than they allow.
@@ -232,7 +221,8 @@ fn guarded(
     conf: &Arc<ServerConf>,
     settings: &gateway::Settings,
     parts: &Parts,
-) -> Guard<pingora::proxy::HttpProxy<Gateway>> {
+    certificates: Option<Arc<tls::Certificates>>,
+) -> anyhow::Result<Guard<HttpProxy<Gateway>>> {
     let gateway = Gateway {
         settings: settings.clone(),
         identity: parts.identity.clone(),
@@ -245,9 +235,16 @@ fn guarded(
         desk: Desk::new(settings.mcp.session_ttl),
         sign_in: parts.sign_in.clone(),
         live: parts.live.clone(),
+        leaving: parts.leaving.clone(),
         recorder: parts.recorder.clone(),
     };
-    Guard::new(http_proxy(conf, gateway), settings, parts.recorder.metrics.clone())
+    let mut proxy = http_proxy(conf, gateway);
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(settings.keepalive_timeout);
+    proxy.server_options = Some(options);
+    proxy.h2_options = Some(streams::options(settings));
+    let tls = certificates.map(tls::Listener::new).transpose().context("cannot set up TLS")?;
+    Ok(Guard::new(proxy, settings, tls, parts.recorder.metrics.clone()))
 }
 
 /// What requests ask of the background: who somebody is, tool lists to read.
@@ -265,6 +262,7 @@ struct Keeper {
     access: Arc<Access>,
     live: Arc<LiveTrips>,
     refresher: Refresher,
+    certificates: Option<Arc<tls::Certificates>>,
     waiting: Mutex<Option<Waiting>>,
     last_things: LastThings,
 }
@@ -317,55 +315,14 @@ impl Keeper {
         let allowed = self.config.allowed_hosts.clone();
         spawn("own addresses", snapshot::own_addresses::keep(current(), allowed).boxed());
         spawn("live calls", live.boxed());
+        if let Some(certificates) = self.certificates.clone() {
+            spawn("the certificate", certificate::keep(certificates, self.metrics.clone()).boxed());
+        }
         for (name, task) in background.tasks(&self.current, &self.metrics)? {
             spawn(name, task);
         }
         Ok(tasks.join_next().await.context("nothing is kept")??)
     }
-}
-
-/// Says when the gateway can be called, and ends the process if that does not come about.
-struct Herald {
-    listening: [SocketAddr; 2],
-    is_listening: Arc<AtomicBool>,
-    begin: Mutex<Option<Begin>>,
-    last_things: LastThings,
-}
-
-#[async_trait]
-impl BackgroundService for Herald {
-    async fn start(&self, _shutdown: ShutdownWatch) {
-        let begin = self.begin.lock().unwrap_or_else(PoisonError::into_inner).take();
-        for address in self.listening {
-            if let Err(error) = answers(address).await {
-                self.last_things.give_up(&error);
-            }
-        }
-        self.is_listening.store(true, Ordering::Relaxed);
-        let [http, ops] = self.listening;
-        info!("listening on http://{http} (callers) and http://{ops} (metrics, readiness)");
-        if let Some(begin) = begin {
-            begin().await;
-        }
-    }
-}
-
-async fn answers(address: SocketAddr) -> anyhow::Result<()> {
-    let mut reachable = address;
-    if address.ip().is_unspecified() {
-        let loopback: std::net::IpAddr =
-            if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
-        reachable.set_ip(loopback);
-    }
-    let dial = async {
-        while tokio::net::TcpStream::connect(reachable).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if tokio::time::timeout(LISTEN_DEADLINE, dial).await.is_err() {
-        bail!("nothing answers on `{address}` after {LISTEN_DEADLINE:?}; is the port taken?");
-    }
-    Ok(())
 }
 
 #[cfg(test)]

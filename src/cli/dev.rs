@@ -59,7 +59,7 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
             }
         })
     });
-    app::run(config, Some(begin), last_things)
+    app::run(config, app::Start { begin: Some(begin), last_things, ..app::Start::default() })
 }
 
 fn settings(

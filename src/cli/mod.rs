@@ -146,6 +146,8 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
 }
 
 fn run(place: &Place<'_>) -> anyhow::Result<()> {
+    // First, while there is one thread.
+    let inherited = app::Inherited::take();
     let config = place.load()?;
     if config.identity.believes_nobody() {
         bail!("{}", config::NOBODY_COULD_CALL);
@@ -155,7 +157,8 @@ fn run(place: &Place<'_>) -> anyhow::Result<()> {
     }
     let last_things = app::LastThings::default();
     last_things.keep(logs::start(&config.record)?);
-    app::run(config, None, last_things)
+    let command_line = Some(config::command_line());
+    app::run(config, app::Start { inherited, command_line, begin: None, last_things })
 }
 
 fn servers(config: &Config) -> anyhow::Result<()> {

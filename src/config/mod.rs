@@ -9,6 +9,7 @@ mod entra;
 mod env;
 mod gateway_file;
 mod gateway_headers;
+mod listener_tls;
 mod oauth;
 mod openwebui;
 mod problems;
@@ -21,7 +22,7 @@ mod wording;
 
 use std::{fs, io, path::Path};
 
-pub use env::Environment;
+pub use env::{Environment, command_line};
 pub use problems::{Problem, Problems};
 
 use crate::{access, catalog, gateway, identity, record, store, upstream::allowed::AllowedHosts};

@@ -7,7 +7,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use pingora::proxy::Session;
 
-use super::framing::{self, End};
+use super::{
+    framing::{self, End},
+    guard::Line,
+};
 use crate::{
     refusal::{Code, Refusal},
     upstream::arguments::{Peek, Shape, Whole},
@@ -167,8 +170,24 @@ pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> 
 
 /// The next bytes of the body; none at its end.
 pub(super) async fn read_piece(session: &mut Session) -> Result<Bytes, Refusal> {
-    let piece = session.as_downstream_mut().read_request_body().await;
+    let piece = match Line::body_patience() {
+        None => session.as_downstream_mut().read_request_body().await,
+        Some(patience) => tokio::time::timeout(patience, read_frame(session))
+            .await
+            .map_err(|_| Refusal::new(Code::BadRequest, "the body did not arrive in time"))?,
+    };
     Ok(piece.map_err(|error| unreadable(&error))?.unwrap_or_default())
+}
+
+/// The next piece of a body over HTTP/2, where an empty one need not be the last.
+async fn read_frame(session: &mut Session) -> pingora::Result<Option<Bytes>> {
+    let session = session.as_downstream_mut();
+    loop {
+        let piece = session.read_request_body().await?;
+        if piece.as_ref().is_none_or(|piece| !piece.is_empty()) || session.is_body_done() {
+            return Ok(piece);
+        }
+    }
 }
 
 /// What follows a body that cannot be read is anybody's guess, and no next request.

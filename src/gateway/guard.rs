@@ -4,7 +4,7 @@
 //! without end and can end no connection from outside. Decides nothing about requests.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,14 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
-use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use pingora::{
+    apps::{HttpServerApp, ServerApp},
+    server::ShutdownWatch,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpStream,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+};
 
 use super::{
     Settings,
-    client::Client,
+    client::{Client, Facts},
     proxy_protocol::{self, NoHeader},
+    streams::Streams,
+    tls::Listener,
     told_address,
 };
 use crate::record::metrics::Metrics;
@@ -31,10 +39,25 @@ tokio::task_local! {
 /// Of how many connections one may be forsaken by its client and go on.
 const FORSAKEN_SHARE: usize = 10;
 
+/// Bytes of a client that are read at once.
+const READ_BUFFER: usize = 16 * 1024;
+
 /// No deadline is running.
 const DISARMED: u64 = u64::MAX;
 
-/// One connection, as seen by the requests on it.
+/// Time between two looks whether an answer is due.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why something on a line ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Its permit was withdrawn.
+    Withdrawn,
+    /// Its answer did not begin in time.
+    Unanswered,
+}
+
+/// One connection, as seen by the requests on it; of HTTP/2 each stream has a line of its own.
 pub struct Line {
     opened: Instant,
     deadline_millis: AtomicU64,
@@ -52,6 +75,8 @@ pub struct Line {
     forsaken: Arc<Semaphore>,
     /// The client's address, as a balancer told it at the connection's beginning.
     told: OnceLock<IpAddr>,
+    /// How long the next piece of a body may take, where the framework does not look after that.
+    body_patience: OnceLock<Duration>,
 }
 
 impl Line {
@@ -75,9 +100,39 @@ impl Line {
             seat: Mutex::new(seat),
             forsaken,
             told: OnceLock::new(),
+            body_patience: OnceLock::new(),
         };
         line.arm(first_header);
         Arc::new(line)
+    }
+
+    /// The line of one stream of this connection.
+    pub fn of_stream(&self, body_patience: Duration) -> Arc<Self> {
+        let line = Self::new(body_patience, None, self.forsaken.clone());
+        line.disarm();
+        if let Some(told) = self.told() {
+            // New, so that nothing is set yet.
+            let _ = line.told.set(told);
+        }
+        let _ = line.body_patience.set(body_patience);
+        line
+    }
+
+    /// How long the next piece of the running request's body may take, where the framework does not look after that.
+    pub fn body_patience() -> Option<Duration> {
+        LINE.try_with(|line| line.body_patience.get().copied()).ok().flatten()
+    }
+
+    /// Runs `work` on this line, until it ends or is to end.
+    pub async fn carry<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> Result<T, Cut> {
+        let work = LINE.scope(self.clone(), work);
+        tokio::select! {
+            // In this order: an answer that can be finished at once is.
+            biased;
+            done = work => Ok(done),
+            () = self.withdrawn() => Err(Cut::Withdrawn),
+            () = self.unanswered() => Err(Cut::Unanswered),
+        }
     }
 
     /// The connection the running task serves; none in unit tests.
@@ -191,6 +246,20 @@ impl Line {
         }
     }
 
+    /// Returns when an answer that was due has not begun. Looks now and then while none is due.
+    async fn unanswered(&self) {
+        loop {
+            match self.answer_due() {
+                Some(due) if due <= Instant::now() => {
+                    self.note_overdue();
+                    return;
+                }
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
     /// Returns when a deadline has passed. Looks again every `patience` while none is running, so
     /// that requests arm and disarm without waking anybody.
     async fn overdue(&self, patience: Duration) {
@@ -215,75 +284,98 @@ pub struct Guard<A> {
     room: Arc<Semaphore>,
     forsaken: Arc<Semaphore>,
     header_timeout: Duration,
+    body_timeout: Duration,
+    max_streams: usize,
     addresses: told_address::Settings,
+    tls: Option<Listener>,
     metrics: Arc<Metrics>,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
-    /// Hears what a balancer has to say first, and leaves the rest to the app inside.
-    ///
-    /// A balancer that does not say it is not heard as a client either: its word would be forgotten where it is
-    /// configured, and taken for the client's where it is not.
-    async fn serve(&self, mut stream: Stream, line: Arc<Line>, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if self.is_introduced(&stream) {
-            match proxy_protocol::read(&mut stream).await {
-                Ok(Some(address)) => drop(line.told.set(address)),
-                Ok(None) => {}
-                Err(NoHeader::Silent) => return None,
-                Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
-            }
-        }
-        self.inner.process_new(Box::new(Client::new(stream, line)), shutdown).await
-    }
-}
-
-impl<A> Guard<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
     /// A guard around `inner`.
-    pub fn new(inner: A, settings: &Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(inner: A, settings: &Settings, tls: Option<Listener>, metrics: Arc<Metrics>) -> Self {
         let room = Arc::new(Semaphore::new(settings.max_connections));
         let forsaken = Arc::new(Semaphore::new((settings.max_connections / FORSAKEN_SHARE).max(1)));
-        let (header_timeout, addresses) = (settings.header_timeout, settings.addresses.clone());
-        Self { inner: Arc::new(inner), room, forsaken, header_timeout, addresses, metrics }
+        Self {
+            inner: Arc::new(inner),
+            room,
+            forsaken,
+            header_timeout: settings.header_timeout,
+            body_timeout: settings.body_timeout,
+            max_streams: settings.max_h2_streams,
+            addresses: settings.addresses.clone(),
+            tls,
+            metrics,
+        }
     }
 
-    /// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
-    fn is_introduced(&self, stream: &Stream) -> bool {
-        self.addresses.is_proxy_protocol_on
-            && stream
-                .get_socket_digest()
-                .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()))
-                .is_some_and(|end| self.addresses.is_balancer(end))
-    }
-
-    fn close(&self, reason: &'static str) -> Option<Stream> {
-        self.metrics.connections_closed.with_label_values(&[reason]).inc();
-        None
-    }
-}
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    /// Serves a connection to its end. `shutdown` tells it that the process wants to end.
+    pub async fn serve(&self, socket: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
         let Ok(seat) = self.room.clone().try_acquire_owned() else {
             return self.close("too_many");
         };
         let _open = Open::new(&self.metrics);
         let line = Line::new(self.header_timeout, Some(seat), self.forsaken.clone());
-        let serve = LINE.scope(line.clone(), self.serve(stream, line.clone(), shutdown));
-        let left = tokio::select! {
+        let hear = LINE.scope(line.clone(), self.hear(socket, peer, line.clone(), shutdown));
+        tokio::select! {
             // In this order: an answer that can be finished at once is, and its connection stays good for the next call.
             biased;
-            stream = serve => stream,
+            () = hear => {}
             () = line.withdrawn() => self.close("withdrawn"),
             () = line.overdue(self.header_timeout) => self.close("header_timeout"),
-        };
+        }
         // Not when the last one lets go of the line: the next client may be waiting.
         line.take_seat(None);
-        left
     }
 
-    async fn cleanup(&self) {
-        self.inner.cleanup().await;
+    /// Hears what a balancer has to say first, agrees on TLS where there is a certificate, and leaves the rest to the
+    /// app inside.
+    ///
+    /// A balancer that does not say it is not heard as a client either: its word would be forgotten where it is
+    /// configured, and taken for the client's where it is not.
+    async fn hear(&self, socket: TcpStream, peer: SocketAddr, line: Arc<Line>, shutdown: &ShutdownWatch) {
+        let mut facts = Facts::of(&socket, peer);
+        let mut socket = BufReader::with_capacity(READ_BUFFER, socket);
+        if self.addresses.is_proxy_protocol_on && self.addresses.is_balancer(peer.ip()) {
+            match proxy_protocol::read(&mut socket).await {
+                Ok(Some(address)) => {
+                    let _ = line.told.set(address);
+                }
+                Ok(None) => {}
+                Err(NoHeader::Silent) => return,
+                Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
+            }
+        }
+        let Some(tls) = &self.tls else {
+            return drop(self.inner.process_new(Box::new(Client::new(socket, facts, line)), shutdown).await);
+        };
+        // Somebody who looks whether the port is open has not failed at TLS.
+        if !matches!(socket.fill_buf().await, Ok([_, ..])) {
+            return;
+        }
+        line.disarm();
+        let Ok(Ok(agreed)) = tokio::time::timeout(self.header_timeout, tls.agree(socket)).await else {
+            return self.close("tls_handshake");
+        };
+        line.arm(self.header_timeout);
+        (facts.tls, facts.alpn) = (Some(agreed.digest), agreed.alpn);
+        let client = Box::new(Client::new(agreed.stream, facts, line.clone()));
+        if agreed.is_h2 {
+            let streams =
+                Streams::new(self.inner.clone(), line, self.max_streams, self.body_timeout, &self.metrics);
+            drop(Arc::new(streams).process_new(client, shutdown).await);
+        } else {
+            drop(self.inner.process_new(client, shutdown).await);
+        }
+    }
+
+    /// Closes the connections that wait for a request.
+    pub async fn close_idle(&self) {
+        self.inner.http_cleanup().await;
+    }
+
+    fn close(&self, reason: &'static str) {
+        self.metrics.connections_closed.with_label_values(&[reason]).inc();
     }
 }
 

@@ -12,6 +12,7 @@ mod framing;
 pub mod guard;
 mod hygiene;
 mod journey;
+pub mod leaving;
 pub mod live;
 pub mod native;
 pub mod ops;
@@ -21,8 +22,10 @@ mod reply;
 mod resource;
 pub mod served;
 pub mod sign_in;
+pub mod streams;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod told_address;
 mod translated;
 
@@ -53,6 +56,7 @@ use crate::{
 use decide::Step;
 use guard::Line;
 use journey::{Journey, Underway};
+use leaving::Leaving;
 use live::LiveTrips;
 use served::Desk;
 use sign_in::SignIn;
@@ -84,6 +88,12 @@ pub struct Settings {
     pub shutdown_delay: Duration,
     /// After that, how long running requests may take.
     pub shutdown_grace: Duration,
+    /// How long a process that is to take over may take to get ready.
+    pub upgrade_timeout: Duration,
+    /// The certificate of the public listener; without one it speaks no TLS.
+    pub tls: Option<tls::Settings>,
+    /// Requests at once on one connection of HTTP/2.
+    pub max_h2_streams: usize,
     /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
     pub cors_origins: Vec<String>,
     /// Bounds of native MCP.
@@ -124,6 +134,8 @@ pub struct Gateway {
     pub sign_in: Option<Arc<SignIn>>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
+    /// When standing streams end because the process does.
+    pub leaving: Arc<Leaving>,
     /// Where records go.
     pub recorder: Recorder,
 }

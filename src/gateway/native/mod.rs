@@ -56,10 +56,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The keys in use; without any configured, one that nobody else has.
-    pub fn keys(&self) -> anyhow::Result<Arc<SessionKeys>> {
-        if !self.session_keys.is_empty() {
-            return Ok(Arc::new(SessionKeys::new(&self.session_keys)));
+    /// The keys in use: those configured, and one for this process and those that take over from it.
+    pub fn keys(&self, own: Option<&SecretKey>) -> anyhow::Result<Arc<SessionKeys>> {
+        let all: Vec<_> = self.session_keys.iter().chain(own).cloned().collect();
+        if !all.is_empty() {
+            return Ok(Arc::new(SessionKeys::new(&all)));
         }
         Ok(Arc::new(SessionKeys::new(&[SecretKey::random()?])))
     }
