@@ -26,6 +26,7 @@ use portcullis::{
     gateway::{
         Gateway,
         configured::{Bench, Configured, Judge},
+        leaving::Leaving,
         limiting::Limiting,
         served::Desk,
     },
@@ -144,6 +145,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         client: Client::new(client::Settings { max_answer_bytes: 1 << 20 }),
         desk: Desk::new(Duration::from_secs(60)),
         live: Arc::default(),
+        leaving: Arc::new(Leaving::new(Duration::ZERO)),
         limiting: Limiting::new(config.limits.clone(), metrics.clone()),
         recorder: Recorder { metrics, access_log },
     }

@@ -66,6 +66,7 @@ impl Built {
             sign_in: self.sign_in.clone(),
             bench: shared.bench.clone(),
             live: shared.live.clone(),
+            leaving: shared.leaving.clone(),
             limiting: shared.limiting.clone(),
             recorder: shared.recorder.clone(),
             settings,

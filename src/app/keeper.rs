@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     built::{Built, Opened},
+    certificate,
     reload::{Reloads, Taken},
     shared::{Shared, client_settings},
     stopping::LastThings,
@@ -20,7 +21,10 @@ use super::{
 use crate::{
     catalog::{Catalog, server::Server},
     config::Config,
-    gateway::configured::{Configured, Judge},
+    gateway::{
+        configured::{Configured, Judge},
+        tls::Certificates,
+    },
     snapshot::{
         self,
         pins::Pinner,
@@ -31,7 +35,7 @@ use crate::{
 };
 
 /// What is handed to the keeper once, when it begins.
-type Beginning = (Built, mpsc::Receiver<Wish>, Reloads);
+type Beginning = (Built, mpsc::Receiver<Wish>, Reloads, Option<Arc<Certificates>>);
 
 /// Keeps the snapshot true, under whatever configuration is in force.
 pub struct Keeper {
@@ -73,11 +77,14 @@ impl Keeper {
     /// Runs until a task ends, and says which.
     async fn keep(&self) -> anyhow::Result<&'static str> {
         let taken = self.beginning.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (mut built, wishes, mut reloads) = taken.context("the keeper was started twice")?;
+        let (mut built, wishes, mut reloads, certificates) = taken.context("the keeper was started twice")?;
         let metrics = &self.shared.recorder.metrics;
         let mut tasks = Tasks::default();
         // Built here, because sockets belong to the runtime that opens them.
         let told = self.begin(&mut tasks, &built, wishes)?;
+        if let Some(certificates) = certificates {
+            tasks.begin("the certificate", certificate::keep(certificates, metrics.clone()));
+        }
         reloads.note_start(&built.config, metrics);
         loop {
             tokio::select! {

@@ -14,6 +14,7 @@ use crate::{
     endpoints::openapi::Documents,
     gateway::{
         configured::{Bench, Judge},
+        leaving::Leaving,
         limiting::Limiting,
         live::LiveTrips,
         served::Desk,
@@ -39,6 +40,7 @@ pub struct Shared {
     pub client: Client,
     pub desk: Arc<Desk>,
     pub live: Arc<LiveTrips>,
+    pub leaving: Arc<Leaving>,
     pub bench: Arc<Bench>,
     pub limiting: Arc<Limiting>,
     /// Seals sessions where no key is configured.
@@ -47,8 +49,11 @@ pub struct Shared {
 
 impl Shared {
     /// As the first configuration has it, with what it decides by and the wishes that are made of the background.
-    pub fn new(config: Config, recorder: Recorder) -> anyhow::Result<(Self, Built, mpsc::Receiver<Wish>)> {
-        let own_key = SecretKey::random()?;
+    pub fn new(
+        config: Config,
+        recorder: Recorder,
+        own_key: SecretKey,
+    ) -> anyhow::Result<(Self, Built, mpsc::Receiver<Wish>)> {
         let (refresher, wishes) = Refresher::new();
         let built = Built::new(Arc::new(config), None, &own_key)?;
         let config = &built.config;
@@ -62,6 +67,7 @@ impl Shared {
             client: Client::new(client_settings(config)),
             desk: Desk::new(config.gateway.mcp.session_ttl),
             live: Arc::default(),
+            leaving: Arc::new(Leaving::new(config.gateway.shutdown_grace)),
             bench: Arc::new(Bench::from_pointee(judge)),
             own_key,
         };

@@ -60,7 +60,16 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
             }
         })
     });
-    app::run(app::Start { config, origin: None, log_filter, begin: Some(begin), last_things })
+    let start = app::Start {
+        config,
+        origin: None,
+        log_filter,
+        inherited: app::Inherited::default(),
+        command_line: None,
+        begin: Some(begin),
+        last_things,
+    };
+    app::run(start)
 }
 
 fn settings(

@@ -146,6 +146,8 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
 }
 
 fn run(place: &Place<'_>) -> anyhow::Result<()> {
+    // First, while there is one thread.
+    let inherited = app::Inherited::take();
     let loaded = config::load_with_files(place.directory, place.environment);
     let origin = app::Origin {
         directory: place.directory.to_owned(),
@@ -168,7 +170,8 @@ fn run(place: &Place<'_>) -> anyhow::Result<()> {
     let last_things = app::LastThings::default();
     let (log, log_filter) = logs::start(&config.record)?;
     last_things.keep(log);
-    app::run(app::Start { config, origin: Some(origin), log_filter, begin: None, last_things })
+    let (origin, command_line) = (Some(origin), Some(config::command_line()));
+    app::run(app::Start { config, origin, log_filter, inherited, command_line, begin: None, last_things })
 }
 
 fn servers(config: &Config) -> anyhow::Result<()> {

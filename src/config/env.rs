@@ -3,7 +3,7 @@
 //! Decides how references in a text are replaced. Never decides which variables matter, and never
 //! puts a variable's value into a sentence.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, ffi::OsString, fmt};
 
 use super::problems::Complaint;
 
@@ -40,6 +40,12 @@ impl Environment {
     pub fn is_on(&self, name: &str) -> bool {
         self.non_empty(name).and_then(truth) == Some(true)
     }
+}
+
+/// How this process was started: the program, as it was called, and its arguments.
+pub fn command_line() -> (OsString, Vec<OsString>) {
+    let mut words = std::env::args_os();
+    (words.next().unwrap_or_else(|| "portcullis".into()), words.collect())
 }
 
 impl fmt::Debug for Environment {

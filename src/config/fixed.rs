@@ -26,6 +26,8 @@ macro_rules! fixed {
 fixed! {
     "listen.http" => gateway.http;
     "listen.ops" => gateway.ops;
+    // What its files hold is read again when it changes (`app/certificate.rs`); which files they are is not.
+    "listen.certificate" => gateway.tls;
     // The framework starts them once.
     "listen.threads" => gateway.threads;
     // The framework is told once.

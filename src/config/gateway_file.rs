@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    auth, gateway_headers, limits,
+    auth, gateway_headers, limits, listener_tls,
     oauth::SignIn,
     problems::Complaint,
     reader::{Read, Reader},
@@ -168,7 +168,8 @@ fn gateway(
     let shutdown = root.table("shutdown", |table| {
         let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
         let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
-        Ok((delay?, grace?))
+        let upgrade = table.seconds("upgrade_timeout_secs", 60, 1..=3600);
+        Ok((delay?, grace?, upgrade?))
     });
     let origins = root.table("cors", |table| table.list("origins", urls::origin));
     root.table("listen", |table| {
@@ -188,11 +189,13 @@ fn gateway(
         let hosts = table.list("hosts", urls::host);
         let public_url = table.parsed("public_url", "", urls::public_url);
         let addresses = addresses(table, trusts_told_address);
+        let tls = listener_tls::read(table);
+        let max_h2_streams = table.size("max_h2_streams", 100, 1..=10_000);
         check_listeners(table, http, ops);
         let oauth = sign_in.map(|sign_in| sign_in.at(table, &public_url)).transpose();
         let (mut hosts, public_url) = (hosts?, public_url?);
         hosts.extend(public_url.as_ref().map(|url| url.host.clone()));
-        let (shutdown_delay, shutdown_grace) = shutdown?;
+        let (shutdown_delay, shutdown_grace, upgrade_timeout) = shutdown?;
         Ok(gateway::Settings {
             http: http?,
             ops: ops?,
@@ -209,6 +212,9 @@ fn gateway(
             min_answer_rate: min_answer_rate?,
             shutdown_delay,
             shutdown_grace,
+            upgrade_timeout,
+            tls: tls?,
+            max_h2_streams: max_h2_streams?,
             cors_origins: origins?,
             hosts,
             public_url: public_url.map(|url| url.origin),

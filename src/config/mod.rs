@@ -11,6 +11,7 @@ mod fixed;
 mod gateway_file;
 mod gateway_headers;
 mod limits;
+mod listener_tls;
 mod oauth;
 mod openwebui;
 mod problems;
@@ -27,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use env::Environment;
+pub use env::{Environment, command_line};
 pub use fixed::FIXED;
 pub use problems::{Problem, Problems};
 pub use written::{Differences, Files, Written};

@@ -1,4 +1,5 @@
-//! The client's end of a connection, as the framework sees it: the socket, and two things it lacks.
+//! The client's end of a connection, as the framework sees it: the socket or what TLS makes of it, and two things it
+//! lacks.
 //!
 //! An answer that is due and does not begin ends the wait (the framework knows only the silence
 //! between any two bytes, and a quiet stream may be silent). And where a client that leaves must not
@@ -8,6 +9,8 @@
 use std::{
     fmt,
     io::{self, IoSlice},
+    net::SocketAddr,
+    os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -16,22 +19,50 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
-    TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
+    net::TcpStream,
     time::{Instant, Sleep},
 };
 
-use super::{guard::Line, taking::Taking};
+use super::{line::Line, taking::Taking};
 
 /// How long an answer may go on without anybody who wants it.
 const FORSAKEN: Duration = Duration::from_secs(300);
 
+/// Bytes of an answer that are gathered before they are sent: a head and a short body go in one piece.
+const WRITE_BUFFER: usize = 8 * 1024;
+
+/// What the framework asks of a connection beside its bytes.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// The socket's number.
+    pub id: UniqueIDType,
+    /// Its addresses.
+    pub socket: Option<Arc<SocketDigest>>,
+    /// What TLS agreed on; none without it.
+    pub tls: Option<Arc<SslDigest>>,
+    /// The protocol that TLS agreed on.
+    pub alpn: Option<ALPN>,
+}
+
+impl Facts {
+    /// Those of a socket with `peer` at its other end.
+    pub fn of(socket: &TcpStream, peer: SocketAddr) -> Self {
+        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        // Known already, so that nobody has to ask the kernel.
+        let _ = digest.peer_addr.set(Some(peer.into()));
+        Self { id: socket.as_raw_fd(), socket: Some(Arc::new(digest)), ..Self::default() }
+    }
+}
+
 /// A client's connection.
-pub struct Client {
-    stream: Stream,
+pub struct Client<S> {
+    stream: BufWriter<S>,
+    facts: Facts,
     line: Arc<Line>,
     taking: Taking,
     timer: Option<Pin<Box<Sleep>>>,
@@ -39,10 +70,11 @@ pub struct Client {
     is_deaf: bool,
 }
 
-impl Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// The client at the other end of `stream`.
-    pub fn new(stream: Stream, line: Arc<Line>, taking: Taking) -> Self {
-        Self { stream, line, taking, timer: None, has_left: false, is_deaf: false }
+    pub fn new(stream: S, facts: Facts, line: Arc<Line>, taking: Taking) -> Self {
+        let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
+        Self { stream, facts, line, taking, timer: None, has_left: false, is_deaf: false }
     }
 
     /// Pending until an answer that is due has not begun.
@@ -85,7 +117,7 @@ impl Client {
     }
 }
 
-impl AsyncRead for Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Client<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let client = self.get_mut();
         if client.has_left && !client.line.outlives_client() {
@@ -107,7 +139,7 @@ impl AsyncRead for Client {
     }
 }
 
-impl AsyncWrite for Client {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let client = self.get_mut();
         if client.is_deaf {
@@ -150,64 +182,52 @@ impl AsyncWrite for Client {
 }
 
 #[async_trait]
-impl Shutdown for Client {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for Client<S> {
     async fn shutdown(&mut self) {
-        self.stream.shutdown().await;
+        // Whoever is told that the connection ends may be gone.
+        drop(AsyncWriteExt::shutdown(&mut self.stream).await);
     }
 }
 
-impl UniqueID for Client {
+impl<S> UniqueID for Client<S> {
     fn id(&self) -> UniqueIDType {
-        self.stream.id()
+        self.facts.id
     }
 }
 
-impl Ssl for Client {
+impl<S> Ssl for Client<S> {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
+        self.facts.tls.clone()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
+        self.facts.alpn.clone()
     }
 }
 
-impl GetTimingDigest for Client {
+impl<S> GetTimingDigest for Client<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.stream.get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.stream.get_write_pending_time()
+        Vec::new()
     }
 }
 
-impl GetProxyDigest for Client {
+impl<S> GetProxyDigest for Client<S> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
+        None
     }
 }
 
-impl GetSocketDigest for Client {
+impl<S> GetSocketDigest for Client<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
+        self.facts.socket.clone()
     }
 }
 
-#[async_trait]
-impl Peek for Client {
-    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.stream.try_peek(buf).await
-    }
-}
+impl<S> Peek for Client<S> {}
 
-impl fmt::Debug for Client {
+impl<S> fmt::Debug for Client<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Client").field(&self.stream).finish()
+        f.debug_tuple("Client").field(&self.facts).finish()
     }
 }
 
@@ -216,20 +236,20 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::gateway::{guard::Forsaken, seats::Seats};
+    use crate::gateway::{line::Forsaken, seats::Seats};
 
     fn patient() -> Taking {
         Taking::new(Duration::from_secs(30), 0)
     }
 
-    fn connected() -> (Client, Arc<Line>, DuplexStream) {
+    fn connected() -> (Client<DuplexStream>, Arc<Line>, DuplexStream) {
         let (near, far) = duplex(1024);
         let line = Line::new(Duration::from_secs(60), None, Forsaken { seats: Arc::default(), most: 1 });
-        (Client::new(Box::new(near), line.clone(), patient()), line, far)
+        (Client::new(near, Facts::default(), line.clone(), patient()), line, far)
     }
 
     /// Whether a read is still waiting after everything that can happen now has.
-    async fn is_waiting(client: &mut Client) -> bool {
+    async fn is_waiting(client: &mut Client<DuplexStream>) -> bool {
         let mut buf = [0; 8];
         let read = client.read(&mut buf);
         tokio::select! {
@@ -264,6 +284,7 @@ mod tests {
         AsyncWriteExt::shutdown(&mut far).await.unwrap();
         assert!(is_waiting(&mut client).await);
         client.write_all(b"answer").await.unwrap();
+        client.flush().await.unwrap();
         let mut got = [0; 6];
         far.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"answer");
@@ -325,7 +346,7 @@ mod tests {
             let line = Line::new(Duration::from_secs(60), seat, forsaken.clone());
             line.outlive_client(true);
             drop(far);
-            Client::new(Box::new(near), line, patient())
+            Client::new(near, Facts::default(), line, patient())
         };
         let (mut first, mut second) = (seated(), seated());
         assert!(connections.take(2).is_none());

@@ -5,7 +5,7 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::guard::Line;
+use super::line::Line;
 use crate::{
     refusal::{Code, Refusal},
     upstream,

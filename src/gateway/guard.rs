@@ -3,236 +3,35 @@
 //! Pingora bounds none of the three: it reads a dripped header for ever, keeps idle connections
 //! without end and can end no connection from outside. Decides nothing about requests.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
-use tokio::sync::Notify;
+use pingora::{
+    apps::{HttpServerApp, ServerApp},
+    server::ShutdownWatch,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::TcpStream,
+};
 
 use super::{
-    client::Client,
+    client::{Client, Facts},
     configured::Configured,
     limiting::TooMany,
+    line::{Forsaken, Line},
     proxy_protocol::{self, NoHeader},
-    seats::{Seat, Seats},
+    seats::Seats,
+    streams::Streams,
     taking::Taking,
-    told_address,
+    tls::Listener,
 };
 use crate::{limit, record::metrics::Metrics};
-
-tokio::task_local! {
-    static LINE: Arc<Line>;
-}
 
 /// Of how many connections one may be forsaken by its client and go on.
 const FORSAKEN_SHARE: usize = 10;
 
-/// No deadline is running.
-const DISARMED: u64 = u64::MAX;
-
-/// One connection, as seen by the requests on it.
-pub struct Line {
-    opened: Instant,
-    deadline_millis: AtomicU64,
-    is_cut: AtomicBool,
-    cut: Notify,
-    /// When the peer's answer must have begun, and how long that wait is.
-    answer_due_millis: AtomicU64,
-    answer_wait_millis: AtomicU64,
-    is_answer_overdue: AtomicBool,
-    outlives_client: AtomicBool,
-    /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
-    forsaken_until_millis: AtomicU64,
-    /// Since when a write waits for the client to take more.
-    blocked_since_millis: AtomicU64,
-    is_slow: AtomicBool,
-    /// Among the connections, or among the forsaken once the client has left.
-    seat: Mutex<Option<Seat>>,
-    forsaken: Forsaken,
-    /// The client's address, as a balancer told it at the connection's beginning.
-    told: OnceLock<IpAddr>,
-}
-
-impl Line {
-    /// A connection whose first header must come within this time. Where its client leaves too early, it takes
-    /// one of the `forsaken` seats instead of its own.
-    pub fn new(first_header: Duration, seat: Option<Seat>, forsaken: Forsaken) -> Arc<Self> {
-        let line = Self {
-            opened: Instant::now(),
-            deadline_millis: AtomicU64::new(DISARMED),
-            is_cut: AtomicBool::new(false),
-            cut: Notify::new(),
-            answer_due_millis: AtomicU64::new(DISARMED),
-            answer_wait_millis: AtomicU64::new(0),
-            is_answer_overdue: AtomicBool::new(false),
-            outlives_client: AtomicBool::new(false),
-            forsaken_until_millis: AtomicU64::new(DISARMED),
-            blocked_since_millis: AtomicU64::new(DISARMED),
-            is_slow: AtomicBool::new(false),
-            seat: Mutex::new(seat),
-            forsaken,
-            told: OnceLock::new(),
-        };
-        line.arm(first_header);
-        Arc::new(line)
-    }
-
-    /// The connection the running task serves; none in unit tests.
-    pub fn current() -> Option<Arc<Self>> {
-        LINE.try_with(Arc::clone).ok()
-    }
-
-    /// The client's address, as a balancer told it by the PROXY protocol.
-    pub fn told(&self) -> Option<IpAddr> {
-        self.told.get().copied()
-    }
-
-    /// A request's header must be complete within this time.
-    pub fn arm(&self, within: Duration) {
-        let deadline = (self.opened.elapsed() + within).as_millis() as u64;
-        self.deadline_millis.store(deadline, Ordering::Relaxed);
-    }
-
-    /// A request's header is complete.
-    pub fn disarm(&self) {
-        self.deadline_millis.store(DISARMED, Ordering::Relaxed);
-    }
-
-    /// The peer's answer must begin within this time.
-    pub fn expect_answer(&self, within: Duration) {
-        self.answer_wait_millis.store(within.as_millis() as u64, Ordering::Relaxed);
-        let due = (self.opened.elapsed() + within).as_millis() as u64;
-        self.answer_due_millis.store(due, Ordering::Relaxed);
-    }
-
-    /// The client has taken a piece of the answer. The time that took was not the peer's: the wait for the next
-    /// piece begins now.
-    pub fn note_taken(&self) {
-        if self.answer_due_millis.load(Ordering::Relaxed) != DISARMED {
-            self.expect_answer(Duration::from_millis(self.answer_wait_millis.load(Ordering::Relaxed)));
-        }
-    }
-
-    /// The peer's answer has begun: from now on it may be silent.
-    pub fn answer_began(&self) {
-        self.answer_due_millis.store(DISARMED, Ordering::Relaxed);
-    }
-
-    /// When the peer's answer must have begun, if one is waited for, or be over, if nobody wants it.
-    pub fn answer_due(&self) -> Option<Instant> {
-        let due = self.answer_due_millis.load(Ordering::Relaxed);
-        let due = due.min(self.forsaken_until_millis.load(Ordering::Relaxed));
-        (due != DISARMED).then(|| self.opened + Duration::from_millis(due))
-    }
-
-    /// The peer's answer did not begin in time.
-    pub fn note_overdue(&self) {
-        self.is_answer_overdue.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the peer's answer did not begin in time.
-    pub fn is_answer_overdue(&self) -> bool {
-        self.is_answer_overdue.load(Ordering::Relaxed)
-    }
-
-    /// Says whether a client that leaves now ends what it asked for.
-    pub fn outlive_client(&self, outlives: bool) {
-        self.outlives_client.store(outlives, Ordering::Relaxed);
-    }
-
-    /// Whether a client that leaves ends nothing.
-    pub fn outlives_client(&self) -> bool {
-        self.outlives_client.load(Ordering::Relaxed)
-    }
-
-    /// The client has left, and its answer goes on for at most this time. False where it may not: too many do.
-    pub fn forsake(&self, within: Duration) -> bool {
-        let Some(seat) = self.forsaken.seats.take(self.forsaken.most) else { return false };
-        // The one among the connections is free for others.
-        self.take_seat(Some(seat));
-        let until = (self.opened.elapsed() + within).as_millis() as u64;
-        self.forsaken_until_millis.store(until, Ordering::Relaxed);
-        true
-    }
-
-    fn take_seat(&self, seat: Option<Seat>) {
-        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
-    }
-
-    /// A write waits for the client to take more, or no longer does.
-    pub fn note_blocked(&self, is_blocked: bool) {
-        let since = if is_blocked { self.opened.elapsed().as_millis() as u64 } else { DISARMED };
-        self.blocked_since_millis.store(since, Ordering::Relaxed);
-    }
-
-    /// The client takes too little.
-    pub fn note_slow(&self) {
-        self.is_slow.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a write ended because the client took too little, or nothing within this time.
-    pub fn is_reader_slow(&self, patience: Duration) -> bool {
-        let since = self.blocked_since_millis.load(Ordering::Relaxed);
-        let is_blocked = since != DISARMED
-            && self.opened.elapsed().saturating_sub(Duration::from_millis(since)) >= patience;
-        is_blocked || self.is_slow.load(Ordering::Relaxed)
-    }
-
-    /// Whether the client left before its answer was over.
-    pub fn is_client_gone(&self) -> bool {
-        self.forsaken_until_millis.load(Ordering::Relaxed) != DISARMED
-    }
-
-    /// A request is over: the next one on this connection begins with nothing said. What was to be cut has come to
-    /// its end by itself.
-    pub fn settle(&self) {
-        self.is_cut.store(false, Ordering::Release);
-        self.is_slow.store(false, Ordering::Relaxed);
-        self.note_blocked(false);
-        self.answer_began();
-        self.outlive_client(false);
-    }
-
-    /// Ends the connection in the middle of its request, unless that is over first.
-    pub fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
-        self.cut.notify_one();
-    }
-
-    /// Returns when the request that runs is to be cut.
-    async fn withdrawn(&self) {
-        loop {
-            self.cut.notified().await;
-            if self.is_cut.load(Ordering::Acquire) {
-                return;
-            }
-        }
-    }
-
-    /// Returns when a deadline has passed. Looks again every `patience` while none is running, so
-    /// that requests arm and disarm without waking anybody.
-    async fn overdue(&self, patience: Duration) {
-        loop {
-            let deadline = self.deadline_millis.load(Ordering::Relaxed);
-            let elapsed = self.opened.elapsed();
-            let left = match deadline {
-                DISARMED => patience,
-                deadline => Duration::from_millis(deadline).saturating_sub(elapsed),
-            };
-            if left.is_zero() {
-                return;
-            }
-            tokio::time::sleep(left).await;
-        }
-    }
-}
+/// Bytes of a client that are read at once.
+const READ_BUFFER: usize = 16 * 1024;
 
 /// Guards every connection of the app inside.
 pub struct Guard<A> {
@@ -240,109 +39,146 @@ pub struct Guard<A> {
     room: Arc<Seats>,
     forsaken: Arc<Seats>,
     configured: Configured,
+    tls: Option<Listener>,
     metrics: Arc<Metrics>,
 }
 
-/// The seats of connections whose client has left, and how many there are.
-#[derive(Clone)]
-pub struct Forsaken {
-    /// The seats.
-    pub seats: Arc<Seats>,
-    /// How many may be taken.
-    pub most: usize,
+/// What the configuration says of a connection when it begins. It keeps that: an idle connection must not hold a
+/// configuration that a reload has replaced.
+pub struct Terms {
+    header_timeout: Duration,
+    /// How long it may be idle.
+    pub keepalive_timeout: Duration,
+    /// How long the next piece of a body may take.
+    pub body_timeout: Duration,
+    /// How many streams of HTTP/2 run at once.
+    pub max_streams: usize,
+    /// How large the headers of a request may be.
+    pub max_header_bytes: usize,
+    /// Whether it begins with a PROXY protocol header: it does when a balancer of ours sends those.
+    is_introduced: bool,
+    is_balancer: bool,
+    /// How slow a reader may be.
+    write_timeout: Duration,
+    min_answer_rate: u64,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
-    /// Hears what a balancer has to say first, and leaves the rest to the app inside.
-    ///
-    /// A balancer that does not say it is not heard as a client either: its word would be forgotten where it is
-    /// configured, and taken for the client's where it is not.
-    async fn serve(
-        &self,
-        mut stream: Stream,
-        (line, is_introduced): (Arc<Line>, bool),
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        if is_introduced {
-            match proxy_protocol::read(&mut stream).await {
-                Ok(Some(address)) => drop(line.told.set(address)),
-                Ok(None) => {}
-                Err(NoHeader::Silent) => return None,
-                Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
-            }
-        }
-        let Ok((_seat, taking)) = self.admit(&stream, &line) else {
-            return self.close("too_many_of_address");
-        };
-        let client = Client::new(stream, line, taking);
-        self.inner.process_new(Box::new(client), shutdown).await
-    }
-}
-
-impl<A> Guard<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
     /// A guard around `inner`.
-    pub fn new(inner: A, configured: Configured, metrics: Arc<Metrics>) -> Self {
-        Self { inner: Arc::new(inner), room: Arc::default(), forsaken: Arc::default(), configured, metrics }
+    pub fn new(inner: A, configured: Configured, tls: Option<Listener>, metrics: Arc<Metrics>) -> Self {
+        let (room, forsaken) = (Arc::default(), Arc::default());
+        Self { inner: Arc::new(inner), room, forsaken, configured, tls, metrics }
     }
 
-    /// A place for the connection among those of its address, held as long as it is open; and how slow a reader may be.
-    fn admit(&self, stream: &Stream, line: &Line) -> Result<(Option<limit::seats::Seat>, Taking), TooMany> {
-        let gateway = self.configured.now();
-        let settings = &gateway.settings;
-        // Behind a balancer that tells no address it is nobody's.
-        let end = || end_of(stream).filter(|end| !settings.addresses.is_balancer(*end));
-        let seat = gateway.limiting.connect(line.told().or_else(end))?;
-        Ok((seat, Taking::new(settings.write_timeout, settings.min_answer_rate)))
-    }
-
-    fn close(&self, reason: &'static str) -> Option<Stream> {
-        self.metrics.connections_closed.with_label_values(&[reason]).inc();
-        None
-    }
-}
-
-/// The address at the other end of a connection.
-fn end_of(stream: &Stream) -> Option<IpAddr> {
-    let digest = stream.get_socket_digest()?;
-    Some(digest.peer_addr()?.as_inet()?.ip().to_canonical())
-}
-
-#[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let gateway = self.configured.now();
-        let settings = &gateway.settings;
-        let Some(seat) = self.room.take(settings.max_connections) else {
+    /// Serves a connection to its end. `shutdown` tells it that the process wants to end.
+    pub async fn serve(&self, socket: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
+        let (terms, most) = self.terms(peer);
+        let Some(seat) = self.room.take(most) else {
             return self.close("too_many");
         };
         let _open = Open::new(&self.metrics);
-        let header_timeout = settings.header_timeout;
-        let most = (settings.max_connections / FORSAKEN_SHARE).max(1);
-        let line = Line::new(header_timeout, Some(seat), Forsaken { seats: self.forsaken.clone(), most });
-        let is_introduced = is_introduced(&stream, &settings.addresses);
-        // An idle connection must not keep what a reload has replaced.
-        drop(gateway);
-        let serve = LINE.scope(line.clone(), self.serve(stream, (line.clone(), is_introduced), shutdown));
-        let left = tokio::select! {
+        let header_timeout = terms.header_timeout;
+        let forsaken = Forsaken { seats: self.forsaken.clone(), most: (most / FORSAKEN_SHARE).max(1) };
+        let line = Line::new(header_timeout, Some(seat), forsaken);
+        let hear = line.scope(self.hear((socket, peer), terms, line.clone(), shutdown));
+        tokio::select! {
             // In this order: an answer that can be finished at once is, and its connection stays good for the next call.
             biased;
-            stream = serve => stream,
+            () = hear => {}
             () = line.withdrawn() => self.close("withdrawn"),
             () = line.overdue(header_timeout) => self.close("header_timeout"),
-        };
+        }
         // Not when the last one lets go of the line: the next client may be waiting.
         line.take_seat(None);
-        left
     }
 
-    async fn cleanup(&self) {
-        self.inner.cleanup().await;
+    /// What holds for a connection that begins now, and how many there may be.
+    fn terms(&self, peer: SocketAddr) -> (Terms, usize) {
+        let gateway = self.configured.now();
+        let settings = &gateway.settings;
+        let is_balancer = settings.addresses.is_balancer(peer.ip().to_canonical());
+        let terms = Terms {
+            header_timeout: settings.header_timeout,
+            keepalive_timeout: settings.keepalive_timeout,
+            body_timeout: settings.body_timeout,
+            max_header_bytes: settings.max_header_bytes,
+            max_streams: settings.max_h2_streams,
+            is_introduced: is_balancer && settings.addresses.is_proxy_protocol_on,
+            is_balancer,
+            write_timeout: settings.write_timeout,
+            min_answer_rate: settings.min_answer_rate,
+        };
+        (terms, settings.max_connections)
     }
-}
 
-/// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
-fn is_introduced(stream: &Stream, addresses: &told_address::Settings) -> bool {
-    addresses.is_proxy_protocol_on && end_of(stream).is_some_and(|end| addresses.is_balancer(end))
+    /// Hears what a balancer has to say first, agrees on TLS where there is a certificate, and leaves the rest to the
+    /// app inside.
+    ///
+    /// A balancer that does not say it is not heard as a client either: its word would be forgotten where it is
+    /// configured, and taken for the client's where it is not.
+    async fn hear(
+        &self,
+        (socket, peer): (TcpStream, SocketAddr),
+        terms: Terms,
+        line: Arc<Line>,
+        shutdown: &ShutdownWatch,
+    ) {
+        let mut facts = Facts::of(&socket, peer);
+        let mut socket = BufReader::with_capacity(READ_BUFFER, socket);
+        if terms.is_introduced {
+            match proxy_protocol::read(&mut socket).await {
+                Ok(Some(address)) => line.tell(address),
+                Ok(None) => {}
+                Err(NoHeader::Silent) => return,
+                Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
+            }
+        }
+        // Held as long as the connection is open.
+        let Ok(_seat) = self.admit(&line, peer, &terms) else { return self.close("too_many_of_address") };
+        let taking = Taking::new(terms.write_timeout, terms.min_answer_rate);
+        let Some(tls) = &self.tls else {
+            let client = Client::new(socket, facts, line, taking);
+            return drop(self.inner.process_new(Box::new(client), shutdown).await);
+        };
+        // Somebody who looks whether the port is open has not failed at TLS.
+        if !matches!(socket.fill_buf().await, Ok([_, ..])) {
+            return;
+        }
+        line.disarm();
+        let Ok(Ok(agreed)) = tokio::time::timeout(terms.header_timeout, tls.agree(socket)).await else {
+            return self.close("tls_handshake");
+        };
+        line.arm(terms.header_timeout);
+        (facts.tls, facts.alpn) = (Some(agreed.digest), agreed.alpn);
+        let client = Box::new(Client::new(agreed.stream, facts, line.clone(), taking));
+        if agreed.is_h2 {
+            let streams = Streams::new(self.inner.clone(), line, &terms, &self.metrics);
+            drop(Arc::new(streams).process_new(client, shutdown).await);
+        } else {
+            drop(self.inner.process_new(client, shutdown).await);
+        }
+    }
+
+    /// A place for the connection among those of its address.
+    fn admit(
+        &self,
+        line: &Line,
+        peer: SocketAddr,
+        terms: &Terms,
+    ) -> Result<Option<limit::seats::Seat>, TooMany> {
+        // Behind a balancer that tells no address it is nobody's.
+        let end = (!terms.is_balancer).then(|| peer.ip().to_canonical());
+        self.configured.now().limiting.connect(line.told().or(end))
+    }
+
+    /// Closes the connections that wait for a request.
+    pub async fn close_idle(&self) {
+        self.inner.http_cleanup().await;
+    }
+
+    fn close(&self, reason: &'static str) {
+        self.metrics.connections_closed.with_label_values(&[reason]).inc();
+    }
 }
 
 /// Counts a connection as open until dropped.
@@ -358,26 +194,5 @@ impl<'m> Open<'m> {
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         self.0.connections.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-
-    #[test]
-    fn a_cut_ends_the_request_that_runs_and_none_after_it() {
-        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
-        let line = Line::new(Duration::from_secs(60), None, forsaken);
-        let is_withdrawn = || line.withdrawn().now_or_never().is_some();
-        line.cut();
-        assert!(is_withdrawn());
-        line.cut();
-        line.settle();
-        assert!(!is_withdrawn(), "the request was over before");
-        line.cut();
-        assert!(is_withdrawn());
     }
 }

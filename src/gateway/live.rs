@@ -17,7 +17,7 @@ use tracing::info;
 
 use super::{
     configured::{Bench, Judge, is_still_there},
-    guard::Line,
+    line::Line,
 };
 use crate::{
     access::Permit,

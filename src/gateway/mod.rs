@@ -14,7 +14,9 @@ pub mod guard;
 mod head;
 mod hygiene;
 mod journey;
+pub mod leaving;
 pub mod limiting;
+mod line;
 pub mod live;
 pub mod native;
 pub mod ops;
@@ -25,9 +27,11 @@ mod resource;
 mod seats;
 pub mod served;
 pub mod sign_in;
+pub mod streams;
 mod taking;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod told_address;
 mod translated;
 
@@ -58,9 +62,10 @@ use crate::{
 };
 use configured::{Bench, Configured};
 use decide::Step;
-use guard::Line;
 use journey::{Journey, Underway};
+use leaving::Leaving;
 use limiting::Limiting;
+use line::Line;
 use live::LiveTrips;
 use served::Desk;
 use sign_in::SignIn;
@@ -98,6 +103,12 @@ pub struct Settings {
     pub shutdown_delay: Duration,
     /// After that, how long running requests may take.
     pub shutdown_grace: Duration,
+    /// How long a process that is to take over may take to get ready.
+    pub upgrade_timeout: Duration,
+    /// The certificate of the public listener; without one it speaks no TLS.
+    pub tls: Option<tls::Settings>,
+    /// Requests at once on one connection of HTTP/2.
+    pub max_h2_streams: usize,
     /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
     pub cors_origins: Vec<String>,
     /// Bounds of native MCP.
@@ -142,6 +153,8 @@ pub struct Gateway {
     pub bench: Arc<Bench>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
+    /// When standing streams end because the process does.
+    pub leaving: Arc<Leaving>,
     /// How much is too much.
     pub limiting: Arc<Limiting>,
     /// Where records go.

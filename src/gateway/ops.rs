@@ -1,15 +1,15 @@
 //! The ops listener: metrics, liveness and readiness, for the machines that run the gateway.
 //!
-//! Bound to a private address; shows figures only, never names of callers. Decides nothing. Open until
-//! the process ends: while it drains, it says so to whoever asks.
+//! Bound to a private address; shows figures only, never names of callers. Decides nothing. Open until the process
+//! ends, so that it can say that it drains, or until another one has its socket.
 
 use std::{
     net::SocketAddr,
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -19,15 +19,10 @@ use pingora::{
         ServerApp,
         http_app::{HttpServer, ServeHttp},
     },
-    protocols::{http::ServerSession, l4::stream::Stream},
+    protocols::{GetSocketDigest, SocketDigest, http::ServerSession, l4::stream::Stream},
     server::ShutdownWatch,
-    services::background::BackgroundService,
 };
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
-use tracing::error;
+use tokio::{net::TcpStream, sync::watch};
 
 use crate::{record::Recorder, snapshot::Current};
 
@@ -115,40 +110,28 @@ impl ServeHttp for Ops {
     }
 }
 
-/// The listener itself. The framework's own listeners close at SIGTERM, before the last request is done.
-pub struct OpsListener {
-    address: SocketAddr,
-    app: Arc<HttpServer<Ops>>,
-}
+/// Serves the connections of the ops listener.
+pub struct OpsListener(Arc<HttpServer<Ops>>);
 
 impl OpsListener {
-    /// A listener on `address`.
-    pub fn new(address: SocketAddr, ops: Ops) -> Self {
-        Self { address, app: Arc::new(HttpServer::new_app(ops)) }
+    /// With what `ops` answers.
+    pub fn new(ops: Ops) -> Self {
+        Self(Arc::new(HttpServer::new_app(ops)))
     }
 
-    async fn serve(app: Arc<HttpServer<Ops>>, socket: TcpStream, shutdown: ShutdownWatch) {
-        // Only slower without it.
-        drop(socket.set_nodelay(true));
-        drop(app.process_new(Box::new(Stream::from(socket)), &shutdown).await);
-    }
-}
-
-#[async_trait]
-impl BackgroundService for OpsListener {
-    async fn start(&self, _shutdown: ShutdownWatch) {
-        let listener = match TcpListener::bind(self.address).await {
-            Ok(listener) => listener,
-            // Whoever waits for the listeners to answer ends the process.
-            Err(error) => return error!("cannot listen on `{}`: {error}", self.address),
-        };
+    /// Serves a connection to its end. Where `leaving` says so that is at once: whoever keeps it to ask how the gateway
+    /// is must ask another process.
+    pub async fn serve(&self, socket: TcpStream, peer: SocketAddr, leaving: &ShutdownWatch) {
+        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
+        let _ = digest.peer_addr.set(Some(peer.into()));
+        let mut stream = Stream::from(socket);
+        stream.set_socket_digest(digest);
         let (_alive, never) = watch::channel(false);
-        loop {
-            match listener.accept().await {
-                Ok((socket, _)) => drop(tokio::spawn(Self::serve(self.app.clone(), socket, never.clone()))),
-                // Most likely out of file descriptors: others have to close some.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+        let mut leaving = leaving.clone();
+        tokio::select! {
+            biased;
+            _ = self.0.process_new(Box::new(stream), &never) => {}
+            _ = leaving.wait_for(|is_leaving| *is_leaving) => {}
         }
     }
 }

@@ -51,13 +51,14 @@ pub fn challenge(code: Code, sign_in: Option<&str>) -> String {
     format!(r#"Bearer realm="portcullis"{error}{}"#, sign_in.unwrap_or_default())
 }
 
-/// What clients call the gateway: as the operator says, or else plain HTTP and what this request calls it.
+/// What clients call the gateway: as the operator says, or else what this request calls it and what is spoken here.
 fn base_url(request: &Parts, settings: &Settings) -> Result<String, Refusal> {
     if let Some(url) = &settings.public_url {
         return Ok(url.clone());
     }
     let (name, _) = origin::own_name(request, &settings.hosts)?;
-    Ok(format!("http://{name}"))
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{name}"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::guard::Line;
+use super::line::Line;
 
 /// The time a client owes.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Taking {
 mod tests {
     use std::sync::Arc;
 
-    use crate::gateway::guard::Forsaken;
+    use crate::gateway::line::Forsaken;
 
     use super::*;
 

@@ -36,6 +36,9 @@ pub(super) fn settings() -> Settings {
         min_answer_rate: 0,
         shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
+        upgrade_timeout: Duration::from_secs(1),
+        tls: None,
+        max_h2_streams: 100,
         cors_origins: Vec::new(),
         hosts: Vec::new(),
         public_url: None,
@@ -76,6 +79,7 @@ fn gateway() -> Configured {
         sign_in: None,
         session_keys: settings().mcp.keys(&crate::names::SecretKey::random().unwrap()),
         live: Arc::default(),
+        leaving: Arc::new(Leaving::new(Duration::ZERO)),
         recorder: Recorder { metrics, access_log: AccessLog::new(false).0 },
     })
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use pingora::proxy::Session;
 
-use super::guard::Line;
+use super::line::Line;
 use crate::names::{Authority, Host, Network};
 
 /// Whose word about a client's address is taken.

@@ -64,6 +64,9 @@ metrics! {
     connections_closed: IntCounterVec = IntCounterVec::new(
         Opts::new("portcullis_connections_closed_total", "Connections the gateway closed on its own account."),
         &["reason"]);
+    streams_reset: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_h2_streams_reset_total", "Streams of HTTP/2 the gateway reset on its own account."),
+        &["reason"]);
     panics: IntCounter = IntCounter::new("portcullis_panics_total", "Panics caught; each is a bug to report.");
     snapshot_version: IntGauge = IntGauge::new(
         "portcullis_snapshot_version", "Version of the grants; grows with every change.");
@@ -103,6 +106,12 @@ metrics! {
     access_log_dropped: IntGauge = IntGauge::new(
         "portcullis_access_log_dropped_lines", "Access-log lines dropped because their reader was too slow.");
     draining: IntGauge = IntGauge::new("portcullis_draining", "1 once the process was told to stop, else 0.");
+    upgrades: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_upgrades_total", "Attempts to hand the listening sockets over to a new process."), &["outcome"]);
+    certificate_expires: IntGauge = IntGauge::new(
+        "portcullis_certificate_expires_timestamp_seconds", "When the listener's certificate expires, in seconds since 1970; 0 without one.");
+    certificate_unusable: IntGauge = IntGauge::new(
+        "portcullis_certificate_unusable", "1 while the certificate's files hold something that cannot be used, else 0.");
 }
 
 impl Metrics {

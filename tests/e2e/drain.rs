@@ -12,7 +12,7 @@ use crate::harness::{
     grants::{CALLER, Grants},
     raw::RawClient,
     raw_peer::RawPeer,
-    request::{get, post},
+    request::{get, head, post},
     tokens::email_token,
     wire::answer,
 };
@@ -138,5 +138,48 @@ async fn the_last_answer_before_the_end_says_that_the_connection_closes() {
     call.send(answer("200 OK", "application/json", b"1")).await;
     let got = client.read_answer().await;
     assert_eq!((got.status, got.head.header("connection")), (200, Some("close")));
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn clients_that_keep_connections_leave_during_the_delay_without_losing_a_call() {
+    let peer = FakePeer::start().await.with_json("search", json!(1));
+    let grants = Grants::of(&["alpha"]).await;
+    let setup = grants.setup().server("alpha", &peer.url()).set("shutdown.delay_secs", 2);
+    let mut gateway = setup.start().await;
+    gateway.knows_tools("alpha", 1).await;
+    let call = post("/alpha/search", &email_token(CALLER), "{}");
+    let mut kept = RawClient::connect(&gateway.address()).await;
+    assert_eq!(kept.exchange(&call).await.status, 200);
+    let told = Instant::now();
+    gateway.signal("TERM");
+    until("readiness that says no", || async {
+        let asked = gateway::client().get(gateway.ops_url("/health/ready")).send().await.ok()?;
+        (asked.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
+    for client in [&mut kept, &mut RawClient::connect(&gateway.address()).await] {
+        let got = client.exchange(&call).await;
+        assert_eq!((got.status, got.head.header("connection")), (200, Some("close")));
+        assert!(client.is_closed_within(Duration::from_secs(5)).await);
+    }
+    assert!(told.elapsed() < Duration::from_secs(2), "too slow to say anything: {:?}", told.elapsed());
+    gateway.await_port_closed().await;
+    assert!(told.elapsed() > Duration::from_millis(1900), "closed after {:?}", told.elapsed());
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_standing_stream_ends_whole_before_the_grace_is_over() {
+    let peer = FakePeer::start().await.with_json("search", json!(1));
+    let (mut gateway, _grants) = start(&peer.url(), 5).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    client.send(head("GET", "/mcp", &email_token(CALLER), &["accept: text/event-stream"])).await;
+    assert_eq!(client.read_head().await.0, 200);
+    let told = Instant::now();
+    gateway.signal("TERM");
+    assert_eq!(client.read_chunk().await, None, "the last chunk");
+    let ended = told.elapsed();
+    assert!(ended > Duration::from_secs(3) && ended < Duration::from_secs(5), "ended after {ended:?}");
     assert_eq!(gateway.ended().await.code(), Some(0));
 }

@@ -24,7 +24,7 @@ use crate::{
     access::Permit,
     catalog::server::Dialect,
     credentials,
-    gateway::{failure::Failure, guard::Line},
+    gateway::{failure::Failure, line::Line},
     mcp::{
         self,
         answer::{Answer, Edit, Endpoint, Kind},

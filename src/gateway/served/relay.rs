@@ -10,7 +10,7 @@ use pingora::proxy::Session;
 use super::{Speaker, Visit, desk::Call, telling::Telling};
 use crate::{
     client::{Ask, Replies},
-    gateway::{Gateway, decide::Step, guard::Line, journey::Journey, reply},
+    gateway::{Gateway, decide::Step, journey::Journey, line::Line, reply},
     mcp::{
         self, era,
         members::Members,

@@ -17,7 +17,7 @@ use crate::{
     access::Permit,
     catalog::tools::Tool,
     client::refusal_for,
-    gateway::{Gateway, decide::Step, failure, guard::Line, hygiene, journey::Journey},
+    gateway::{Gateway, decide::Step, failure, hygiene, journey::Journey, line::Line},
     mcp::{members::Members, result},
     record::Outcome,
     refusal::{Code, Refusal},

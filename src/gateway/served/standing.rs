@@ -4,7 +4,7 @@
 //! what servers say of the resources it follows. Ends with the caller's account; a grant that goes ends nothing but
 //! what it was for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, pin::pin, sync::Arc};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use pingora::proxy::Session;
@@ -233,6 +233,7 @@ impl Gateway {
             return Ok(forsaken(session, journey));
         }
         let mut messages: Vec<String> = id.map(|_| acknowledged(&standing)).into_iter().collect();
+        let mut turn = pin!(self.leaving.turn());
         loop {
             for message in messages.drain(..) {
                 if reply::send_event(session, journey, "message", &message).await.is_err() {
@@ -247,6 +248,7 @@ impl Gateway {
                     messages.push(message("notifications/resources/updated", &standing, Some(&params)));
                 }
                 () = left(session) => return Ok(forsaken(session, journey)),
+                () = &mut turn => return Ok(end_whole(session).await),
                 () = tokio::time::sleep(HEARTBEAT) => {
                     if reply::send_comment(session, journey).await.is_err() {
                         return Ok(forsaken(session, journey));
@@ -303,6 +305,12 @@ impl Gateway {
         });
         Ok(Seen(seen.collect()))
     }
+}
+
+/// The process is to end.
+async fn end_whole(session: &mut Session) -> Step {
+    drop(reply::end_events(session).await);
+    Step::Written
 }
 
 /// What is told when a caller's lists have become these.

@@ -351,9 +351,7 @@ impl Gateway {
 
     /// Sends `TERM`, `HUP`, `QUIT`….
     pub fn signal(&self, name: &str) {
-        let id = self.id().to_string();
-        let sent = std::process::Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &id]).status();
-        assert!(sent.unwrap().success(), "SIG{name} could not be sent");
+        send_signal(self.id(), name);
     }
 
     /// How the gateway ended, waited for. What it wrote stays readable.
@@ -366,6 +364,13 @@ impl Gateway {
         let address = self.address();
         until_so("the public port closed", || std::net::TcpStream::connect(&address).is_err()).await;
     }
+}
+
+/// Sends `TERM`, `HUP`, `KILL`… to a process.
+pub fn send_signal(id: u32, name: &str) {
+    let id = id.to_string();
+    let sent = std::process::Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &id]).status();
+    assert!(sent.unwrap().success(), "SIG{name} could not be sent");
 }
 
 /// A scrape in Prometheus' text format.

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "no test needs every part of the harness")]
 
 pub mod asking;
+pub mod certificates;
 pub mod chaos;
 pub mod commands;
 pub mod deadline;
@@ -15,6 +16,7 @@ pub mod fake_peer;
 pub mod front;
 pub mod gateway;
 pub mod grants;
+pub mod h2;
 pub mod load;
 pub mod mcp;
 pub mod memory;

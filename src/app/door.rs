@@ -1,0 +1,163 @@
+//! Where connections come in: whether they are accepted, by both listeners, and by whom they are served.
+//!
+//! Decides when a listener opens and when it closes. Never looks at what a client says.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use pingora::{proxy::HttpProxy, server::ShutdownWatch, services::background::BackgroundService};
+use tokio::{net::TcpStream, sync::watch};
+use tracing::error;
+
+use crate::gateway::{configured::Configured, guard::Guard, ops::OpsListener};
+
+/// How the process stands towards its listeners; later ones never go back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stand {
+    /// Another process still accepts.
+    Waiting,
+    /// Connections are accepted.
+    Open,
+    /// They still are, and each is told that it ends with its answer.
+    Leaving,
+    /// The public listener is closed.
+    Closed,
+    /// Another process has both listeners.
+    HandedOver,
+}
+
+/// Tells everybody how the process stands.
+#[derive(Debug, Clone)]
+pub struct Stands(Arc<watch::Sender<Stand>>);
+
+impl Stands {
+    /// A process that waits until it may accept.
+    pub fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(Stand::Waiting)))
+    }
+
+    /// Goes on to this stand.
+    pub fn go(&self, stand: Stand) {
+        self.0.send_if_modified(|now| {
+            let is_later = stand > *now;
+            *now = stand.max(*now);
+            is_later
+        });
+    }
+
+    /// Returns once the process has come to this stand.
+    pub async fn reached(&self, stand: Stand) {
+        // The sender is ours, so there is one.
+        drop(self.0.subscribe().wait_for(|now| *now >= stand).await);
+    }
+}
+
+/// A listening socket, as long as it is to be open.
+#[derive(Debug, Clone)]
+pub struct Socket(Arc<Mutex<Option<TcpListener>>>);
+
+impl Socket {
+    /// An open one.
+    pub fn new(listener: TcpListener) -> Self {
+        Self(Arc::new(Mutex::new(Some(listener))))
+    }
+
+    /// The same socket once more, for another user of it.
+    pub fn again(&self) -> io::Result<TcpListener> {
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
+    }
+
+    fn close(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// What the connections of a listener are given to.
+#[async_trait]
+pub trait Serves: Send + Sync + 'static {
+    /// Serves one to its end.
+    async fn serve(&self, socket: TcpStream, peer: SocketAddr, leaving: ShutdownWatch);
+}
+
+#[async_trait]
+impl Serves for Guard<HttpProxy<Configured>> {
+    async fn serve(&self, socket: TcpStream, peer: SocketAddr, leaving: ShutdownWatch) {
+        Guard::serve(self, socket, peer, &leaving).await;
+    }
+}
+
+#[async_trait]
+impl Serves for OpsListener {
+    async fn serve(&self, socket: TcpStream, peer: SocketAddr, leaving: ShutdownWatch) {
+        OpsListener::serve(self, socket, peer, &leaving).await;
+    }
+}
+
+/// A listener, open from one stand to another.
+pub struct Door<S> {
+    /// Its socket.
+    pub socket: Socket,
+    /// Who serves what comes in.
+    pub host: Arc<S>,
+    /// How the process stands.
+    pub stands: Stands,
+    /// When it closes.
+    pub closes: Stand,
+    /// When those who are inside are told to leave.
+    pub leaves: Stand,
+}
+
+#[async_trait]
+impl<S: Serves> BackgroundService for Door<S> {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        self.stands.reached(Stand::Open).await;
+        // Made here, because a socket belongs to the runtime that it is registered with.
+        let listener = match self.socket.again().and_then(tokio::net::TcpListener::from_std) {
+            Ok(listener) => listener,
+            // Whoever waits for the listeners to answer ends the process.
+            Err(error) => return error!("cannot accept connections: {error}"),
+        };
+        let (leave, leaving) = watch::channel(false);
+        let tell = async {
+            self.stands.reached(self.leaves).await;
+            leave.send_replace(true);
+            std::future::pending::<()>().await;
+        };
+        let accept = async {
+            loop {
+                match listener.accept().await {
+                    Ok((socket, peer)) => self.welcome(socket, peer, &leaving),
+                    // Most likely out of file descriptors: others have to close some.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            }
+        };
+        tokio::select! {
+            () = async { tokio::join!(accept, tell); } => {}
+            () = self.stands.reached(self.closes) => {}
+        }
+        leave.send_replace(true);
+        // Those who have come already would be sent away by the kernel.
+        while let Some(Ok((socket, peer))) = listener.accept().now_or_never() {
+            self.welcome(socket, peer, &leaving);
+        }
+        drop(listener);
+        self.socket.close();
+        // Those inside look whether the sender lives.
+        std::future::pending::<()>().await;
+    }
+}
+
+impl<S: Serves> Door<S> {
+    fn welcome(&self, socket: TcpStream, peer: SocketAddr, leaving: &ShutdownWatch) {
+        let (host, leaving) = (self.host.clone(), leaving.clone());
+        tokio::spawn(async move { host.serve(socket, peer, leaving).await });
+    }
+}

@@ -1,0 +1,128 @@
+//! Says when the gateway can be called: to the process it takes over from, to systemd, to the log.
+//!
+//! Decides when the listeners open: at once, or, where another process still answers, when this one can do as well.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::bail;
+use async_trait::async_trait;
+use pingora::{server::ShutdownWatch, services::background::BackgroundService};
+use sd_notify::NotifyState;
+use tracing::info;
+
+use super::{
+    Begin, LastThings,
+    door::{Stand, Stands},
+    stopping::notify,
+    upgrade::Predecessor,
+};
+use crate::snapshot::Current;
+
+/// How long the listeners may take to answer after the start.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the first reading of tool lists may hold up a process that takes over: a server may be away.
+const LISTS_DEADLINE: Duration = Duration::from_secs(5);
+/// Time between two looks whether it is so far.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Says when the gateway can be called, and ends the process if that does not come about.
+pub struct Herald {
+    /// The public listener and the ops listener.
+    pub listening: [SocketAddr; 2],
+    /// Whether the first speaks TLS.
+    pub is_tls: bool,
+    /// Set when they answer.
+    pub is_listening: Arc<AtomicBool>,
+    /// What is believed.
+    pub current: Arc<Current>,
+    /// What the listeners look at.
+    pub stands: Stands,
+    /// Who is to be relieved, and what is begun afterwards.
+    pub once: Mutex<Option<(Option<Predecessor>, Option<Begin>)>>,
+    /// Finished where the process has to end.
+    pub last_things: LastThings,
+}
+
+#[async_trait]
+impl BackgroundService for Herald {
+    async fn start(&self, _shutdown: ShutdownWatch) {
+        let once = self.once.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (predecessor, begin) = once.unwrap_or_default();
+        if let Err(error) = self.open(predecessor).await {
+            self.last_things.give_up(&error);
+        }
+        if let Some(begin) = begin {
+            begin().await;
+        }
+    }
+}
+
+impl Herald {
+    async fn open(&self, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
+        let relief = match predecessor {
+            None => None,
+            Some(predecessor) => {
+                self.come_to_know().await;
+                Some(predecessor.ask().await?)
+            }
+        };
+        self.stands.go(Stand::Open);
+        for address in self.listening {
+            answers(address).await?;
+        }
+        self.is_listening.store(true, Ordering::Relaxed);
+        if let Some(relief) = relief {
+            relief.tell().await;
+        }
+        notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+        let [http, ops] = self.listening;
+        let scheme = if self.is_tls { "https" } else { "http" };
+        info!("listening on {scheme}://{http} (callers) and http://{ops} (metrics, readiness)");
+        Ok(())
+    }
+
+    /// Returns when requests can be answered as well as by a process that has run for long: grants are known, and tool
+    /// lists where they can be had.
+    async fn come_to_know(&self) {
+        while !self.current.is_ready() {
+            tokio::time::sleep(LOOK).await;
+        }
+        let all_read = async {
+            while !self.has_read_all() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        drop(tokio::time::timeout(LISTS_DEADLINE, all_read).await);
+    }
+
+    fn has_read_all(&self) -> bool {
+        let snapshot = self.current.load();
+        let mut servers = snapshot.catalog.iter().filter(|server| server.is_enabled);
+        servers.all(|server| snapshot.tools.get(server.id.as_str()).is_some())
+    }
+}
+
+async fn answers(address: SocketAddr) -> anyhow::Result<()> {
+    let mut reachable = address;
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr =
+            if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        reachable.set_ip(loopback);
+    }
+    let dial = async {
+        while tokio::net::TcpStream::connect(reachable).await.is_err() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(LISTEN_DEADLINE, dial).await.is_err() {
+        bail!("nothing answers on `{address}` after {LISTEN_DEADLINE:?}; is the port taken?");
+    }
+    Ok(())
+}

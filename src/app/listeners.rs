@@ -1,0 +1,117 @@
+//! Both listeners of the process, from their sockets to what stands behind them, and who opens and closes them.
+//!
+//! Decides nothing about when: `door` says how the process stands, `herald` and `stopping` when that changes.
+
+use std::{
+    ffi::OsString,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
+
+use pingora::{proxy::HttpProxy, server::Server, services::background::background_service};
+use tokio::sync::Notify;
+
+use super::{
+    Begin, LastThings,
+    door::{Door, Socket, Stand, Stands},
+    herald::Herald,
+    shared::Shared,
+    sockets::Inherited,
+    stopping::{Drain, StopSignals},
+    upgrade::{Predecessor, Upgrade},
+};
+use crate::{
+    gateway::{
+        Settings,
+        configured::Configured,
+        guard::Guard,
+        ops::{Ops, OpsListener},
+    },
+    names::SecretKey,
+};
+
+/// The listening sockets, and whom they were taken over from.
+pub struct Listeners {
+    http: Socket,
+    ops: Socket,
+    stands: Stands,
+    predecessor: Option<Predecessor>,
+    /// What sessions are sealed with where no key is configured. It goes on from process to process, so that sessions
+    /// outlive an upgrade.
+    pub own_key: SecretKey,
+}
+
+impl Listeners {
+    /// Opens both, or takes them over.
+    pub fn open(settings: &Settings, mut inherited: Inherited) -> anyhow::Result<Self> {
+        let predecessor = inherited.predecessor.take().map(Predecessor::hear).transpose()?;
+        let http = Socket::new(inherited.listen("listen.http", settings.http)?);
+        let ops = Socket::new(inherited.listen("listen.ops", settings.ops)?);
+        inherited.close_rest();
+        let inherited = predecessor.as_ref().and_then(|before| before.session_key.clone());
+        let own_key = inherited.map_or_else(SecretKey::random, Ok)?;
+        Ok(Self { http, ops, stands: Stands::new(), predecessor, own_key })
+    }
+
+    /// What the process does when it is told to stop or to hand over.
+    pub fn signals(
+        &self,
+        configured: &Configured,
+        shared: &Shared,
+        (hang_up, command_line): (Arc<Notify>, Option<(OsString, Vec<OsString>)>),
+    ) -> StopSignals {
+        StopSignals {
+            recorder: shared.recorder.clone(),
+            configured: configured.clone(),
+            hang_up,
+            stands: self.stands.clone(),
+            leaving: shared.leaving.clone(),
+            upgrade: command_line.map(|command_line| Upgrade {
+                command_line,
+                sockets: vec![self.http.clone(), self.ops.clone()],
+                session_key: self.own_key.clone(),
+                timeout: configured.now().settings.upgrade_timeout,
+            }),
+        }
+    }
+
+    /// Adds what serves them to the server, with what is begun once they answer.
+    pub fn add_to(
+        self,
+        server: &mut Server,
+        settings: &Settings,
+        guard: Arc<Guard<HttpProxy<Configured>>>,
+        shared: &Shared,
+        (begin, last_things): (Option<Begin>, &LastThings),
+    ) {
+        let Self { http, ops: private, stands, predecessor, .. } = self;
+        let (recorder, current) = (shared.recorder.clone(), shared.current.clone());
+        let is_listening = Arc::new(AtomicBool::new(false));
+        let herald = Herald {
+            listening: [settings.http, settings.ops],
+            is_tls: settings.tls.is_some(),
+            is_listening: is_listening.clone(),
+            current: current.clone(),
+            stands: stands.clone(),
+            once: Mutex::new(Some((predecessor, begin))),
+            last_things: last_things.clone(),
+        };
+        let ops = OpsListener::new(Ops { recorder: recorder.clone(), current, is_listening });
+        let drain = Drain {
+            recorder,
+            last_things: last_things.clone(),
+            stands: stands.clone(),
+            guard: guard.clone(),
+            grace: settings.shutdown_grace,
+        };
+        let (leaves, closes) = (Stand::Leaving, Stand::Closed);
+        let public = Door { socket: http, host: guard, stands: stands.clone(), leaves, closes };
+        let (leaves, closes) = (Stand::HandedOver, Stand::HandedOver);
+        let private = Door { socket: private, host: Arc::new(ops), stands, leaves, closes };
+        let mut public = background_service("gateway", public);
+        public.threads = Some(server.configuration.threads);
+        server.add_service(background_service("drain", drain));
+        server.add_service(background_service("herald", herald));
+        server.add_service(public);
+        server.add_service(background_service("ops", private));
+    }
+}

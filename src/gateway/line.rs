@@ -1,0 +1,320 @@
+//! One connection as the request on it sees it: its deadlines, its seat, and the hand that cuts it.
+//!
+//! Decides nothing: `guard`, `client` and `streams` look at what a request has said through it.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use super::seats::{Seat, Seats};
+
+tokio::task_local! {
+    static LINE: Arc<Line>;
+}
+
+/// No deadline is running.
+const DISARMED: u64 = u64::MAX;
+
+/// Time between two looks whether an answer is due.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why something on a line ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Its permit was withdrawn.
+    Withdrawn,
+    /// Its answer did not begin in time.
+    Unanswered,
+}
+
+/// One connection, as seen by the requests on it; of HTTP/2 each stream has a line of its own.
+pub struct Line {
+    opened: Instant,
+    deadline_millis: AtomicU64,
+    is_cut: AtomicBool,
+    cut: Notify,
+    /// When the peer's answer must have begun, and how long that wait is.
+    answer_due_millis: AtomicU64,
+    answer_wait_millis: AtomicU64,
+    is_answer_overdue: AtomicBool,
+    outlives_client: AtomicBool,
+    /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
+    forsaken_until_millis: AtomicU64,
+    /// Since when a write waits for the client to take more.
+    blocked_since_millis: AtomicU64,
+    is_slow: AtomicBool,
+    /// Among the connections, or among the forsaken once the client has left.
+    seat: Mutex<Option<Seat>>,
+    forsaken: Forsaken,
+    /// The client's address, as a balancer told it at the connection's beginning.
+    told: OnceLock<IpAddr>,
+    /// How long the next piece of a body may take, where the framework does not look after that.
+    body_patience: OnceLock<Duration>,
+}
+
+impl Line {
+    /// A connection whose first header must come within this time. Where its client leaves too early, it takes
+    /// one of the `forsaken` seats instead of its own.
+    pub fn new(first_header: Duration, seat: Option<Seat>, forsaken: Forsaken) -> Arc<Self> {
+        let line = Self {
+            opened: Instant::now(),
+            deadline_millis: AtomicU64::new(DISARMED),
+            is_cut: AtomicBool::new(false),
+            cut: Notify::new(),
+            answer_due_millis: AtomicU64::new(DISARMED),
+            answer_wait_millis: AtomicU64::new(0),
+            is_answer_overdue: AtomicBool::new(false),
+            outlives_client: AtomicBool::new(false),
+            forsaken_until_millis: AtomicU64::new(DISARMED),
+            blocked_since_millis: AtomicU64::new(DISARMED),
+            is_slow: AtomicBool::new(false),
+            seat: Mutex::new(seat),
+            forsaken,
+            told: OnceLock::new(),
+            body_patience: OnceLock::new(),
+        };
+        line.arm(first_header);
+        Arc::new(line)
+    }
+
+    /// The line of one stream of this connection.
+    pub fn of_stream(&self, body_patience: Duration) -> Arc<Self> {
+        let line = Self::new(body_patience, None, self.forsaken.clone());
+        line.disarm();
+        if let Some(told) = self.told() {
+            line.tell(told);
+        }
+        // New, so that nothing is set yet.
+        let _ = line.body_patience.set(body_patience);
+        line
+    }
+
+    /// How long the next piece of the running request's body may take, where the framework does not look after that.
+    pub fn body_patience() -> Option<Duration> {
+        LINE.try_with(|line| line.body_patience.get().copied()).ok().flatten()
+    }
+
+    /// Runs `work` on this line, until it ends or is to end.
+    pub async fn carry<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> Result<T, Cut> {
+        let work = LINE.scope(self.clone(), work);
+        tokio::select! {
+            // In this order: an answer that can be finished at once is.
+            biased;
+            done = work => Ok(done),
+            () = self.withdrawn() => Err(Cut::Withdrawn),
+            () = self.unanswered() => Err(Cut::Unanswered),
+        }
+    }
+
+    /// The connection the running task serves; none in unit tests.
+    pub fn current() -> Option<Arc<Self>> {
+        LINE.try_with(Arc::clone).ok()
+    }
+
+    /// Runs `work` as a part of this connection.
+    pub fn scope<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        LINE.scope(self.clone(), work)
+    }
+
+    /// A balancer has told the client's address.
+    pub fn tell(&self, address: IpAddr) {
+        // Told once, at the connection's beginning.
+        let _ = self.told.set(address);
+    }
+
+    /// The client's address, as a balancer told it by the PROXY protocol.
+    pub fn told(&self) -> Option<IpAddr> {
+        self.told.get().copied()
+    }
+
+    /// A request's header must be complete within this time.
+    pub fn arm(&self, within: Duration) {
+        let deadline = (self.opened.elapsed() + within).as_millis() as u64;
+        self.deadline_millis.store(deadline, Ordering::Relaxed);
+    }
+
+    /// A request's header is complete.
+    pub fn disarm(&self) {
+        self.deadline_millis.store(DISARMED, Ordering::Relaxed);
+    }
+
+    /// The peer's answer must begin within this time.
+    pub fn expect_answer(&self, within: Duration) {
+        self.answer_wait_millis.store(within.as_millis() as u64, Ordering::Relaxed);
+        let due = (self.opened.elapsed() + within).as_millis() as u64;
+        self.answer_due_millis.store(due, Ordering::Relaxed);
+    }
+
+    /// The client has taken a piece of the answer. The time that took was not the peer's: the wait for the next
+    /// piece begins now.
+    pub fn note_taken(&self) {
+        if self.answer_due_millis.load(Ordering::Relaxed) != DISARMED {
+            self.expect_answer(Duration::from_millis(self.answer_wait_millis.load(Ordering::Relaxed)));
+        }
+    }
+
+    /// The peer's answer has begun: from now on it may be silent.
+    pub fn answer_began(&self) {
+        self.answer_due_millis.store(DISARMED, Ordering::Relaxed);
+    }
+
+    /// When the peer's answer must have begun, if one is waited for, or be over, if nobody wants it.
+    pub fn answer_due(&self) -> Option<Instant> {
+        let due = self.answer_due_millis.load(Ordering::Relaxed);
+        let due = due.min(self.forsaken_until_millis.load(Ordering::Relaxed));
+        (due != DISARMED).then(|| self.opened + Duration::from_millis(due))
+    }
+
+    /// The peer's answer did not begin in time.
+    pub fn note_overdue(&self) {
+        self.is_answer_overdue.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer's answer did not begin in time.
+    pub fn is_answer_overdue(&self) -> bool {
+        self.is_answer_overdue.load(Ordering::Relaxed)
+    }
+
+    /// Says whether a client that leaves now ends what it asked for.
+    pub fn outlive_client(&self, outlives: bool) {
+        self.outlives_client.store(outlives, Ordering::Relaxed);
+    }
+
+    /// Whether a client that leaves ends nothing.
+    pub fn outlives_client(&self) -> bool {
+        self.outlives_client.load(Ordering::Relaxed)
+    }
+
+    /// The client has left, and its answer goes on for at most this time. False where it may not: too many do.
+    pub fn forsake(&self, within: Duration) -> bool {
+        let Some(seat) = self.forsaken.seats.take(self.forsaken.most) else { return false };
+        // The one among the connections is free for others.
+        self.take_seat(Some(seat));
+        let until = (self.opened.elapsed() + within).as_millis() as u64;
+        self.forsaken_until_millis.store(until, Ordering::Relaxed);
+        true
+    }
+
+    /// Takes this seat, or leaves the one it had.
+    pub fn take_seat(&self, seat: Option<Seat>) {
+        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
+    }
+
+    /// A write waits for the client to take more, or no longer does.
+    pub fn note_blocked(&self, is_blocked: bool) {
+        let since = if is_blocked { self.opened.elapsed().as_millis() as u64 } else { DISARMED };
+        self.blocked_since_millis.store(since, Ordering::Relaxed);
+    }
+
+    /// The client takes too little.
+    pub fn note_slow(&self) {
+        self.is_slow.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a write ended because the client took too little, or nothing within this time.
+    pub fn is_reader_slow(&self, patience: Duration) -> bool {
+        let since = self.blocked_since_millis.load(Ordering::Relaxed);
+        let is_blocked = since != DISARMED
+            && self.opened.elapsed().saturating_sub(Duration::from_millis(since)) >= patience;
+        is_blocked || self.is_slow.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client left before its answer was over.
+    pub fn is_client_gone(&self) -> bool {
+        self.forsaken_until_millis.load(Ordering::Relaxed) != DISARMED
+    }
+
+    /// A request is over: the next one on this connection begins with nothing said. What was to be cut has come to
+    /// its end by itself.
+    pub fn settle(&self) {
+        self.is_cut.store(false, Ordering::Release);
+        self.is_slow.store(false, Ordering::Relaxed);
+        self.note_blocked(false);
+        self.answer_began();
+        self.outlive_client(false);
+    }
+
+    /// Ends the connection in the middle of its request, unless that is over first.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.cut.notify_one();
+    }
+
+    /// Returns when the request that runs is to be cut.
+    pub async fn withdrawn(&self) {
+        loop {
+            self.cut.notified().await;
+            if self.is_cut.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+
+    /// Returns when an answer that was due has not begun. Looks now and then while none is due.
+    async fn unanswered(&self) {
+        loop {
+            match self.answer_due() {
+                Some(due) if due <= Instant::now() => {
+                    self.note_overdue();
+                    return;
+                }
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Returns when a deadline has passed. Looks again every `patience` while none is running, so
+    /// that requests arm and disarm without waking anybody.
+    pub async fn overdue(&self, patience: Duration) {
+        loop {
+            let deadline = self.deadline_millis.load(Ordering::Relaxed);
+            let elapsed = self.opened.elapsed();
+            let left = match deadline {
+                DISARMED => patience,
+                deadline => Duration::from_millis(deadline).saturating_sub(elapsed),
+            };
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+/// The seats of connections whose client has left, and how many there are.
+#[derive(Clone)]
+pub struct Forsaken {
+    /// The seats.
+    pub seats: Arc<Seats>,
+    /// How many may be taken.
+    pub most: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_ends_the_request_that_runs_and_none_after_it() {
+        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
+        let line = Line::new(Duration::from_secs(60), None, forsaken);
+        let is_withdrawn = || line.withdrawn().now_or_never().is_some();
+        line.cut();
+        assert!(is_withdrawn());
+        line.cut();
+        line.settle();
+        assert!(!is_withdrawn(), "the request was over before");
+        line.cut();
+        assert!(is_withdrawn());
+    }
+}
