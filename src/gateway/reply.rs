@@ -21,7 +21,7 @@ use crate::{
 /// Longest wait for the rest of a refused request's body.
 const DRAIN: Duration = Duration::from_secs(1);
 /// The same for a body without a told length that is larger than what may be sent: it may have no end.
-const DRAIN_ENDLESS: Duration = Duration::from_millis(100);
+const DRAIN_ENDLESS: Duration = Duration::from_millis(20);
 /// A longer refused body is not worth its reading: the connection is closed instead.
 const DRAIN_BYTES: u64 = 1024 * 1024;
 

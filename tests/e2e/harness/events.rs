@@ -88,6 +88,11 @@ impl EventPeer {
         *self.answered.lock().unwrap()
     }
 
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        self.port.address()
+    }
+
     /// `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.port.address())

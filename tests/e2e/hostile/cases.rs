@@ -2,6 +2,9 @@
 
 use super::{FACES, Face, PAGE};
 
+/// The bytes for a face, with further lines of the head.
+type Make = Box<dyn Fn(&Face, &str) -> Vec<u8> + Send + Sync>;
+
 /// A spelling.
 pub struct Case {
     /// Its row in README.md.
@@ -11,7 +14,7 @@ pub struct Case {
     pub is_in_head: bool,
     /// Whether it speaks HTTP/1.0 or asks for the connection's end, so that there is no next request.
     pub is_last: bool,
-    make: Box<dyn Fn(&Face, &str) -> Vec<u8> + Send + Sync>,
+    make: Make,
 }
 
 impl Case {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{crowds::went_on, stated};
+use super::{crowds::Watched, stated};
 use crate::harness::{
+    events::EventPeer,
     grants::{CALLER, Grants},
     load::Plan,
     raw::RawClient,
@@ -55,8 +56,9 @@ async fn a_gigabyte_is_passed_on_or_refused_and_never_held() {
     gateway.knows_tools("alpha", 1).await;
     let token = email_token(CALLER);
     let pages = vec![get("/alpha", &token).into_bytes(), get("/servers", &token).into_bytes()];
-    let load = Plan { callers: 5, ..Plan::of(gateway.address(), pages) }.start();
-    let before = load.run_for(Duration::from_secs(2)).await;
+    let beside = EventPeer::start(Duration::from_secs(1));
+    let watched = Watched::start(Plan { callers: 5, ..Plan::of(gateway.address(), pages) }, &beside).await;
+    watched.begin_anew();
     let memory = gateway.memory_mib();
     let mut most = memory;
 
@@ -108,5 +110,6 @@ async fn a_gigabyte_is_passed_on_or_refused_and_never_held() {
         }
     }
     assert!(most - memory < 64, "{} MiB more", most - memory);
-    went_on("beside bodies of 1 GB", &before, &load.end().await);
+    watched.check("beside bodies of 1 GB");
+    watched.end().await;
 }

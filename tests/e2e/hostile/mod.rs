@@ -16,7 +16,7 @@ mod pipelined;
 mod smuggling;
 mod soup;
 
-pub use crowds::went_on;
+pub use crowds::Watched;
 
 const README: &str = include_str!("../../../README.md");
 

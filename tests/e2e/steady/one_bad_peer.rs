@@ -19,7 +19,7 @@ use crate::{
         tokens::email_token,
         wire::answer,
     },
-    hostile::went_on,
+    hostile::Watched,
 };
 
 /// Answers every request with 1 GB, again and again.
@@ -40,7 +40,9 @@ impl Flood {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serve = async |mut socket: tokio::net::TcpStream| -> std::io::Result<()> {
             let mut request = [0; 4096];
-            socket.read(&mut request).await?;
+            if socket.read(&mut request).await? == 0 {
+                return Ok(());
+            }
             if request.starts_with(b"GET /openapi.json") {
                 let schema = serde_json::json!({"type": "object", "properties": {}});
                 let tools = [("search".to_owned(), schema)].into_iter().collect();
@@ -80,8 +82,7 @@ async fn a_server_that_misbehaves_in_every_way_costs_callers_of_another_nothing(
     }
     let token = email_token(CALLER);
     let streams = open_streams(&gateway, 20).await;
-    let load = calls(&gateway).start();
-    let before = load.run_for(Duration::from_secs(2)).await;
+    let watched = Watched::start(calls(&gateway), &good).await;
     let memory = gateway.memory_mib();
 
     let whole = answer("200 OK", "application/json", &[b'1'; 64]);
@@ -102,8 +103,7 @@ async fn a_server_that_misbehaves_in_every_way_costs_callers_of_another_nothing(
             ..Plan::of(gateway.address(), requests)
         };
         let victims = plan.start();
-        let during = load.run_for(SPAN).await;
-        went_on(&format!("beside {behaviour:?}"), &before, &during);
+        watched.went_on_for(&format!("beside {behaviour:?}"), SPAN).await;
         let victims = victims.end().await;
         assert_eq!(victims.others_than(200), victims.calls(), "{behaviour:?} worked: {victims}");
     }
@@ -119,12 +119,11 @@ async fn a_server_that_misbehaves_in_every_way_costs_callers_of_another_nothing(
             std::future::pending::<()>().await;
         });
     }
-    let during = load.run_for(SPAN).await;
-    went_on("beside answers of 1 GB", &before, &during);
+    watched.went_on_for("beside answers of 1 GB", SPAN).await;
     let grown = gateway.memory_mib().saturating_sub(memory);
     assert!(grown < 64, "{grown} MiB more");
     drop(crowd);
-    load.end().await.none_failed("at the end");
+    watched.end().await;
     good.end_streams();
     let (broken, _) = streams.ended().await;
     assert!(broken.is_empty(), "streams broken:\n{broken}");
