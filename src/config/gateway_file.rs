@@ -3,13 +3,10 @@
 //! Decides which settings are possible. Never decides what a module does with them, and gathers what
 //! `auth` reads without looking into it.
 
-use std::net::SocketAddr;
-
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    auth, gateway_headers, limits, listener_tls,
-    oauth::SignIn,
+    auth, limits, listen,
     problems::Complaint,
     reader::{Read, Reader},
     urls,
@@ -18,9 +15,9 @@ use crate::{
     access, catalog,
     catalog::server::Deadlines,
     gateway,
-    gateway::{native, told_address},
+    gateway::native,
     identity, limit,
-    names::{GroupName, Network, SecretKey},
+    names::{GroupName, SecretKey},
     record, store,
     store::SealingSettings,
     upstream::allowed::{AllowedHost, AllowedHosts},
@@ -48,7 +45,7 @@ pub(super) struct GatewayFile {
 
 /// A day, the longest wait that makes sense for anything a request depends on.
 pub(super) const DAY_SECS: u64 = 86_400;
-const MAX_BYTES: u32 = 1 << 30;
+pub(super) const MAX_BYTES: u32 = 1 << 30;
 
 /// Reads the file; every table is looked at even when one before it is wrong.
 pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
@@ -60,7 +57,7 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let mcp = root.table("mcp", |table| mcp(table, lists));
     let meta_tools = root.table("meta_tools", |table| table.flag("enabled", "${META_TOOLS_MODE:-false}"));
     let told = auth.as_ref().map(|auth| (auth.sign_in.clone(), auth.trusts_told_address)).unwrap_or_default();
-    let gateway = gateway(root, told, mcp, meta_tools);
+    let gateway = listen::read(root, told, mcp, meta_tools);
     let tenants = root.table("tenants", tenants);
     let (tenant_order, sealing) = tenants
         .map_or_else(|reported| (Err(reported), Err(reported)), |(order, sealing)| (Ok(order), Ok(sealing)));
@@ -157,116 +154,6 @@ fn session_key(text: &str) -> Result<Option<SecretKey>, Complaint> {
         Complaint::new("must hold keys of 32 bytes, each as 64 hexadecimal digits or in base64")
             .with_hint("make one with `openssl rand -hex 32`")
     })
-}
-
-fn gateway(
-    root: &mut Reader<'_>,
-    (sign_in, trusts_told_address): (Option<SignIn>, bool),
-    mcp: Read<native::Settings>,
-    meta_tools: Read<bool>,
-) -> Read<gateway::Settings> {
-    let shutdown = root.table("shutdown", |table| {
-        let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
-        let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
-        let upgrade = table.seconds("upgrade_timeout_secs", 60, 1..=3600);
-        Ok((delay?, grace?, upgrade?))
-    });
-    let origins = root.table("cors", |table| table.list("origins", urls::origin));
-    root.table("listen", |table| {
-        let http = table.parsed("http", "0.0.0.0:8000", urls::listener);
-        let ops = table.parsed("ops", "127.0.0.1:9090", urls::listener);
-        let threads = table.size("threads", 0, 0..=1024);
-        let max_connections = table.size("max_connections", 10_000, 1..=10_000_000);
-        let header_timeout = table.seconds("header_timeout_secs", 10, 1..=3600);
-        let keepalive_timeout = table.seconds("keepalive_timeout_secs", 60, 1..=DAY_SECS);
-        let body_timeout = table.seconds("body_timeout_secs", 60, 1..=DAY_SECS);
-        let write_timeout = table.seconds("write_timeout_secs", 30, 1..=DAY_SECS);
-        let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
-        let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
-        let max_body_bytes = table.integer("max_body_bytes", 67_108_864, 1024..=1 << 40);
-        let min_body_rate = table.integer("min_body_bytes_per_sec", 512, 0..=1 << 30);
-        let min_answer_rate = table.integer("min_answer_bytes_per_sec", 512, 0..=1 << 30);
-        let hosts = table.list("hosts", urls::host);
-        let public_url = table.parsed("public_url", "", urls::public_url);
-        let addresses = addresses(table, trusts_told_address);
-        let tls = listener_tls::read(table);
-        let max_h2_streams = table.size("max_h2_streams", 100, 1..=10_000);
-        check_listeners(table, http, ops);
-        let oauth = sign_in.map(|sign_in| sign_in.at(table, &public_url)).transpose();
-        let (mut hosts, public_url) = (hosts?, public_url?);
-        hosts.extend(public_url.as_ref().map(|url| url.host.clone()));
-        let (shutdown_delay, shutdown_grace, upgrade_timeout) = shutdown?;
-        Ok(gateway::Settings {
-            http: http?,
-            ops: ops?,
-            threads: threads?,
-            max_connections: max_connections?,
-            header_timeout: header_timeout?,
-            keepalive_timeout: keepalive_timeout?,
-            body_timeout: body_timeout?,
-            write_timeout: write_timeout?,
-            max_header_bytes: max_header_bytes?,
-            max_wrapped_body_bytes: max_wrapped?,
-            max_body_bytes: max_body_bytes?,
-            min_body_rate: min_body_rate?,
-            min_answer_rate: min_answer_rate?,
-            shutdown_delay,
-            shutdown_grace,
-            upgrade_timeout,
-            tls: tls?,
-            max_h2_streams: max_h2_streams?,
-            cors_origins: origins?,
-            hosts,
-            public_url: public_url.map(|url| url.origin),
-            oauth: oauth?,
-            mcp: mcp?,
-            shows_meta_tools_only: meta_tools?,
-            addresses: addresses?,
-        })
-    })
-}
-
-/// Reads `balancers` and `proxy_protocol`.
-fn addresses(table: &mut Reader<'_>, is_trusted: bool) -> Read<told_address::Settings> {
-    let balancers = table.list("balancers", gateway_headers::network);
-    let is_proxy_protocol_on = table.flag("proxy_protocol", "false");
-    let (balancers, is_proxy_protocol_on) = (balancers?, is_proxy_protocol_on?);
-    let hint = "list the addresses the load balancers call from";
-    if balancers.iter().any(Network::is_everything) {
-        let sentence =
-            "`listen.balancers` holds every address, or nearly, so anybody could say where they are";
-        return Err(table.problem("balancers", sentence, hint));
-    }
-    if balancers.is_empty() && is_proxy_protocol_on {
-        let sentence = "`listen.proxy_protocol` is on, but `listen.balancers` names nobody who could send it";
-        return Err(table.problem("proxy_protocol", sentence, hint));
-    }
-    if balancers.is_empty() && is_trusted {
-        let sentence = "`auth.gateway.trust_told_address` is on, but `listen.balancers` names nobody who could tell \
-                        an address";
-        table.warning("balancers", sentence, hint);
-    }
-    Ok(told_address::Settings { balancers, is_proxy_protocol_on, is_trusted })
-}
-
-fn check_listeners(table: &Reader<'_>, http: Read<SocketAddr>, ops: Read<SocketAddr>) {
-    if let (Ok(http), Ok(ops)) = (http, ops)
-        && urls::listeners_collide(http, ops)
-    {
-        table.problem(
-            "ops",
-            "`listen.http` and `listen.ops` are the same address",
-            "give one of them another port",
-        );
-    }
-    if ops.is_ok_and(|ops| !ops.ip().to_canonical().is_loopback()) {
-        table.warning(
-            "ops",
-            "`listen.ops` can be reached from other machines, and whoever reaches it reads the metrics without a \
-             credential",
-            "write `127.0.0.1:PORT`, or let a firewall admit only those who read them",
-        );
-    }
 }
 
 fn database(table: &mut Reader<'_>, sealing: Read<SealingSettings>) -> Read<store::Settings> {

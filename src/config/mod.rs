@@ -11,6 +11,7 @@ mod fixed;
 mod gateway_file;
 mod gateway_headers;
 mod limits;
+mod listen;
 mod listener_tls;
 mod oauth;
 mod openwebui;
