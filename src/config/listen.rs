@@ -2,7 +2,7 @@
 //!
 //! Decides which addresses, times and sizes can work together. Opens nothing.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     gateway_file::{DAY_SECS, MAX_BYTES},
@@ -23,12 +23,7 @@ pub(super) fn read(
     mcp: Read<native::Settings>,
     meta_tools: Read<bool>,
 ) -> Read<gateway::Settings> {
-    let shutdown = root.table("shutdown", |table| {
-        let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
-        let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
-        let upgrade = table.seconds("upgrade_timeout_secs", 60, 1..=3600);
-        Ok((delay?, grace?, upgrade?))
-    });
+    let shutdown = root.table("shutdown", shutdown);
     let origins = root.table("cors", |table| table.list("origins", urls::origin));
     root.table("listen", |table| {
         let http = table.parsed("http", "0.0.0.0:8000", urls::listener);
@@ -79,6 +74,14 @@ pub(super) fn read(
             addresses: addresses?,
         })
     })
+}
+
+/// Reads `delay_secs`, `grace_secs` and `upgrade_timeout_secs`.
+fn shutdown(table: &mut Reader<'_>) -> Read<(Duration, Duration, Duration)> {
+    let delay = table.seconds("delay_secs", 0, 0..=DAY_SECS);
+    let grace = table.seconds("grace_secs", 60, 0..=DAY_SECS);
+    let upgrade = table.seconds("upgrade_timeout_secs", 60, 1..=3600);
+    Ok((delay?, grace?, upgrade?))
 }
 
 /// How large and how slow a request and its answer may be.

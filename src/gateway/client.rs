@@ -13,7 +13,7 @@ use std::{
     os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -60,7 +60,7 @@ impl Facts {
 }
 
 /// A client's connection.
-pub struct Client<S> {
+pub struct Client<S: AsyncWrite + Unpin> {
     stream: BufWriter<S>,
     facts: Facts,
     line: Arc<Line>,
@@ -181,6 +181,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Drop for Client<S> {
+    /// An answer that ends too early is told as far as it came: who is sent nothing at all may take the request for one
+    /// that was never heard.
+    fn drop(&mut self) {
+        if !self.is_deaf && !self.line.is_cut() {
+            // Whoever does not take it at once goes without.
+            let _ = Pin::new(&mut self.stream).poll_flush(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
 #[async_trait]
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for Client<S> {
     async fn shutdown(&mut self) {
@@ -189,13 +200,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for Client<S> {
     }
 }
 
-impl<S> UniqueID for Client<S> {
+impl<S: AsyncWrite + Unpin> UniqueID for Client<S> {
     fn id(&self) -> UniqueIDType {
         self.facts.id
     }
 }
 
-impl<S> Ssl for Client<S> {
+impl<S: AsyncWrite + Unpin> Ssl for Client<S> {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         self.facts.tls.clone()
     }
@@ -205,27 +216,27 @@ impl<S> Ssl for Client<S> {
     }
 }
 
-impl<S> GetTimingDigest for Client<S> {
+impl<S: AsyncWrite + Unpin> GetTimingDigest for Client<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }
 }
 
-impl<S> GetProxyDigest for Client<S> {
+impl<S: AsyncWrite + Unpin> GetProxyDigest for Client<S> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl<S> GetSocketDigest for Client<S> {
+impl<S: AsyncWrite + Unpin> GetSocketDigest for Client<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         self.facts.socket.clone()
     }
 }
 
-impl<S> Peek for Client<S> {}
+impl<S: AsyncWrite + Unpin> Peek for Client<S> {}
 
-impl<S> fmt::Debug for Client<S> {
+impl<S: AsyncWrite + Unpin> fmt::Debug for Client<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Client").field(&self.facts).finish()
     }

@@ -247,11 +247,16 @@ impl Line {
         self.cut.notify_one();
     }
 
+    /// Whether the request that runs is to be cut.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+
     /// Returns when the request that runs is to be cut.
     pub async fn withdrawn(&self) {
         loop {
             self.cut.notified().await;
-            if self.is_cut.load(Ordering::Acquire) {
+            if self.is_cut() {
                 return;
             }
         }

@@ -1,7 +1,8 @@
 //! The only `ProxyHttp`: Pingora's phases, each a few lines, in the order a request meets them.
 //!
 //! Decides nothing itself: `decide.rs` walks the journey (route → caller → permit → trip), this file
-//! tells Pingora. Each request has the gateway that was configured when it arrived (`configured.rs`). A panic in a phase is caught, counted and answered with 500.
+//! tells Pingora. Each request has the gateway that was configured when it arrived (`configured.rs`). A panic in a phase
+//! is caught, counted and answered with 500.
 
 mod body;
 mod client;
@@ -26,6 +27,7 @@ mod reply;
 mod resource;
 mod seats;
 pub mod served;
+mod settings;
 pub mod sign_in;
 pub mod streams;
 mod taking;
@@ -35,7 +37,7 @@ pub mod tls;
 pub mod told_address;
 mod translated;
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -52,7 +54,7 @@ use crate::{
     access::Access,
     catalog::Catalog,
     client::Client,
-    endpoints::{openapi::Documents, protected_resource::OAuth},
+    endpoints::openapi::Documents,
     identity::Identity,
     mcp::session::SessionKeys,
     record::{Outcome, Recorder},
@@ -68,62 +70,8 @@ use limiting::Limiting;
 use line::Line;
 use live::LiveTrips;
 use served::Desk;
+pub use settings::Settings;
 use sign_in::SignIn;
-
-/// How the public listener behaves.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Address of the public listener.
-    pub http: SocketAddr,
-    /// Address of the ops listener (metrics, readiness).
-    pub ops: SocketAddr,
-    /// Worker threads of the public listener; 0 means one per core.
-    pub threads: usize,
-    /// Open connections accepted at once.
-    pub max_connections: usize,
-    /// From the first byte of a request to the end of its headers.
-    pub header_timeout: Duration,
-    /// How long an idle connection is kept.
-    pub keepalive_timeout: Duration,
-    /// Longest wait between two reads of a request body.
-    pub body_timeout: Duration,
-    /// Longest wait for a client to take more of an answer.
-    pub write_timeout: Duration,
-    /// Largest request line and headers.
-    pub max_header_bytes: usize,
-    /// Largest `{"arguments":…}` body that is unwrapped.
-    pub max_wrapped_body_bytes: usize,
-    /// Largest body of all.
-    pub max_body_bytes: u64,
-    /// Bytes a second by which a body has to come, all in all; 0: as slowly as it likes.
-    pub min_body_rate: u64,
-    /// Bytes a second by which an answer has to be taken, all in all; 0: as slowly as the client likes.
-    pub min_answer_rate: u64,
-    /// After SIGTERM, how long readiness says no before the listener closes.
-    pub shutdown_delay: Duration,
-    /// After that, how long running requests may take.
-    pub shutdown_grace: Duration,
-    /// How long a process that is to take over may take to get ready.
-    pub upgrade_timeout: Duration,
-    /// The certificate of the public listener; without one it speaks no TLS.
-    pub tls: Option<tls::Settings>,
-    /// Requests at once on one connection of HTTP/2.
-    pub max_h2_streams: usize,
-    /// Origins whose browsers may call (CORS), exactly as in the `Origin` header.
-    pub cors_origins: Vec<String>,
-    /// Bounds of native MCP.
-    pub mcp: native::Settings,
-    /// Host names clients call the gateway by, beside those nobody else can answer for; lower case, without port.
-    pub hosts: Vec<String>,
-    /// What clients call the gateway: `https://host[:port]`; without it, what they say they call it.
-    pub public_url: Option<String>,
-    /// What MCP clients are told about signing in, if anything.
-    pub oauth: Option<OAuth>,
-    /// Whether `/openapi.json` and `/mcp` show the meta tools instead of the caller's tools.
-    pub shows_meta_tools_only: bool,
-    /// Whose word about a client's address is taken.
-    pub addresses: told_address::Settings,
-}
 
 /// The gateway as one configuration makes it: what every request needs, shared by all that arrived under it.
 pub struct Gateway {

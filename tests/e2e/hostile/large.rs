@@ -14,11 +14,12 @@ use crate::harness::{
     wire::answer,
 };
 
-const TO_A_TOOL: &str = "a body of 1 GB for a tool of a REST server";
+const TOO_LARGE: &str = "a body over `listen.max_body_bytes` (64 MiB)";
+const TO_A_TOOL: &str = "a body of 1 GB for a tool of a REST server, where that allows it";
 const TO_US: &str = "a body of 1 GB for MCP or a page that takes one";
 
 /// The rows of README.md that are checked here.
-pub const ROWS: [&str; 2] = [TO_A_TOOL, TO_US];
+pub const ROWS: [&str; 3] = [TOO_LARGE, TO_A_TOOL, TO_US];
 
 const GIGABYTE: usize = 1 << 30;
 const BEGINNING: &str = "{\"a\": \"";
@@ -52,7 +53,12 @@ async fn pour(client: &mut RawClient, is_chunked: bool) -> usize {
 async fn a_gigabyte_is_passed_on_or_refused_and_never_held() {
     let peer = RawPeer::with_tools(&["upload"]).await;
     let grants = Grants::of(&["alpha"]).await;
-    let gateway = grants.setup().server("alpha", &peer.url()).start().await;
+    let gateway = grants
+        .setup()
+        .server("alpha", &peer.url())
+        .set("listen.max_body_bytes", 2 * GIGABYTE as i64)
+        .start()
+        .await;
     gateway.knows_tools("alpha", 1).await;
     let token = email_token(CALLER);
     let pages = vec![get("/alpha", &token).into_bytes(), get("/servers", &token).into_bytes()];
@@ -112,4 +118,19 @@ async fn a_gigabyte_is_passed_on_or_refused_and_never_held() {
     assert!(most - memory < 64, "{} MiB more", most - memory);
     watched.check("beside bodies of 1 GB");
     watched.end().await;
+}
+
+#[tokio::test]
+async fn without_being_told_otherwise_a_gigabyte_is_too_large_for_every_tool() {
+    let peer = RawPeer::with_tools(&["upload"]).await;
+    let grants = Grants::of(&["alpha"]).await;
+    let gateway = grants.setup().server("alpha", &peer.url()).start().await;
+    gateway.knows_tools("alpha", 1).await;
+    let token = email_token(CALLER);
+    let refused: u16 = stated(TOO_LARGE)[0][..3].parse().unwrap();
+    let mut client = RawClient::connect(&gateway.address()).await;
+    let length = format!("content-length: {GIGABYTE}");
+    client.send(head("POST", "/alpha/upload", &token, &["content-type: application/json", &length])).await;
+    assert_eq!(client.read_answer().await.status, refused, "before a byte of it was sent");
+    assert!(!peer.was_called().await);
 }
