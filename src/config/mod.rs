@@ -13,6 +13,7 @@ mod oauth;
 mod openwebui;
 mod problems;
 mod reader;
+mod server_care;
 mod server_credential;
 mod server_launch;
 mod servers_file;
@@ -47,6 +48,8 @@ pub struct Config {
     pub record: record::Settings,
     /// Where groups may have servers of their own.
     pub allowed_hosts: AllowedHosts,
+    /// Who is asked for the names of servers; the system's name servers, where nobody is named.
+    pub nameservers: Vec<std::net::SocketAddr>,
     /// The servers.
     pub servers: Vec<catalog::server::Server>,
     /// What works but is probably not meant, each as `FILE:LINE: sentence` with a hint.
@@ -153,10 +156,22 @@ fn gather(
         },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, .. } = gateway?;
+    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, nameservers, .. } =
+        gateway?;
     let servers = servers?;
     let warnings = Vec::new();
-    Ok(Config { gateway, store, identity, access, catalog, record, allowed_hosts, servers, warnings })
+    Ok(Config {
+        gateway,
+        store,
+        identity,
+        access,
+        catalog,
+        record,
+        allowed_hosts,
+        nameservers,
+        servers,
+        warnings,
+    })
 }
 
 fn read_text(path: &Path, findings: &Findings) -> Read<String> {

@@ -4,7 +4,9 @@
 //! and that a key nobody asked for is unknown. Never decides what a value means: callers bring
 //! a parser, which may refuse with a complaint.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+mod values;
+
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use toml::{
     Spanned,
@@ -178,16 +180,6 @@ impl<'f> Reader<'f> {
         let range = u64::from(*range.start())..=u64::from(*range.end());
         // The range ends within 32 bits, so nothing is lost.
         Ok(self.integer(key, u64::from(default), range)? as usize)
-    }
-
-    /// A time in whole seconds.
-    pub(super) fn seconds(
-        &mut self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> Read<Duration> {
-        self.integer(key, default, range).map(Duration::from_secs)
     }
 
     /// Like `list`; where the file does not have the key, `defaults` are read as its entries.
