@@ -11,11 +11,13 @@ use super::{
     body::{Framing, Outbound},
     live::LiveTrip,
     native::exchange::Exchange,
+    tries::Tries,
 };
 use crate::{
+    catalog::server::Tier,
     record::{Outcome, Record, Recorder},
     refusal::Refusal,
-    upstream::{Trip, mcpo},
+    upstream::{Trip, breaker::Fault, mcpo},
 };
 
 /// Where the request is.
@@ -45,8 +47,8 @@ pub struct Underway {
     pub trip: Trip,
     /// What it carries.
     pub cargo: Cargo,
-    /// Addresses tried before the present one.
-    pub attempt: usize,
+    /// Where it is tried, and how far that has come.
+    pub tries: Tries,
     /// Lets a withdrawn permit end it.
     pub live: LiveTrip,
     /// What the peer's answer shows.
@@ -112,6 +114,11 @@ pub struct AnswerSeen {
 }
 
 impl AnswerSeen {
+    /// What the answer says of the peer; none that it is well.
+    pub fn fault(&self, tier: Tier) -> Option<Fault> {
+        mcpo::fault_of(tier, self.status, &self.error_prefix)
+    }
+
     /// Whose word the answer was.
     pub fn outcome(&self) -> Outcome {
         match self.status {
@@ -181,7 +188,8 @@ impl Journey {
     pub fn depart(&mut self, trip: Trip, cargo: Cargo, live: LiveTrip) {
         self.record.depart();
         let answer = AnswerSeen::default();
-        self.stage = Stage::Underway(Box::new(Underway { trip, cargo, attempt: 0, live, answer }));
+        self.stage =
+            Stage::Underway(Box::new(Underway { trip, cargo, tries: Tries::default(), live, answer }));
     }
 
     /// The gateway begins to answer itself, under this permit where it needs one.
@@ -208,13 +216,19 @@ impl Journey {
                 underway.answer.is_stream = true;
                 open_streams.inc();
             }
+            underway.tries.note_head(&underway.trip, &underway.answer);
         }
     }
 
     /// The request has ended: by this outcome, or as what is known of it says.
     pub fn end(&mut self, outcome: Option<Outcome>) {
         let (is_stream, is_withdrawn, otherwise) = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Underway(underway) => {
+            Stage::Underway(mut underway) => {
+                // One that broke off was settled where it did.
+                let is_over = outcome.is_none();
+                if is_over {
+                    underway.tries.settle_by(&underway.answer, underway.trip.server().tier);
+                }
                 let answered = self.record.code().is_none().then(|| underway.answer.outcome());
                 (underway.answer.is_stream, underway.live.is_withdrawn(), answered)
             }
