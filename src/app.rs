@@ -222,8 +222,8 @@ fn server_conf(settings: &gateway::Settings) -> ServerConf {
         upstream_keepalive_pool_size: 512,
         grace_period_seconds: Some(settings.shutdown_grace.as_secs()),
         graceful_shutdown_timeout_seconds: Some(2),
-        // Tries of one call; only what was never sent is tried again.
-        max_retries: 4,
+        // Tries of one call: how many there are is for `gateway/tries.rs` to say, which waits between them.
+        max_retries: 32,
         ..ServerConf::default()
     }
 }
@@ -301,6 +301,8 @@ impl Keeper {
         );
         let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), client, pinner, wishes)?;
         let live = self.live.clone().watch(current(), self.identity.clone(), self.access.clone());
+        // Those of others: a probe must not take a call's connection, nor have its session.
+        let prober = Client::new(client::Settings { max_answer_bytes: self.config.catalog.max_bytes });
         // Tasks of their own: a slow one must not hold up the others.
         let mut tasks = tokio::task::JoinSet::new();
         let mut spawn = |name: &'static str, task: BoxFuture<'static, ()>| {
@@ -313,6 +315,8 @@ impl Keeper {
         spawn("grants", grants.boxed());
         spawn("tool pins", pins.boxed());
         spawn("tool lists", tools.boxed());
+        snapshot::names::ask(&self.config.nameservers);
+        spawn("peers' health", snapshot::probing::keep(current(), prober).boxed());
         spawn("addresses", snapshot::addresses::keep(current()).boxed());
         let allowed = self.config.allowed_hosts.clone();
         spawn("own addresses", snapshot::own_addresses::keep(current(), allowed).boxed());
