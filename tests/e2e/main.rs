@@ -39,6 +39,7 @@ mod readme;
 mod refusals;
 mod revocation;
 mod served;
+mod sick;
 mod tenants;
 mod tool_lists;
 mod tool_rules;
