@@ -12,14 +12,18 @@ use std::{
 };
 
 use divan::{AllocProfiler, Bencher, black_box};
+use pingora::http::ResponseHeader;
 use portcullis::{
     access::{
         Access, KnownGrants, Settings,
         grants::{Grants, GrantsBuilder},
     },
     catalog::server::{Deadlines, Dialect, PeerUrl, Server, Tier},
+    gateway::limiting,
     identity::Caller,
-    names::{Email, GroupName, ServerId},
+    limit::{self, Limits},
+    names::{Email, GroupName, Rate, ServerId},
+    refusal::Quota,
     store::{GrantRow, Subject},
 };
 
@@ -93,6 +97,7 @@ fn server(id: usize) -> Arc<Server> {
         description: String::new(),
         deadlines: Deadlines::of(Duration::from_secs(5), Duration::from_secs(60)),
         care: Default::default(),
+        limits: Default::default(),
     })
 }
 
@@ -177,6 +182,31 @@ fn tool_decided(bencher: Bencher, rules: usize) {
         let permit = access.authorize(&callers[0], black_box(&server), &known);
         permit.is_ok_and(|permit| permit.tools().allows(black_box("search_repositories")))
     });
+}
+
+/// A call counted under so many limits, and what is left of the tightest written into an answer's headers: what every call of
+/// a limited caller pays besides the decision.
+#[divan::bench(args = [0, 1, 3], sample_size = 1000)]
+fn call_counted(bencher: Bencher, limits: usize) {
+    let rate = |at: usize| (at < limits).then(|| Rate::parse("1000000/s").expect("a rate")).flatten();
+    let settings =
+        limit::Settings { per_caller: rate(0), per_server: rate(1), per_tool: rate(2), ..Default::default() };
+    let (counts, server, callers) = (Limits::new(settings), server(1), callers(10_000, MANY));
+    let next = in_turn(&callers);
+    bencher.bench_local(|| {
+        let charges = counts.of_calls(next(), black_box(&server), &[("search_repositories", 1)]);
+        counts.take(&charges, counts.now()).is_ok()
+    });
+}
+
+/// What is left, written into the head of an answer.
+#[divan::bench(sample_size = 1000)]
+fn quota_told(bencher: Bencher) {
+    let window = Duration::from_secs(60);
+    let quota = Quota { name: "caller", count: 100, window, left: 42, next: Duration::from_millis(400) };
+    bencher
+        .with_inputs(|| ResponseHeader::build(200, Some(12)).expect("a head"))
+        .bench_local_values(|mut header| limiting::mark(&mut header, Some(black_box(quota))).is_ok());
 }
 
 /// One caller's rows replaced: what a revocation costs the background task.

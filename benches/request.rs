@@ -23,9 +23,14 @@ use portcullis::{
     client::{self, Client},
     config::{self, Config, Environment, Named},
     endpoints::openapi::Documents,
-    gateway::{Gateway, served::Desk},
+    gateway::{
+        Gateway,
+        configured::{Bench, Configured, Judge},
+        limiting::Limiting,
+        served::Desk,
+    },
     identity::{Face, Identity, Sources},
-    names::{Email, ServerId},
+    names::{Email, SecretKey, ServerId},
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
     route, sample,
     snapshot::{self, Current, tools::Refresher},
@@ -48,7 +53,7 @@ const BODY: &str = r#"{"text":"hello from a benchmark"}"#;
 /// The answer of a tool as far as the gateway looks at it.
 const ANSWER: usize = 1024;
 
-static READY: LazyLock<Gateway> = LazyLock::new(ready);
+static READY: LazyLock<Configured> = LazyLock::new(ready);
 
 /// The value of a future that has nothing to wait for.
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -56,7 +61,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A gateway that has read its grants, tools and addresses, and whose background tasks have been ended.
-fn ready() -> Gateway {
+fn ready() -> Configured {
     app::install_crypto();
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port");
@@ -73,13 +78,15 @@ fn ready() -> Gateway {
         store.migrate().await.expect("the tables");
         let (user, server) = (Email::parse(GRANTED).expect("email"), ServerId::parse("sample").expect("id"));
         store.grant_user(&user, &server).await.expect("a grant");
-        tokio::spawn(snapshot::grants::keep(current.clone(), store, config.store.clone()));
+        let told = tokio::sync::watch::Sender::new(config.store.clone());
+        tokio::spawn(snapshot::grants::keep(current.clone(), store, told.subscribe()));
         let client = Client::new(client::Settings { max_answer_bytes: config.catalog.max_bytes });
         let wishes = (refresher.clone(), wishes);
         // Nothing is pinned here, so nobody needs to take what was read.
         let (pinner, _) = snapshot::pins::Pinner::new();
-        let tools = snapshot::tools::keep(current.clone(), config.catalog.clone(), client, pinner, wishes);
-        tokio::spawn(tools.expect("a dialer"));
+        let sources = snapshot::tools::Sources::new(config.catalog.clone(), client).expect("a dialer");
+        let through = tokio::sync::watch::Sender::new(sources);
+        tokio::spawn(snapshot::tools::keep(current.clone(), through.subscribe(), pinner, wishes));
         tokio::spawn(snapshot::addresses::keep(current.clone()));
         let is_ready = async {
             while !knows_everything(&current, &server) {
@@ -89,14 +96,17 @@ fn ready() -> Gateway {
         tokio::time::timeout(Duration::from_secs(20), is_ready).await.expect("all is read within 20 s");
     });
     runtime.shutdown_background();
-    gateway(&config, current, refresher)
+    Configured::new(gateway(&config, current, refresher))
 }
 
 fn knows_everything(current: &Current, server: &ServerId) -> bool {
     let snapshot = current.load();
     current.is_ready()
         && snapshot.tools.find(server.as_str(), "echo").is_some()
-        && !snapshot.addresses.of(server).is_empty()
+        && snapshot
+            .catalog
+            .get(server.as_str())
+            .is_some_and(|server| !snapshot.addresses.of(server).is_empty())
 }
 
 fn settings(database: &str, sample: SocketAddr) -> Config {
@@ -106,7 +116,9 @@ fn settings(database: &str, sample: SocketAddr) -> Config {
         ("SAMPLE_URL", sample.as_str()),
         ("WEBUI_SECRET_KEY", SECRET),
     ]);
-    let gateway = Named { name: "gateway.toml", text: "[listen]\nhttp = \"127.0.0.1:8000\"\n" };
+    // A limit that is counted and never reached.
+    let text = "[listen]\nhttp = \"127.0.0.1:8000\"\n[limits]\ncalls_per_caller = \"1000000/s\"\n";
+    let gateway = Named { name: "gateway.toml", text };
     let servers = "[servers.sample]\nname = \"Sample\"\ntier = \"local\"\nurl = \"${SAMPLE_URL}\"\n";
     let servers = Named { name: "servers.toml", text: servers };
     config::from_texts(gateway, servers, &environment).expect("a good configuration")
@@ -115,19 +127,25 @@ fn settings(database: &str, sample: SocketAddr) -> Config {
 fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gateway {
     // Off: its lines would stand between the figures. A line is two allocations on this thread.
     let (access_log, _) = AccessLog::new(false);
+    let identity = Arc::new(Identity::new(&config.identity, Sources::default()));
+    let access = Arc::new(Access::new(config.access.clone()));
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
     Gateway {
         settings: config.gateway.clone(),
+        catalog: current.load().catalog.clone(),
         sign_in: None,
-        identity: Arc::new(Identity::new(&config.identity, Sources::default())),
-        access: Arc::new(Access::new(config.access.clone())),
+        bench: Arc::new(Bench::from_pointee(Judge { identity: identity.clone(), access: access.clone() })),
+        identity,
+        access,
         current,
         refresher,
         documents: Documents::new(1 << 20),
-        session_keys: config.gateway.mcp.keys().expect("keys"),
+        session_keys: config.gateway.mcp.keys(&SecretKey::random().expect("a key")),
         client: Client::new(client::Settings { max_answer_bytes: 1 << 20 }),
         desk: Desk::new(Duration::from_secs(60)),
         live: Arc::default(),
-        recorder: Recorder { metrics: Arc::new(Metrics::new().expect("metrics")), access_log },
+        limiting: Limiting::new(config.limits.clone(), metrics.clone()),
+        recorder: Recorder { metrics, access_log },
     }
 }
 
@@ -235,8 +253,8 @@ struct Alone {
 }
 
 fn alone(email: &str, number: u64) -> Alone {
-    let snapshot = READY.current.load();
-    let known = READY.current.grants(&snapshot).expect("grants").clone();
+    let snapshot = READY.now().current.load();
+    let known = READY.now().current.grants(&snapshot).expect("grants").clone();
     let request = http::Request::post("/sample/echo")
         .header("host", "gateway.example.com")
         .header("authorization", format!("Bearer {}", token(email, number)))
@@ -249,9 +267,9 @@ fn alone(email: &str, number: u64) -> Alone {
 fn decided(alone: &Alone) -> bool {
     let route = route::resolve(&alone.request.method, alone.request.uri.path()).expect("a good path");
     let route::Route::Call { server, tool } = route else { return false };
-    let caller = now(READY.identity.identify(&alone.request, Face::Call, None)).expect("a caller");
+    let caller = now(READY.now().identity.identify(&alone.request, Face::Call, None)).expect("a caller");
     let server = alone.catalog.get(server).expect("the sample server");
-    let permit = READY.access.authorize(&caller, server, &alone.known).expect("a permit");
+    let permit = READY.now().access.authorize(&caller, server, &alone.known).expect("a permit");
     let tool = alone.tools.find(server.id.as_str(), tool).expect("a tool").clone();
     upstream::plan(permit, tool, &alone.addresses).is_ok()
 }
@@ -266,7 +284,9 @@ fn decision_alone(bencher: Bencher) {
 #[divan::bench(sample_size = 10)]
 fn identify_token_seen_before(bencher: Bencher) {
     let alone = alone(GRANTED, 0);
-    bencher.bench_local(|| now(READY.identity.identify(black_box(&alone.request), Face::Call, None)).is_ok());
+    let gateway = READY.now();
+    bencher
+        .bench_local(|| now(gateway.identity.identify(black_box(&alone.request), Face::Call, None)).is_ok());
 }
 
 /// Signature, dates and claims are checked.
@@ -278,5 +298,7 @@ fn identify_token_never_seen(bencher: Bencher) {
             number += 1;
             alone(GRANTED, number)
         })
-        .bench_local_refs(|alone| now(READY.identity.identify(&alone.request, Face::Call, None)).is_ok());
+        .bench_local_refs(|alone| {
+            now(READY.now().identity.identify(&alone.request, Face::Call, None)).is_ok()
+        });
 }

@@ -3,13 +3,18 @@
 //! Decides what is built from what and in which order it starts and stops, nothing about requests.
 
 mod believed;
+mod built;
 mod connecting;
+mod counting;
+mod keeper;
 mod openwebui;
+mod reload;
+mod shared;
 mod stopping;
+mod tasks;
 
 use std::{
     net::{SocketAddr, TcpListener},
-    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +24,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use pingora::{
     listeners::TcpSocketOptions,
     proxy::http_proxy,
@@ -29,43 +34,31 @@ use pingora::{
         listening::Service,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use crate::{
-    access::Access,
-    catalog::Catalog,
-    client::{self, Client},
     config::Config,
-    endpoints::openapi::Documents,
     gateway::{
-        self, Gateway,
+        self,
+        configured::Configured,
         guard::Guard,
-        live::LiveTrips,
         ops::{Ops, OpsListener},
-        served::Desk,
-        sign_in::SignIn,
     },
-    identity::Identity,
-    mcp::session::SessionKeys,
     record::{Recorder, access_log::AccessLog, metrics::Metrics},
-    snapshot::{
-        self, Current,
-        pins::Pinner,
-        tools::{Refresher, Wish},
-    },
-    store::Store,
     upstream::peer::PROBES,
 };
 
-use believed::Background;
-pub use believed::identity;
+pub use believed::{Opened as Asked, identity};
+pub use built::rehearse;
 pub use connecting::{Findings, connect_all};
+use keeper::Keeper;
+use reload::Reloads;
+pub use reload::{LogFilter, Origin};
+use shared::Shared;
 pub use stopping::LastThings;
 use stopping::{Drain, StopSignals};
 
-/// OpenAPI documents kept in memory, in bytes.
-const DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// File descriptors for everything but calls: databases, listeners, tool lists, logs.
 const OWN_FILES: u64 = 128;
 /// How long the listeners may take to answer after the start.
@@ -73,106 +66,74 @@ const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Work begun later.
 pub type Begin = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
+/// What a gateway is started with.
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// Where it came from, and comes from again when it changes; none: it never does.
+    pub origin: Option<Origin>,
+    /// Changes which log lines are written.
+    pub log_filter: LogFilter,
+    /// Begun once the gateway can be called.
+    pub begin: Option<Begin>,
+    /// Dropped when the process ends.
+    pub last_things: LastThings,
+}
+
 /// Runs the gateway until it is told to stop. After SIGTERM the process ends here, without a return.
-///
-/// `begin` is begun once the gateway can be called; `last_things` are dropped when the process ends.
-pub fn run(config: Config, begin: Option<Begin>, last_things: LastThings) -> anyhow::Result<()> {
+pub fn run(start: Start) -> anyhow::Result<()> {
+    let Start { config, origin, log_filter, begin, last_things } = start;
     install_crypto();
     refuse_taken(&config.gateway)?;
-    let config = with_room(config)?;
+    let room = Room::of_process()?;
+    let config = room.bounded(config);
     let metrics = Arc::new(Metrics::new()?);
     count_panics(metrics.clone());
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
-    let recorder = Recorder { metrics, access_log };
-    let parts = Parts::new(&config, recorder)?;
+    let recorder = Recorder { metrics: metrics.clone(), access_log };
+    let (shared, built, wishes) = Shared::new(config, recorder.clone())?;
+    let settings = built.config.gateway.clone();
 
-    let conf = Arc::new(server_conf(&config.gateway));
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&config.gateway));
+    let conf = Arc::new(server_conf(&settings));
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&settings));
     server.bootstrap();
-    let mut public = Service::new("gateway".to_owned(), guarded(&conf, &config.gateway, &parts));
+    let configured = Configured::new(built.gateway(&shared));
+    let guard = Guard::new(http_proxy(&conf, configured.clone()), configured.clone(), metrics);
+    let mut public = Service::new("gateway".to_owned(), guard);
     // A client that has died without a word would hold its stream for ever.
     let mut sockets = TcpSocketOptions::default();
     sockets.tcp_keepalive = Some(PROBES);
-    public.add_tcp_with_settings(&config.gateway.http.to_string(), sockets);
+    public.add_tcp_with_settings(&settings.http.to_string(), sockets);
     let is_listening = Arc::new(AtomicBool::new(false));
     let ops = Ops {
-        recorder: parts.recorder.clone(),
-        current: parts.current.clone(),
+        recorder: recorder.clone(),
+        current: shared.current.clone(),
         is_listening: is_listening.clone(),
     };
-    let private = background_service("ops", OpsListener::new(config.gateway.ops, ops));
-    let Parts { recorder, current, identity, background, access, live, refresher, wishes, .. } = parts;
-    let listening = [config.gateway.http, config.gateway.ops];
-    let keeper = Keeper {
-        config: config.clone(),
-        current,
-        metrics: recorder.metrics.clone(),
-        identity,
-        access,
-        live,
-        refresher,
-        waiting: Mutex::new(Some(Waiting { background, wishes })),
-        last_things: last_things.clone(),
-    };
+    let private = background_service("ops", OpsListener::new(settings.ops, ops));
+    if let Some(shared) = shared.limiting.shared() {
+        // A thread of its own: calls wait for it, and what the keeper does may take long.
+        server.add_service(background_service("shared limits", counting::Counting(shared)));
+    }
+    let hang_up = Arc::new(Notify::new());
+    let reloads = Reloads::new(origin, hang_up.clone(), room, log_filter);
+    let keeper = Keeper::new(shared, configured.clone(), (built, wishes, reloads), last_things.clone());
     // One thread: two writers of the snapshot at once would make each other begin anew, a long list for ever.
     server.add_service(background_service("keeper", keeper));
     let drain = Drain { recorder: recorder.clone(), last_things: last_things.clone() };
     server.add_service(background_service("drain", drain));
+    let listening = [settings.http, settings.ops];
     server.add_service(background_service(
         "herald",
         Herald { listening, is_listening, begin: Mutex::new(begin), last_things: last_things.clone() },
     ));
     server.add_service(public);
     server.add_service(private);
-    let signals = StopSignals { recorder, delay: config.gateway.shutdown_delay };
+    let signals = StopSignals { recorder, configured, hang_up };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     last_things.finish();
     Ok(())
-}
-
-/// What requests and background tasks share.
-struct Parts {
-    recorder: Recorder,
-    current: Arc<Current>,
-    identity: Arc<Identity>,
-    access: Arc<Access>,
-    session_keys: Arc<SessionKeys>,
-    sign_in: Option<Arc<SignIn>>,
-    client: Client,
-    live: Arc<LiveTrips>,
-    background: Background,
-    refresher: Refresher,
-    wishes: mpsc::Receiver<Wish>,
-}
-
-impl Parts {
-    fn new(config: &Config, recorder: Recorder) -> anyhow::Result<Self> {
-        let max_stale = config.access.max_stale;
-        let (identity, background) = identity(config);
-        let (refresher, wishes) = Refresher::new();
-        let sign_in = sign_in(config, &identity)?;
-        Ok(Self {
-            recorder,
-            current: Current::new(Catalog::new(config.servers.clone()), max_stale),
-            identity,
-            access: Arc::new(Access::new(config.access.clone())),
-            sign_in,
-            session_keys: config.gateway.mcp.keys()?,
-            client: Client::new(client::Settings { max_answer_bytes: config.gateway.mcp.max_list_bytes }),
-            live: Arc::default(),
-            background,
-            refresher,
-            wishes,
-        })
-    }
-}
-
-/// Signs users of MCP clients in, where both Entra ID and the facade in front of it are configured.
-fn sign_in(config: &Config, identity: &Identity) -> anyhow::Result<Option<Arc<SignIn>>> {
-    let facade = config.gateway.oauth.as_ref().and_then(|oauth| oauth.facade.clone());
-    let both = facade.zip(identity.directory().cloned());
-    Ok(both.map(|(facade, entra)| SignIn::new(facade, entra)).transpose()?.map(Arc::new))
 }
 
 /// Installs the one TLS implementation; without it the first connection would have to choose.
@@ -191,19 +152,49 @@ fn refuse_taken(settings: &gateway::Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has as many file descriptors as the system lets us, and accepts no more connections than they allow.
-fn with_room(mut config: Config) -> anyhow::Result<Config> {
-    let limit = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
-    // A call takes two, the caller's connection and the server's, and one in ten may be forsaken besides.
-    let room =
-        usize::try_from(limit.saturating_sub(OWN_FILES).saturating_mul(10) / 22).unwrap_or(usize::MAX).max(1);
-    if config.gateway.max_connections > room {
-        warn!(
-            "{limit} open files allow {room} connections, fewer than `listen.max_connections`; raise `LimitNOFILE`"
-        );
-        config.gateway.max_connections = room;
+/// Refuses addresses that this machine does not have or may not use. One at which somebody listens is none of them: that
+/// may be the gateway itself.
+pub fn refuse_unusable(settings: &gateway::Settings) -> anyhow::Result<()> {
+    for (key, address) in [("listen.http", settings.http), ("listen.ops", settings.ops)] {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+            bound => {
+                drop(bound.with_context(|| {
+                    format!("cannot listen on `{address}`; change `{key}` in gateway.toml")
+                })?)
+            }
+        }
     }
-    Ok(config)
+    Ok(())
+}
+
+/// How many connections the process has room for.
+#[derive(Clone, Copy)]
+struct Room {
+    files: u64,
+    connections: usize,
+}
+
+impl Room {
+    /// Has as many file descriptors as the system lets us.
+    fn of_process() -> anyhow::Result<Self> {
+        let files = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
+        // A call takes two, the caller's connection and the server's, and one in ten may be forsaken besides.
+        let connections = files.saturating_sub(OWN_FILES).saturating_mul(10) / 22;
+        Ok(Self { files, connections: usize::try_from(connections).unwrap_or(usize::MAX).max(1) })
+    }
+
+    /// Accepts no more connections than there is room for.
+    fn bounded(self, mut config: Config) -> Config {
+        let Self { files, connections } = self;
+        if config.gateway.max_connections > connections {
+            warn!(
+                "{files} open files allow {connections} connections, fewer than `listen.max_connections`; raise `LimitNOFILE`"
+            );
+            config.gateway.max_connections = connections;
+        }
+        config
+    }
 }
 
 /// Counts panics and says where they were. Not what they said: a message may quote a request.
@@ -225,106 +216,6 @@ fn server_conf(settings: &gateway::Settings) -> ServerConf {
         // Tries of one call: how many there are is for `gateway/tries.rs` to say, which waits between them.
         max_retries: 32,
         ..ServerConf::default()
-    }
-}
-
-fn guarded(
-    conf: &Arc<ServerConf>,
-    settings: &gateway::Settings,
-    parts: &Parts,
-) -> Guard<pingora::proxy::HttpProxy<Gateway>> {
-    let gateway = Gateway {
-        settings: settings.clone(),
-        identity: parts.identity.clone(),
-        access: parts.access.clone(),
-        current: parts.current.clone(),
-        refresher: parts.refresher.clone(),
-        documents: Documents::new(DOCUMENT_BYTES),
-        session_keys: parts.session_keys.clone(),
-        client: parts.client.clone(),
-        desk: Desk::new(settings.mcp.session_ttl),
-        sign_in: parts.sign_in.clone(),
-        live: parts.live.clone(),
-        recorder: parts.recorder.clone(),
-    };
-    Guard::new(http_proxy(conf, gateway), settings, parts.recorder.metrics.clone())
-}
-
-/// What requests ask of the background: who somebody is, tool lists to read.
-struct Waiting {
-    background: Background,
-    wishes: mpsc::Receiver<Wish>,
-}
-
-/// Keeps the snapshot true: owns every connection to a database and every outbound call of our own.
-struct Keeper {
-    config: Config,
-    current: Arc<Current>,
-    metrics: Arc<Metrics>,
-    identity: Arc<Identity>,
-    access: Arc<Access>,
-    live: Arc<LiveTrips>,
-    refresher: Refresher,
-    waiting: Mutex<Option<Waiting>>,
-    last_things: LastThings,
-}
-
-#[async_trait]
-impl BackgroundService for Keeper {
-    async fn start(&self, _shutdown: ShutdownWatch) {
-        // Every task of it runs for ever: one that ends has failed, and what it kept would grow old unseen.
-        let error = match self.keep().await {
-            Ok(task) => anyhow::anyhow!("the task that keeps {task} ended; this is a bug, please report it"),
-            Err(error) => error.context("cannot start"),
-        };
-        self.last_things.give_up(&error);
-    }
-}
-
-impl Keeper {
-    /// Runs until a task ends, and says which.
-    async fn keep(&self) -> anyhow::Result<&'static str> {
-        let taken = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Waiting { background, wishes } = taken.context("the keeper was started twice")?;
-        // Built here, because sockets belong to the runtime that opens them.
-        let store = Store::open(&self.config.store)?;
-        let current = || self.current.clone();
-        let grants = snapshot::grants::keep(current(), store, self.config.store.clone());
-        let client = Client::new(client::Settings { max_answer_bytes: self.config.catalog.max_bytes });
-        let wishes = (self.refresher.clone(), wishes);
-        let (pinner, sights) = Pinner::new();
-        let pins = snapshot::pins::keep(
-            current(),
-            self.config.store.clone(),
-            self.metrics.clone(),
-            (self.refresher.clone(), sights),
-        );
-        let tools = snapshot::tools::keep(current(), self.config.catalog.clone(), client, pinner, wishes)?;
-        let live = self.live.clone().watch(current(), self.identity.clone(), self.access.clone());
-        // Those of others: a probe must not take a call's connection, nor have its session.
-        let prober = Client::new(client::Settings { max_answer_bytes: self.config.catalog.max_bytes });
-        // Tasks of their own: a slow one must not hold up the others.
-        let mut tasks = tokio::task::JoinSet::new();
-        let mut spawn = |name: &'static str, task: BoxFuture<'static, ()>| {
-            tasks.spawn(async move {
-                // A panic is counted and told by the hook.
-                drop(AssertUnwindSafe(task).catch_unwind().await);
-                name
-            });
-        };
-        spawn("grants", grants.boxed());
-        spawn("tool pins", pins.boxed());
-        spawn("tool lists", tools.boxed());
-        snapshot::names::ask(&self.config.nameservers);
-        spawn("peers' health", snapshot::probing::keep(current(), prober).boxed());
-        spawn("addresses", snapshot::addresses::keep(current()).boxed());
-        let allowed = self.config.allowed_hosts.clone();
-        spawn("own addresses", snapshot::own_addresses::keep(current(), allowed).boxed());
-        spawn("live calls", live.boxed());
-        for (name, task) in background.tasks(&self.current, &self.metrics)? {
-            spawn(name, task);
-        }
-        Ok(tasks.join_next().await.context("nothing is kept")??)
     }
 }
 

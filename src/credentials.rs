@@ -19,10 +19,13 @@ use crate::{
 
 /// The credential for what the permit lets its caller do, if the server wants one.
 pub fn of(permit: &Permit) -> Result<Option<CredentialHeader>, Refusal> {
-    let server = permit.server();
+    at(permit.server(), permit.tenancy())
+}
+
+fn at(server: &Server, tenancy: &Tenancy) -> Result<Option<CredentialHeader>, Refusal> {
     // What takes no credential gets none, whoever has one.
     let Some(how) = &server.own_credential else { return Ok(server.credential.clone()) };
-    match permit.tenancy() {
+    match tenancy {
         Tenancy::Ambiguous => Err(ambiguous()),
         Tenancy::Own(own) => match of_group(own, how)? {
             Some(credential) => Ok(Some(credential)),
@@ -87,14 +90,16 @@ pub fn standing(permit: &Permit) -> Option<[u8; 16]> {
 }
 
 /// Whether what was begun under one permit would be sent with the same credential, for the same group and to the same address,
-/// under another one.
+/// under another one. Where all share, the operator may have changed the credential: what was begun with the former one
+/// goes on with it.
 pub fn is_same(before: &Permit, now: &Permit) -> bool {
     let addresses = |permit: &Permit| match permit.tenancy() {
         Tenancy::Own(own) => own.endpoints().to_vec(),
         Tenancy::Shared { .. } | Tenancy::Ambiguous => Vec::new(),
     };
     let credential = |permit: &Permit| {
-        let found = of(permit).ok()?;
+        of(permit).ok()?;
+        let found = at(before.server(), permit.tenancy()).ok()?;
         Some(found.map(|found| (found.name, found.value)))
     };
     let (was, is) = (credential(before), credential(now));

@@ -11,6 +11,7 @@ pub mod dial;
 pub mod endpoints;
 pub mod gateway;
 pub mod identity;
+pub mod limit;
 pub mod mcp;
 pub mod names;
 pub mod record;

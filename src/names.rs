@@ -1,6 +1,6 @@
 //! The words of the gateway as types: a value that exists here has been parsed and is well-formed.
 //!
-//! Decides what a server id, tool name, tool pattern, group name, email address and request id may look like, and
+//! Decides what a server id, tool name, tool pattern, group name, email address, rate and request id may look like, and
 //! which names a pattern matches.
 //! Never decides whether the thing exists or who may use it: that is `catalog` and `access`.
 //! Everything arriving from outside (paths, tokens, rows, files) passes through here first.
@@ -9,6 +9,7 @@ mod authority;
 mod digest;
 mod key;
 mod network;
+mod rate;
 
 use std::{fmt, sync::Arc};
 
@@ -18,6 +19,7 @@ pub use authority::{Authority, BadAuthority, Host};
 pub use digest::Digest;
 pub use key::{BadKey, KEY_BYTES, SecretKey};
 pub use network::Network;
+pub use rate::Rate;
 
 /// Why a text is not a name; the sentence is fit for operators and for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -102,8 +102,10 @@ codes! {
     InputNeeded = 422, "input_needed";
     /// The arguments of a meta tool are JSON, and not what it takes.
     BadArguments = 422, "bad_arguments";
-    /// The caller has as many standing streams open as one may.
+    /// The caller has as many streams open as one may.
     TooManyStreams = 429, "too_many_streams";
+    /// More calls, or more requests, than a limit allows.
+    TooManyRequests = 429, "too_many_requests";
     /// The headers are larger than allowed.
     HeadersTooLarge = 431, "headers_too_large";
     /// A bug in the gateway; the log has the cause.
@@ -112,6 +114,10 @@ codes! {
     PeerUnreachable = 502, "peer_unreachable";
     /// The server is switched off in the catalog.
     ServerDisabled = 503, "server_disabled";
+    /// As many calls of the server are running as may.
+    ServerBusy = 503, "server_busy";
+    /// The gateway has more to do than it can.
+    Overloaded = 503, "overloaded";
     /// The key of the caller's group cannot be unsealed, or cannot be sent.
     TenantKeyUnusable = 503, "tenant_key_unusable";
     /// The address of the caller's group is not one that the gateway may call.
@@ -141,7 +147,32 @@ pub struct Refusal {
     allow: Option<&'static str>,
     /// Boxed, because refusals are handed on in every result and few have it.
     version_gap: Option<Box<VersionGap>>,
+    limited: Option<Box<Limited>>,
     is_closing: bool,
+}
+
+/// Which limit refused.
+#[derive(Debug, Clone)]
+pub struct Limited {
+    /// Its word, one of a closed set.
+    pub limit: &'static str,
+    /// What it allows, where that is a matter of time.
+    pub quota: Option<Quota>,
+}
+
+/// What a limit allows and leaves, as `RateLimit` headers tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// The limit's word.
+    pub name: &'static str,
+    /// So many…
+    pub count: u32,
+    /// …in this time.
+    pub window: Duration,
+    /// So many are left…
+    pub left: u32,
+    /// …and one more after this time.
+    pub next: Duration,
 }
 
 /// Which revisions of MCP would have been understood, and which was asked for.
@@ -164,6 +195,7 @@ impl Refusal {
             retry_after: None,
             allow: None,
             version_gap: None,
+            limited: None,
             is_closing: false,
         }
     }
@@ -188,6 +220,12 @@ impl Refusal {
     /// Adds `Retry-After`.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// Names the limit that refused.
+    pub fn limited(mut self, limit: &'static str, quota: Option<Quota>) -> Self {
+        self.limited = Some(Box::new(Limited { limit, quota }));
         self
     }
 
@@ -234,7 +272,12 @@ impl Refusal {
 
     /// Seconds for `Retry-After`, rounded up.
     pub fn retry_after_secs(&self) -> Option<u64> {
-        self.retry_after.map(|wait| wait.as_millis().div_ceil(1000) as u64)
+        self.retry_after.map(whole_secs)
+    }
+
+    /// Which limit refused, if one did.
+    pub fn limit(&self) -> Option<&Limited> {
+        self.limited.as_deref()
     }
 
     /// Whether the connection ends with this.
@@ -251,6 +294,11 @@ impl Refusal {
     pub fn allow(&self) -> Option<&'static str> {
         self.allow
     }
+}
+
+/// A time in whole seconds, rounded up: after them it has passed.
+pub fn whole_secs(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 impl fmt::Display for Refusal {

@@ -30,7 +30,7 @@ use tools::ToolRule;
 pub use tools::ToolScope;
 
 /// Rules that hold for every decision.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Members of this group may use every server.
     pub admin_group: GroupName,

@@ -25,6 +25,7 @@ use crate::{
     store::{
         self, Store,
         openwebui::OpenWebUi,
+        shared_counts::SharedCounts,
         signed_out::{Mark, Redis},
     },
 };
@@ -57,6 +58,7 @@ pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
     {
         problems.push(format!("Open WebUI's Redis: {error:#}"));
     }
+    warnings.extend(connect_counts(config).await);
     if let Some(entra) = &config.identity.entra {
         for Look { tenant, version, keys } in snapshot::entra::look(entra).await? {
             let of = format!("tenant `{tenant}` of Entra ID (tokens of version {})", version.as_str());
@@ -98,6 +100,14 @@ pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
         }
     }
     Ok(Findings { notes, warnings, problems })
+}
+
+/// What is wrong with the Redis that replicas count in: nothing that keeps a caller from being served.
+async fn connect_counts(config: &Config) -> Option<String> {
+    let redis = config.limits.redis.as_ref()?;
+    let looked = async { SharedCounts::connect(&redis.url, &redis.key_prefix).await?.look().await };
+    let error = looked.await.err()?;
+    Some(format!("the Redis of `limits.redis_url`: {error:#}; each replica would count alone"))
 }
 
 /// How much a server offers, in words.

@@ -16,10 +16,13 @@ use pingora::{
     server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch},
     services::background::BackgroundService,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
+};
 use tracing::{error, info, warn};
 
-use crate::record::Recorder;
+use crate::{gateway::configured::Configured, record::Recorder};
 
 /// How long connections may take to close once the last request is done.
 const LAST_BYTES: Duration = Duration::from_millis(500);
@@ -60,15 +63,18 @@ impl LastThings {
     }
 }
 
-/// The signals that stop the gateway: SIGTERM drains (so does SIGQUIT), SIGINT ends at once.
+/// The signals that stop the gateway: SIGTERM drains (so does SIGQUIT), SIGINT ends at once. SIGHUP has it read its
+/// configuration again.
 ///
 /// Not the framework's own: on SIGQUIT that hands its listening sockets to whoever owns a path in `/tmp`,
 /// and SIGHUP would end the process.
 pub struct StopSignals {
     /// Where draining shows.
     pub recorder: Recorder,
-    /// Between readiness saying no and the listener closing.
-    pub delay: Duration,
+    /// Says how long readiness says no before the listener closes.
+    pub configured: Configured,
+    /// Told of SIGHUP.
+    pub hang_up: Arc<Notify>,
 }
 
 #[async_trait]
@@ -83,13 +89,13 @@ impl ShutdownSignalWatch for StopSignals {
                 _ = terminate.recv() => break,
                 _ = quit.recv() => break,
                 _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
-                _ = hang_up.recv() => warn!("SIGHUP: this version does not reload; restart it to take a new configuration"),
+                _ = hang_up.recv() => self.hang_up.notify_one(),
                 _ = user_defined.recv() => warn!("SIGUSR1 means nothing here"),
             }
         }
         self.recorder.metrics.draining.set(1);
         tokio::select! {
-            () = tokio::time::sleep(self.delay) => ShutdownSignal::GracefulTerminate,
+            () = tokio::time::sleep(self.configured.now().settings.shutdown_delay) => ShutdownSignal::GracefulTerminate,
             _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
             _ = interrupt.recv() => ShutdownSignal::FastShutdown,
         }

@@ -45,7 +45,7 @@ pub enum Http2 {
 }
 
 /// Our own certificate at a server.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// In DER, the leaf first.
     pub chain: Vec<Vec<u8>>,
@@ -54,7 +54,7 @@ pub struct ClientCertificate {
 }
 
 /// Whom to believe at a server's addresses, and as whom to be believed.
-#[derive(Clone, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct TlsFiles {
     /// Certificates of authorities, in DER: trusted instead of the system's.
     pub authorities: Vec<Vec<u8>>,
@@ -91,7 +91,7 @@ pub struct Probe {
 }
 
 /// How a server's peers are treated.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Care {
     /// Tools whose calls may be sent again although the first may have been run, as the operator says.
     pub repeatable: Vec<ToolPattern>,

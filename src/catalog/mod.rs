@@ -5,6 +5,7 @@
 
 pub mod care;
 mod entry;
+pub mod limits;
 pub mod offers;
 pub mod peer_url;
 pub mod pins;
@@ -18,7 +19,7 @@ use crate::names::ServerId;
 use server::Server;
 
 /// How tool lists are kept fresh.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Time between two readings of a server's tool list.
     pub refresh: Duration,
@@ -38,6 +39,22 @@ impl Catalog {
     /// Builds the catalog from checked servers.
     pub fn new(servers: impl IntoIterator<Item = Server>) -> Self {
         Self { servers: servers.into_iter().map(|server| (server.id.clone(), Arc::new(server))).collect() }
+    }
+
+    /// The same servers; those that are what they were in another catalog are one and the same value.
+    pub fn sharing(mut self, before: &Self) -> Self {
+        for (id, server) in &mut self.servers {
+            if let Some(known) = before.servers.get(id).filter(|known| *known == server) {
+                *server = known.clone();
+            }
+        }
+        self
+    }
+
+    /// Whether both have the same servers, after `sharing`.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.servers.len() == other.servers.len()
+            && self.servers.values().zip(other.servers.values()).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
     /// The server with this id.

@@ -121,6 +121,18 @@ impl OfferIndex {
         Self { neighbours: Neighbours::new(servers), ..Self::default() }
     }
 
+    /// The offers of those servers for which `keep` holds, as they are called among the servers of another configuration.
+    pub fn among<'s>(
+        &self,
+        servers: impl IntoIterator<Item = &'s ServerId>,
+        keep: impl Fn(&ServerId) -> bool,
+    ) -> Self {
+        let kept = self.servers.iter().filter(|(server, _)| keep(server));
+        kept.fold(Self::of_servers(servers), |index, (server, entry)| {
+            index.with(server.clone(), entry.offers.clone())
+        })
+    }
+
     /// What this server offers; none when its lists were never read.
     pub fn get(&self, server: &str) -> Option<&Arc<Offers>> {
         self.servers.get(server).map(|entry| &entry.offers)

@@ -71,6 +71,12 @@ impl PinIndex {
         Self { servers }
     }
 
+    /// The same index with only the servers for which `keep` holds.
+    pub fn retain(&self, keep: impl Fn(&ServerId) -> bool) -> Self {
+        let servers = self.servers.iter().filter(|(server, _)| keep(server));
+        Self { servers: servers.map(|(server, pins)| (server.clone(), pins.clone())).collect() }
+    }
+
     /// All that was last read of the server, shown or not; none where it never was.
     pub fn read(&self, server: &ServerId) -> Option<&Arc<ToolList>> {
         self.servers.get(server)?.read.as_ref()

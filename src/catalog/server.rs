@@ -6,11 +6,11 @@ use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::tools::Tool;
 pub use super::{
     care::{Care, Deadlines},
     peer_url::{BadUrl, PeerUrl},
 };
+use super::{limits::ServerLimits, tools::Tool};
 use crate::names::{Secret, ServerId, ToolPattern};
 
 /// How a server is reached.
@@ -141,7 +141,7 @@ macro_rules! prints_as_word {
 prints_as_word!(Tier, Dialect, ProtocolVersion);
 
 /// The header the gateway adds so that the server believes it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialHeader {
     /// Header name, lower case.
     pub name: http::HeaderName,
@@ -173,7 +173,7 @@ pub enum Sharing {
 }
 
 /// One MCP server in the catalog.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Its id in paths and grants.
     pub id: ServerId,
@@ -209,6 +209,8 @@ pub struct Server {
     pub deadlines: Deadlines,
     /// How its peers are treated.
     pub care: Care,
+    /// How much of it may be used.
+    pub limits: ServerLimits,
 }
 
 impl Server {
@@ -217,6 +219,18 @@ impl Server {
     pub fn may_repeat(&self, tool: &Tool) -> bool {
         let is_named = |pattern: &ToolPattern| pattern.matches(tool.name.as_str());
         tool.hints.is_repeatable() || self.care.repeatable.iter().any(is_named)
+    }
+
+    /// Whether what is done for the one in the background serves the other too: they differ in what people read at most.
+    pub fn is_kept_like(&self, other: &Self) -> bool {
+        let as_told = Self {
+            name: other.name.clone(),
+            description: other.description.clone(),
+            missing_variables: other.missing_variables.clone(),
+            limits: other.limits.clone(),
+            ..self.clone()
+        };
+        as_told == *other
     }
 }
 
@@ -248,6 +262,7 @@ pub mod tests_support {
             description: String::new(),
             deadlines: Deadlines::of(Duration::from_secs(1), Duration::from_secs(1)),
             care: Care::default(),
+            limits: ServerLimits::default(),
         })
     }
 }

@@ -2,8 +2,18 @@
 
 use std::process::ExitCode;
 
-use super::{Place, data, talk, wait_for};
-use crate::{app, config};
+use super::{Place, data, logs, talk, wait_for};
+use crate::{
+    app,
+    config::{self, Config},
+};
+
+/// Builds what the gateway is built of, for `check` and for `run` alike, and throws it away.
+pub fn build(config: &Config) -> anyhow::Result<()> {
+    logs::filter(&config.record)?;
+    wait_for(async { app::rehearse(config) })?;
+    app::refuse_unusable(&config.gateway)
+}
 
 /// Checks; exit code 1 when `run` would refuse.
 pub fn check(place: &Place<'_>, connect: bool) -> anyhow::Result<ExitCode> {
@@ -23,6 +33,10 @@ pub fn check(place: &Place<'_>, connect: bool) -> anyhow::Result<ExitCode> {
     }
     if config.identity.believes_nobody() {
         talk(config::NOBODY_COULD_CALL);
+        return Ok(ExitCode::FAILURE);
+    }
+    if let Err(error) = build(&config) {
+        talk(&format!("{error:#}"));
         return Ok(ExitCode::FAILURE);
     }
     let found = if connect { wait_for(app::connect_all(&config))? } else { app::Findings::default() };

@@ -46,7 +46,8 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
     wait_for(prepare(&config))?;
     let last_things = app::LastThings::default();
     last_things.keep(scratch);
-    last_things.keep(logs::start(&config.record)?);
+    let (log, log_filter) = logs::start(&config.record)?;
+    last_things.keep(log);
     let lines = lines(arguments, &secret)?;
     let begin: app::Begin = Box::new(move || {
         Box::pin(async move {
@@ -59,7 +60,7 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
             }
         })
     });
-    app::run(config, Some(begin), last_things)
+    app::run(app::Start { config, origin: None, log_filter, begin: Some(begin), last_things })
 }
 
 fn settings(

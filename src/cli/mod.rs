@@ -146,16 +146,29 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
 }
 
 fn run(place: &Place<'_>) -> anyhow::Result<()> {
-    let config = place.load()?;
+    let loaded = config::load_with_files(place.directory, place.environment);
+    let origin = app::Origin {
+        directory: place.directory.to_owned(),
+        environment: place.environment.clone(),
+        files: loaded.files,
+        written: loaded.written,
+    };
+    let config = loaded.outcome.map_err(anyhow::Error::new)?;
+    for warning in &config.warnings {
+        talk(&format!("warning: {warning}"));
+    }
     if config.identity.believes_nobody() {
         bail!("{}", config::NOBODY_COULD_CALL);
     }
     if let Some(remark) = config.sessions_remark() {
         talk(&format!("warning: {remark}"));
     }
+    // Before anybody is told that somebody listens: whatever is wrong is wrong now, in the words of `check`.
+    check::build(&config)?;
     let last_things = app::LastThings::default();
-    last_things.keep(logs::start(&config.record)?);
-    app::run(config, None, last_things)
+    let (log, log_filter) = logs::start(&config.record)?;
+    last_things.keep(log);
+    app::run(app::Start { config, origin: Some(origin), log_filter, begin: None, last_things })
 }
 
 fn servers(config: &Config) -> anyhow::Result<()> {

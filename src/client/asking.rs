@@ -183,7 +183,7 @@ impl Client {
     }
 
     pub(super) fn limits(&self, way: &Way) -> Limits {
-        let bytes = self.shared.settings.max_answer_bytes;
+        let bytes = self.shared.max_answer_bytes.load(std::sync::atomic::Ordering::Relaxed);
         let deadlines = way.server().deadlines;
         Limits { bytes, patience: deadlines.read, total: deadlines.total }
     }

@@ -20,10 +20,10 @@ mod tries;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use crate::{dial::wire::Wire, refusal::Refusal, upstream::Way};
+use crate::{dial::wire::Wire, names::ServerId, refusal::Refusal, upstream::Way};
 use outbox::Outbox;
 use session::Pool;
 use spoken::Eras;
@@ -49,7 +49,7 @@ pub struct Client {
 }
 
 struct Shared {
-    settings: Settings,
+    max_answer_bytes: AtomicUsize,
     wire: Wire,
     sessions: Pool,
     eras: Eras,
@@ -122,8 +122,22 @@ pub struct Filter {
 impl Client {
     /// A client without connections or sessions yet.
     pub fn new(settings: Settings) -> Self {
-        let shared = Shared { settings, wire: Wire::new(), sessions: Pool::new(), eras: Eras::default() };
+        let max_answer_bytes = AtomicUsize::new(settings.max_answer_bytes);
+        let shared =
+            Shared { max_answer_bytes, wire: Wire::new(), sessions: Pool::new(), eras: Eras::default() };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Holds to these settings from now on; connections and sessions stay.
+    pub fn take(&self, settings: &Settings) {
+        self.shared.max_answer_bytes.store(settings.max_answer_bytes, Ordering::Relaxed);
+    }
+
+    /// A server is gone or another: nothing further is asked in its sessions, and what is known of it is forgotten. Who waits
+    /// for an answer still gets it.
+    pub fn forget(&self, server: &ServerId) {
+        self.shared.sessions.forget(server);
+        self.shared.eras.forget_server(server);
     }
 
     /// Sends a notification or a response into a session.

@@ -202,6 +202,19 @@ impl Pool {
         Self { sessions, own: Mutex::default() }
     }
 
+    /// Sessions with this server end, each with the last question in it.
+    pub(super) fn forget(&self, server: &ServerId) {
+        let of_server: Vec<_> = self.sessions.iter().filter(|(key, _)| key.server == *server).collect();
+        for (key, cell) in of_server {
+            self.sessions.invalidate(&*key);
+            if let Some(session) = cell.get() {
+                session.retire(false);
+            }
+        }
+        // What was taken out is dropped now, not with the next use.
+        self.sessions.run_pending_tasks();
+    }
+
     /// Notes a session that is opened for one caller alone. The oldest of too many ends.
     fn note_own(&self, key: &Key) {
         let Some(owner) = &key.asker.session_of else { return };

@@ -89,6 +89,12 @@ impl Eras {
         self.modern_only.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Instant::now());
     }
 
+    /// Nothing of a server is known.
+    pub(super) fn forget_server(&self, server: &ServerId) {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, _), _| id != server);
+        self.modern_only.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, _), _| id != server);
+    }
+
     /// What was known turned out wrong.
     pub(super) fn forget(&self, way: &Way) {
         self.put(way, OnceCell::new());

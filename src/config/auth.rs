@@ -9,6 +9,7 @@ use super::{
     entra,
     gateway_file::group,
     gateway_headers,
+    limits::{self, ServiceRates},
     oauth::{self, SignIn},
     openwebui::{self, OpenWebUi},
     problems::Complaint,
@@ -28,6 +29,8 @@ pub(super) struct Auth {
     pub(super) identity: Settings,
     /// What clients are told about signing in, where there is an authorization server.
     pub(super) sign_in: Option<SignIn>,
+    /// What services may call, where they have a limit of their own.
+    pub(super) service_rates: ServiceRates,
     /// Whether an address that a load balancer told counts as the one a request came from.
     pub(super) trusts_told_address: bool,
 }
@@ -37,8 +40,11 @@ pub(super) fn read(auth: &mut Reader<'_>) -> Read<Auth> {
     let openwebui = auth.table("openwebui", openwebui::read);
     let can_vouch = !matches!(&openwebui, Ok(OpenWebUi { forwarded: None, .. }));
     let mut seen: Vec<(String, [u8; 32])> = Vec::new();
+    let mut service_rates = Vec::new();
     let service_keys = auth.tables("service_keys", |name, table| {
+        let rate = table.optional("calls", limits::rate);
         let service = service_key(name, table, can_vouch)?;
+        service_rates.extend(rate?.map(|rate| (format!("service:{name}"), rate)));
         let hash = *service.key_sha256.expose();
         if let Some((other, _)) = seen.iter().find(|(_, taken)| *taken == hash) {
             return Err(table.problem(
@@ -65,7 +71,7 @@ pub(super) fn read(auth: &mut Reader<'_>) -> Read<Auth> {
         gateway_headers: gateway.headers,
         entra: entra?,
     };
-    Ok(Auth { identity, sign_in: sign_in?, trusts_told_address: gateway.trusts_told_address })
+    Ok(Auth { identity, sign_in: sign_in?, service_rates, trusts_told_address: gateway.trusts_told_address })
 }
 
 fn service_key(name: &str, table: &mut Reader<'_>, can_vouch: bool) -> Read<ServiceKey> {

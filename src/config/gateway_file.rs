@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use tracing_subscriber::EnvFilter;
 
 use super::{
-    auth, gateway_headers,
+    auth, gateway_headers, limits,
     oauth::SignIn,
     problems::Complaint,
     reader::{Read, Reader},
@@ -20,7 +20,7 @@ use crate::{
     catalog::server::Deadlines,
     gateway,
     gateway::{native, told_address},
-    identity,
+    identity, limit,
     names::{GroupName, Network, SecretKey},
     record, store,
     store::SealingSettings,
@@ -33,6 +33,9 @@ pub(super) struct GatewayFile {
     pub(super) store: store::Settings,
     pub(super) identity: identity::Settings,
     pub(super) access: access::Settings,
+    pub(super) limits: limit::Settings,
+    /// Calls of one server that may run at once, at servers that do not say otherwise.
+    pub(super) running: u32,
     pub(super) catalog: catalog::Settings,
     /// Whether tools are pinned, at servers that do not say otherwise.
     pub(super) is_pinned: bool,
@@ -42,6 +45,8 @@ pub(super) struct GatewayFile {
     pub(super) allowed_hosts: AllowedHosts,
     /// Who is asked for names; the system's, where nobody is named.
     pub(super) nameservers: Vec<SocketAddr>,
+    /// Whether changes of the files are taken over.
+    pub(super) is_watched: bool,
 }
 
 /// A day, the longest wait that makes sense for anything a request depends on.
@@ -64,7 +69,12 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         .map_or_else(|reported| (Err(reported), Err(reported)), |(order, sealing)| (Ok(order), Ok(sealing)));
     let store = root.table("database", |table| database(table, sealing));
     let access = root.table("access", |table| access(table, tenant_order));
+    let services = auth.as_ref().map(|auth| auth.service_rates.clone()).unwrap_or_default();
+    let limits = root.table("limits", |table| limits::read(table, services));
+    let limits =
+        limits.map_or_else(|reported| (Err(reported), Err(reported)), |(all, one)| (Ok(all), Ok(one)));
     let record = root.table("log", log);
+    let is_watched = root.table("reload", |table| table.flag("watch", "true"));
     let upstream = root.table("upstream", |table| {
         let deadlines = deadlines(table, DEFAULT_DEADLINES);
         let allowed = table.list("allowed_hosts", allowed_host);
@@ -77,12 +87,15 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         store: store?,
         identity: auth?.identity,
         access: access?,
+        limits: limits.0?,
+        running: limits.1?,
         catalog: catalog?,
         is_pinned: is_pinned?,
         record: record?,
         upstream,
         allowed_hosts,
         nameservers,
+        is_watched: is_watched?,
     })
 }
 
@@ -168,6 +181,9 @@ fn gateway(
         let write_timeout = table.seconds("write_timeout_secs", 30, 1..=DAY_SECS);
         let max_header_bytes = table.size("max_header_bytes", 32_768, 1024..=1_048_576);
         let max_wrapped = table.size("max_wrapped_body_bytes", 1_048_576, 1024..=MAX_BYTES);
+        let max_body_bytes = table.integer("max_body_bytes", 67_108_864, 1024..=1 << 40);
+        let min_body_rate = table.integer("min_body_bytes_per_sec", 512, 0..=1 << 30);
+        let min_answer_rate = table.integer("min_answer_bytes_per_sec", 512, 0..=1 << 30);
         let hosts = table.list("hosts", urls::host);
         let public_url = table.parsed("public_url", "", urls::public_url);
         let addresses = addresses(table, trusts_told_address);
@@ -187,6 +203,9 @@ fn gateway(
             write_timeout: write_timeout?,
             max_header_bytes: max_header_bytes?,
             max_wrapped_body_bytes: max_wrapped?,
+            max_body_bytes: max_body_bytes?,
+            min_body_rate: min_body_rate?,
+            min_answer_rate: min_answer_rate?,
             shutdown_delay,
             shutdown_grace,
             cors_origins: origins?,
@@ -269,6 +288,9 @@ fn tenants(table: &mut Reader<'_>) -> Read<(Vec<GroupName>, SealingSettings)> {
     let file = table.parsed("sealing_key_file", "${PORTCULLIS_SEALING_KEY_FILE:-}", |text| {
         Ok((!text.is_empty()).then(|| std::path::PathBuf::from(text)))
     });
+    if let Ok(Some(file)) = &file {
+        table.note_file(file);
+    }
     Ok((order?, SealingSettings { keys: keys?.into_iter().flatten().collect(), file: file? }))
 }
 

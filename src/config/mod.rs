@@ -7,8 +7,10 @@
 mod auth;
 mod entra;
 mod env;
+mod fixed;
 mod gateway_file;
 mod gateway_headers;
+mod limits;
 mod oauth;
 mod openwebui;
 mod problems;
@@ -19,13 +21,19 @@ mod server_launch;
 mod servers_file;
 mod urls;
 mod wording;
+mod written;
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 pub use env::Environment;
+pub use fixed::FIXED;
 pub use problems::{Problem, Problems};
+pub use written::{Differences, Files, Written};
 
-use crate::{access, catalog, gateway, identity, record, store, upstream::allowed::AllowedHosts};
+use crate::{access, catalog, gateway, identity, limit, record, store, upstream::allowed::AllowedHosts};
 use gateway_file::GatewayFile;
 use problems::Findings;
 use reader::{File, Read};
@@ -42,6 +50,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// The rules of access.
     pub access: access::Settings,
+    /// How much is too much.
+    pub limits: limit::Settings,
     /// Keeping tool lists.
     pub catalog: catalog::Settings,
     /// Logs.
@@ -52,6 +62,8 @@ pub struct Config {
     pub nameservers: Vec<std::net::SocketAddr>,
     /// The servers.
     pub servers: Vec<catalog::server::Server>,
+    /// Whether the files are watched, and changes in them taken over.
+    pub is_watched: bool,
     /// What works but is probably not meant, each as `FILE:LINE: sentence` with a hint.
     pub warnings: Vec<String>,
 }
@@ -82,16 +94,38 @@ pub struct Named<'t> {
     pub text: &'t str,
 }
 
+/// What stood in a folder.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The files it was read from, good or bad: the two of the folder, and those that they name.
+    pub files: Vec<PathBuf>,
+    /// The keys that are set.
+    pub written: Written,
+    /// The configuration, or what is wrong with it.
+    pub outcome: Result<Config, Problems>,
+}
+
 /// Reads `gateway.toml` and `servers.toml` of a folder.
 pub fn load(directory: &Path, environment: &Environment) -> Result<Config, Problems> {
+    load_with_files(directory, environment).outcome
+}
+
+/// Reads `gateway.toml` and `servers.toml` of a folder, and says what was read.
+pub fn load_with_files(directory: &Path, environment: &Environment) -> Loaded {
     let findings = Findings::default();
     let read = |file: &str| {
         let path = directory.join(file);
         let text = read_text(&path, &findings);
+        findings.note_file(path.clone());
         (path.display().to_string(), text)
     };
     let (gateway, servers) = (read("gateway.toml"), read("servers.toml"));
-    check(named(&gateway), named(&servers), environment, findings)
+    let text = |read: &Read<String>| read.as_deref().unwrap_or_default().to_owned();
+    let written = Written::of(&text(&gateway.1), &text(&servers.1));
+    let files = findings.files.clone();
+    let outcome = check(named(&gateway), named(&servers), environment, findings);
+    let files = files.take();
+    Loaded { files, written, outcome }
 }
 
 /// Reads the two files from texts.
@@ -144,20 +178,33 @@ fn gather(
     let gateway = gateway.and_then(|named| file(named).read(gateway_file::read));
     // Servers are checked even where the other file is wrong, so that nobody mends one, then the other.
     let from_gateway = match &gateway {
-        Ok(GatewayFile { gateway, upstream, is_pinned, .. }) => FromGateway {
+        Ok(GatewayFile { gateway, upstream, is_pinned, running, .. }) => FromGateway {
             deadlines: *upstream,
+            running: *running,
             is_pinned: *is_pinned,
             listeners: vec![("listen.http", gateway.http), ("listen.ops", gateway.ops)],
         },
         Err(_) => FromGateway {
             deadlines: gateway_file::DEFAULT_DEADLINES,
+            running: limits::RUNNING,
             is_pinned: false,
             listeners: Vec::new(),
         },
     };
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
-    let GatewayFile { gateway, store, identity, access, catalog, record, allowed_hosts, nameservers, .. } =
-        gateway?;
+    let GatewayFile {
+        gateway,
+        store,
+        identity,
+        access,
+        limits,
+        catalog,
+        record,
+        allowed_hosts,
+        nameservers,
+        is_watched,
+        ..
+    } = gateway?;
     let servers = servers?;
     let warnings = Vec::new();
     Ok(Config {
@@ -165,11 +212,13 @@ fn gather(
         store,
         identity,
         access,
+        limits,
         catalog,
         record,
         allowed_hosts,
         nameservers,
         servers,
+        is_watched,
         warnings,
     })
 }

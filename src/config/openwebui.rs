@@ -127,7 +127,7 @@ fn optional_database(text: &str) -> Result<Option<DatabaseUrl>, Complaint> {
 }
 
 /// The address of one Redis server, and whether it is asked without TLS outside private networks.
-fn optional_redis(text: &str) -> Result<Option<(Secret<String>, bool)>, Complaint> {
+pub(super) fn optional_redis(text: &str) -> Result<Option<(Secret<String>, bool)>, Complaint> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -148,7 +148,7 @@ fn optional_redis(text: &str) -> Result<Option<(Secret<String>, bool)>, Complain
     Ok(Some((secret, is_exposed)))
 }
 
-fn key_prefix(text: &str) -> Result<String, Complaint> {
+pub(super) fn key_prefix(text: &str) -> Result<String, Complaint> {
     if text.chars().any(char::is_control) {
         return Err(Complaint::new("holds a control character"));
     }

@@ -3,7 +3,7 @@
 //! Decides how problems are worded and ordered, never what a problem is. A sentence names keys,
 //! variables and rules, never a value: any value may turn out to be a secret.
 
-use std::{cell::RefCell, fmt};
+use std::{cell::RefCell, fmt, path::PathBuf, rc::Rc};
 
 /// One thing wrong in one file; prints as `FILE:LINE: SENTENCE` and a line with the hint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub(super) struct Reported(());
 pub(super) struct Findings {
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Problem>>,
+    /// The files that were read, or should have been.
+    pub(super) files: Rc<RefCell<Vec<PathBuf>>>,
     /// Every key that was asked for, and whether a file had it: what the shipped files are held to.
     #[cfg(test)]
     pub(super) known: RefCell<std::collections::BTreeMap<String, bool>>,
@@ -104,6 +106,11 @@ impl Findings {
 
     pub(super) fn warning(&self, warning: Problem) {
         self.warnings.borrow_mut().push(warning);
+    }
+
+    /// A file that the configuration is made of: when it changes, the configuration does.
+    pub(super) fn note_file(&self, path: PathBuf) {
+        self.files.borrow_mut().push(path);
     }
 
     /// The value with the warnings about it, or all problems: one problem is enough to have no value.

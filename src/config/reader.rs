@@ -4,9 +4,10 @@
 //! and that a key nobody asked for is unknown. Never decides what a value means: callers bring
 //! a parser, which may refuse with a complaint.
 
+mod numbers;
 mod values;
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{collections::BTreeMap, path::Path};
 
 use toml::{
     Spanned,
@@ -74,6 +75,11 @@ impl<'f> Reader<'f> {
     /// The environment the file is read in.
     pub(super) fn environment(&self) -> &'f Environment {
         self.file.environment
+    }
+
+    /// Notes a file that a key names: when it changes, the configuration does.
+    pub(super) fn note_file(&self, path: &Path) {
+        self.file.findings.note_file(path.to_owned());
     }
 
     /// Notes a problem at the line of `key`, or of the table where the file does not have the key.
@@ -148,38 +154,6 @@ impl<'f> Reader<'f> {
             other => return Err(self.mismatch(key, value.span().start, "a boolean", other)),
         };
         parse(&text).map_err(|complaint| self.complain(key, value.span().start, complaint))
-    }
-
-    /// A whole number within a range, as TOML's own or in a string.
-    pub(super) fn integer(
-        &mut self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> Read<u64> {
-        let Some(value) = self.take(key) else { return Ok(default) };
-        let number = match value.get_ref() {
-            DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
-            DeValue::String(_) => self.text_of(key, &value)?.parse().ok(),
-            _ => None,
-        };
-        number.filter(|number| range.contains(number)).ok_or_else(|| {
-            let sentence = format!("must be a whole number from {} to {}", range.start(), range.end());
-            let complaint = Complaint::new(sentence).with_hint(format!("the default is {default}"));
-            self.complain(key, value.span().start, complaint)
-        })
-    }
-
-    /// A whole number that counts or measures something in memory.
-    pub(super) fn size(
-        &mut self,
-        key: &'static str,
-        default: u32,
-        range: RangeInclusive<u32>,
-    ) -> Read<usize> {
-        let range = u64::from(*range.start())..=u64::from(*range.end());
-        // The range ends within 32 bits, so nothing is lost.
-        Ok(self.integer(key, u64::from(default), range)? as usize)
     }
 
     /// Like `list`; where the file does not have the key, `defaults` are read as its entries.

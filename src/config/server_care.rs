@@ -6,6 +6,7 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -116,9 +117,23 @@ fn probe(table: &mut Reader<'_>) -> Read<Probe> {
 
 /// Reads `ca`, `client_cert`, `client_key` and `tls_name`.
 fn tls(id: &str, table: &mut Reader<'_>, peers: &[PeerUrl]) -> Read<Option<Arc<TlsFiles>>> {
-    let ca = table.optional("ca", authorities);
-    let chain = table.optional("client_cert", certificates);
-    let key = table.optional("client_key", private_key);
+    let mut named = Vec::new();
+    let mut note = |path: &str| named.push(path.to_owned());
+    let ca = table.optional("ca", |path| {
+        note(path);
+        authorities(path)
+    });
+    let chain = table.optional("client_cert", |path| {
+        note(path);
+        certificates(path)
+    });
+    let key = table.optional("client_key", |path| {
+        note(path);
+        private_key(path)
+    });
+    for path in named {
+        table.note_file(Path::new(&path));
+    }
     let name = table.optional("tls_name", |text| match ServerName::try_from(text.to_owned()) {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err(Complaint::new("must be a host name, as it stands in the server's certificate")),

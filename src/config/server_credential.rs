@@ -3,6 +3,11 @@
 //! Decides whether a credential can be sent, and whether a server with `enabled = "auto"` is on. Never shows a secret,
 //! not even in a problem.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
 use http::{HeaderName, HeaderValue};
 
 use super::{
@@ -33,6 +38,9 @@ const TAKEN_HEADERS: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
+
+/// The largest file that holds a secret.
+const LARGEST_FILE: u64 = 64 * 1024;
 
 /// When calls are let through.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -179,6 +187,7 @@ fn header(
             Err(Complaint::new("must be the name of a variable, not its value")
                 .with_hint("put the value into the environment: `env = \"MCP_API_KEY\"`"))
         });
+        let file = credential.optional("file", |text| Ok(PathBuf::from(text)));
         // Only groups have keys by name; lists are read for nobody.
         let key_name = if key == "credential" { credential.optional("key_name", key_name) } else { Ok(None) };
         let missing = |credential: &Reader<'_>, part: &str, example: &str| {
@@ -187,21 +196,70 @@ fn header(
         };
         let name = name
             .and_then(|name| name.ok_or_else(|| missing(credential, "header", "header = \"Authorization\"")));
-        let (variable, key_name, scheme) = (variable?, key_name?, scheme?);
+        let (variable, file, key_name, scheme) = (variable?, file?, key_name?, scheme?);
         let needed = (enabled == Enabled::Yes).then_some(hint);
-        let (key_name, value) = match (&variable, key_name) {
-            (Some(variable), key_name) => {
-                let value = value_of(id, credential, variable, &scheme, needed)?;
-                (key_name.unwrap_or_else(|| variable.clone()), value)
+        let (key_name, value, place) = match (variable, file, key_name) {
+            (Some(_), Some(_), _) => {
+                let sentence = format!("server `{}` has a `{key}` with both `env` and `file`", printable(id));
+                return Err(credential.problem("file", sentence, "leave one of them out"));
             }
-            (None, Some(key_name)) => (key_name, None),
-            (None, None) => return Err(missing(credential, "env", "env = \"MCP_API_KEY\"")),
+            (Some(variable), None, key_name) => {
+                let value = value_of(id, credential, &variable, &scheme, needed)?;
+                let place = shown(&variable, OF_CREDENTIAL);
+                (key_name.unwrap_or(variable), value, Some(place))
+            }
+            (None, Some(file), key_name) => {
+                let value = value_in(id, credential, &file, &scheme, enabled)?;
+                let name = || file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                (key_name.unwrap_or_else(name), value, Some("the file of its `credential.file`".to_owned()))
+            }
+            (None, None, Some(key_name)) => (key_name, None, None),
+            (None, None, None) => return Err(missing(credential, "env", "env = \"MCP_API_KEY\"")),
         };
         let own = OwnCredential { header: name?, scheme, key_name };
-        let (has_variable, missing) = (variable.is_some(), variable.filter(|_| value.is_none()));
-        let missing = missing.map(|variable| shown(&variable, OF_CREDENTIAL));
+        let (has_variable, missing) = (place.is_some(), place.filter(|_| value.is_none()));
         Ok(Header { own, value, has_variable, missing })
     })
+}
+
+/// The value of the header, out of a file that is watched; where it cannot be read, none, or a problem where the server is on.
+fn value_in(
+    id: &str,
+    credential: &Reader<'_>,
+    file: &Path,
+    scheme: &str,
+    enabled: Enabled,
+) -> Read<Option<Secret<HeaderValue>>> {
+    credential.note_file(file);
+    let problem = |what: &str, hint: &str| {
+        let sentence = format!("server `{}` has a file in its `credential.file` that {what}", printable(id));
+        Err(credential.problem("file", sentence, hint))
+    };
+    // Opening a pipe would wait for who writes to it.
+    let is_file = fs::metadata(file).is_ok_and(|about| about.is_file() && about.len() <= LARGEST_FILE);
+    let text = if is_file { fs::read_to_string(file).ok() } else { None };
+    let secret = text.as_ref().map(|text| text.strip_suffix('\n').unwrap_or(text));
+    let Some(secret) =
+        secret.map(|text| text.strip_suffix('\r').unwrap_or(text)).filter(|text| !text.is_empty())
+    else {
+        let hint = "put the secret there and nothing else, or say `enabled = \"auto\"`";
+        return if enabled == Enabled::Yes { problem("cannot be read or is empty", hint) } else { Ok(None) };
+    };
+    match sendable(scheme, secret) {
+        Some(value) => Ok(Some(value)),
+        None => problem(
+            "cannot be sent in a header: it has a line break, an outer space or a control character",
+            "leave only the secret in it",
+        ),
+    }
+}
+
+/// The complete value of a header, where the secret can stand in one.
+fn sendable(scheme: &str, secret: &str) -> Option<Secret<HeaderValue>> {
+    let complete = if scheme.is_empty() { secret.to_owned() } else { format!("{scheme} {secret}") };
+    let mut header = HeaderValue::try_from(complete).ok().filter(|_| secret.trim() == secret)?;
+    header.set_sensitive(true);
+    Some(Secret::new(header))
 }
 
 /// The value of the header; where the variable is not set, none, or a problem with the hint given for it.
@@ -218,13 +276,9 @@ fn value_of(
             format!("server `{}` needs {}, which is not set", printable(id), shown(variable, OF_CREDENTIAL));
         return Err(credential.problem("env", sentence, hint));
     };
-    let complete = if scheme.is_empty() { value.to_owned() } else { format!("{scheme} {value}") };
-    match HeaderValue::try_from(complete) {
-        Ok(mut header) if value.trim() == value => {
-            header.set_sensitive(true);
-            Ok(Some(Secret::new(header)))
-        }
-        _ => {
+    match sendable(scheme, value) {
+        Some(header) => Ok(Some(header)),
+        None => {
             let sentence = format!(
                 "server `{}` cannot send {} in a header: it has a line break, an outer space or a control character",
                 printable(id),

@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
+    limits::{MOST_RUNNING, rate},
     problems::Complaint,
     reader::{Read, Reader},
     server_care::{care, deadlines},
@@ -15,8 +16,11 @@ use super::{
     wording::{closest, printable},
 };
 use crate::{
-    catalog::server::{Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
-    names::ServerId,
+    catalog::{
+        limits::ServerLimits,
+        server::{Deadlines, Dialect, PeerUrl, ProtocolVersion, Server, Tier},
+    },
+    names::{ServerId, ToolPattern},
 };
 
 /// What `gateway.toml` says that servers are held against.
@@ -24,6 +28,8 @@ pub(super) struct FromGateway {
     pub(super) deadlines: Deadlines,
     /// Whether tools are pinned.
     pub(super) is_pinned: bool,
+    /// Calls of one server that may run at once.
+    pub(super) running: u32,
     /// Each with its key; none where that file is wrong.
     pub(super) listeners: Vec<(&'static str, SocketAddr)>,
 }
@@ -51,6 +57,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let discovery_credential = discovery_credential(id, table, is_on);
     let is_session_shared = share_session(id, table, dialect);
     let is_pinned = table.flag("pin", if from_gateway.is_pinned { "true" } else { "false" });
+    let limits = limits(table, from_gateway.running);
     let launch = launch(id, table, dialect);
     let description = table.parsed("description", "", any_line);
     let deadlines = deadlines(table, from_gateway.deadlines);
@@ -84,7 +91,20 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         description: description?,
         deadlines: deadlines?,
         care: care?,
+        limits: limits?,
     })
+}
+
+/// How much of the server may be used.
+fn limits(table: &mut Reader<'_>, running: u32) -> Read<ServerLimits> {
+    let calls = table.optional("calls", rate);
+    let tools = table.words("calls_per_tool", |pattern, text| {
+        let pattern = ToolPattern::parse(pattern)
+            .map_err(|bad| Complaint::new(format!("is no pattern of tools: {bad}")))?;
+        Ok((pattern, rate(text)?))
+    });
+    let running = table.size("running", running, 0..=MOST_RUNNING);
+    Ok(ServerLimits::new(calls?, tools?, running?))
 }
 
 fn tier(id: &str, table: &mut Reader<'_>) -> Read<Tier> {
@@ -244,6 +264,37 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_may_stand_in_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("github-key");
+        let text = |enabled: &str| {
+            format!(
+                "[servers.x]\ntier = 'local'\nurl = 'http://h'\nenabled = '{enabled}'\n\
+                 credential = {{ header = 'X-Key', file = '${{FOLDER}}/github-key' }}"
+            )
+        };
+        let pairs = [("FOLDER", folder.path().to_str().unwrap())];
+        let cannot = "s:5: server `x` has a file in its `credential.file` that cannot be read or is empty\n  \
+             hint: put the secret there and nothing else, or say `enabled = \"auto\"`";
+        check("", &text("true"), &pairs, cannot);
+        assert!(!server(&text("auto"), &pairs).is_enabled);
+        for (content, value) in [("k", "k"), ("k\n", "k"), ("k\r\n", "k")] {
+            std::fs::write(&path, content).unwrap();
+            let found = server(&text("auto"), &pairs);
+            assert_eq!(found.credential.unwrap().value.expose(), value);
+            assert_eq!(found.own_credential.unwrap().key_name, "github-key");
+            assert!(found.is_enabled);
+        }
+        std::fs::write(&path, "").unwrap();
+        check("", &text("true"), &pairs, cannot);
+        std::fs::write(&path, "one\ntwo\n").unwrap();
+        let found = read("", &text("true"), &pairs).unwrap_err();
+        assert!(found.contains("cannot be sent in a header") && !found.contains("two"), "{found}");
+        let both = text("true").replace("file =", "env = 'FOLDER', file =");
+        assert!(read("", &both, &pairs).unwrap_err().contains("with both `env` and `file`"));
+    }
+
+    #[test]
     fn a_server_has_what_its_table_says() {
         let text = "[servers.github]\nname = 'GitHub'\ntier = 'local'\nurl = '${MCP_GITHUB_URL:-http://mcp-github:8000/}'\n\
              credential = { header = 'Authorization', scheme = 'Bearer', env = 'MCP_API_KEY' }\nenabled = 'auto'\n\
@@ -368,7 +419,7 @@ mod tests {
              s:17: `servers.d.credential.env` must be the name of a variable, not its value\n  \
              hint: put the value into the environment: `env = \"MCP_API_KEY\"`\n\
              s:17: `servers.d.credential.value` is not a known key\n  \
-             hint: known here: `env`, `header`, `key_name`, `scheme`",
+             hint: known here: `env`, `file`, `header`, `key_name`, `scheme`",
         );
     }
 

@@ -3,11 +3,17 @@
 //! One read is looked at before the peer is called, so that a small bad body never reaches it and an
 //! unwrapped one goes with its exact length. What passes through is never held back or changed.
 
+use std::time::{Duration, Instant};
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use pingora::proxy::Session;
+use pingora::{ErrorType, proxy::Session};
 
-use super::framing::{self, End};
+use super::{
+    Settings,
+    framing::{self, End},
+    native,
+};
 use crate::{
     refusal::{Code, Refusal},
     upstream::arguments::{Peek, Shape, Whole},
@@ -40,18 +46,58 @@ pub struct Outbound {
     peek: Peek,
     plan: Plan,
     framing: Framing,
-    bound: usize,
+    bounds: Bounds,
     /// Bytes handed over in this try; a further try begins at 0 with the same bytes.
     handed_over: usize,
+    since: Instant,
+}
+
+/// How large a body may be, and how slow.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Most bytes that are held.
+    held: usize,
+    /// Most bytes of all.
+    all: u64,
+    /// How long it may take, whatever has come.
+    patience: Duration,
+    /// And for this many bytes a second longer; 0: without end.
+    rate: u64,
+}
+
+impl Bounds {
+    /// The bounds of these settings.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            held: settings.max_wrapped_body_bytes,
+            all: settings.max_body_bytes,
+            patience: settings.body_timeout,
+            rate: settings.min_body_rate,
+        }
+    }
+
+    /// Refuses a body of which so many bytes have come in this time.
+    fn refuse(&self, bytes: usize, time: Duration) -> Result<(), Refusal> {
+        let bytes = bytes as u64;
+        if bytes > self.all {
+            return Err(larger_than(self.all));
+        }
+        let is_slow = self.rate > 0 && time > self.patience + Duration::from_secs(bytes / self.rate);
+        if is_slow { Err(native::too_slow()) } else { Ok(()) }
+    }
 }
 
 /// An empty body means a call without arguments.
 const NO_ARGUMENTS: &[u8] = b"{}";
 
 impl Outbound {
-    /// Reads once and decides what happens to the body. `bound` limits what is held.
-    pub async fn begin(session: &mut Session, may_be_wrapped: bool, bound: usize) -> Result<Self, Refusal> {
+    /// Reads once and decides what happens to the body.
+    pub async fn begin(session: &mut Session, may_be_wrapped: bool, bounds: Bounds) -> Result<Self, Refusal> {
         refuse_encoded(&session.req_header().headers)?;
+        if announced(&session.req_header().headers).is_some_and(|bytes| bytes > bounds.all) {
+            return Err(larger_than(bounds.all));
+        }
+        let bound = bounds.held;
         let mut peek = Peek::new(may_be_wrapped);
         let first = read_once(session).await?;
         let shape = peek.feed(&first)?;
@@ -68,7 +114,8 @@ impl Outbound {
                 }
             }
         };
-        Ok(Self { peek, plan, framing, bound, handed_over: 0 })
+        bounds.refuse(first.len(), Duration::ZERO)?;
+        Ok(Self { peek, plan, framing, bounds, handed_over: 0, since: Instant::now() })
     }
 
     /// How the body's end is told to the peer.
@@ -79,6 +126,7 @@ impl Outbound {
     /// A try begins: the framework hands over all bytes once more.
     pub fn restart(&mut self) {
         self.handed_over = 0;
+        self.since = Instant::now();
         if let Plan::Hold(held) = &mut self.plan {
             held.clear();
         }
@@ -89,6 +137,7 @@ impl Outbound {
         let bytes = body.clone().unwrap_or_default();
         let known = self.peek.offset().saturating_sub(self.handed_over).min(bytes.len());
         self.handed_over += bytes.len();
+        self.bounds.refuse(self.handed_over, self.since.elapsed())?;
         let shape = self.peek.feed(&bytes[known..])?;
         match &mut self.plan {
             Plan::Pass => {
@@ -107,8 +156,8 @@ impl Outbound {
                     self.plan = Plan::Pass;
                     return if is_end { self.peek.finish().map(drop) } else { Ok(()) };
                 }
-                if held.len() > self.bound {
-                    return Err(too_large(self.bound));
+                if held.len() > self.bounds.held {
+                    return Err(too_large(self.bounds.held));
                 }
                 // Never `None` before the end: that would end the peer's body.
                 *body = Some(if is_end { released(&self.peek, held)? } else { Bytes::new() });
@@ -154,6 +203,12 @@ pub(super) async fn read_once(session: &mut Session) -> Result<Bytes, Refusal> {
 
 /// The first bytes of the body, not kept by the framework; a client that waits for our word gets it.
 pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> {
+    ask_for_body(session).await?;
+    read_piece(session).await
+}
+
+/// Gives a client that waits for our word before it sends its body that word.
+async fn ask_for_body(session: &mut Session) -> Result<(), Refusal> {
     let is_waiting = session
         .req_header()
         .headers
@@ -162,17 +217,23 @@ pub(super) async fn read_first(session: &mut Session) -> Result<Bytes, Refusal> 
     if is_waiting {
         session.as_downstream_mut().write_continue_response().await.map_err(|error| unreadable(&error))?;
     }
-    read_piece(session).await
+    Ok(())
 }
 
-/// The next bytes of the body; none at its end.
+/// The next bytes of the body: none at its end, and none where the beginning of a chunk is not whole yet.
 pub(super) async fn read_piece(session: &mut Session) -> Result<Bytes, Refusal> {
-    let piece = session.as_downstream_mut().read_request_body().await;
-    Ok(piece.map_err(|error| unreadable(&error))?.unwrap_or_default())
+    next_piece(session).await.map(Option::unwrap_or_default)
+}
+
+async fn next_piece(session: &mut Session) -> Result<Option<Bytes>, Refusal> {
+    session.as_downstream_mut().read_request_body().await.map_err(|error| unreadable(&error))
 }
 
 /// What follows a body that cannot be read is anybody's guess, and no next request.
 fn unreadable(error: &pingora::Error) -> Refusal {
+    if *error.etype() == ErrorType::ReadTimedout {
+        return native::too_slow();
+    }
     Refusal::new(Code::BadRequest, "the body did not arrive")
         .because(format_args!("reading the body: {}", error.etype().as_str()))
         .closing()
@@ -188,11 +249,11 @@ pub(super) async fn read_whole(session: &mut Session, bound: usize) -> Result<By
         return Err(too_large());
     }
     let mut whole = BytesMut::new();
+    if !session.as_downstream_mut().is_body_done() {
+        ask_for_body(session).await?;
+    }
     while !session.as_downstream_mut().is_body_done() {
-        let piece = if whole.is_empty() { read_first(session).await? } else { read_piece(session).await? };
-        if piece.is_empty() {
-            break;
-        }
+        let Some(piece) = next_piece(session).await? else { break };
         if whole.len() + piece.len() > bound {
             return Err(too_large());
         }
@@ -213,9 +274,16 @@ pub(super) fn refuse_encoded(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 fn refuse_announced(headers: &HeaderMap, bound: usize) -> Result<(), Refusal> {
-    let announced =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|bytes| bytes > bound) { Err(too_large(bound)) } else { Ok(()) }
+    let is_larger = announced(headers).is_some_and(|bytes| bytes > bound as u64);
+    if is_larger { Err(too_large(bound)) } else { Ok(()) }
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+fn larger_than(bound: u64) -> Refusal {
+    Refusal::new(Code::BodyTooLarge, format!("a body may have at most {bound} bytes"))
 }
 
 fn too_large(bound: usize) -> Refusal {

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::guard::Line;
+use super::{guard::Line, taking::Taking};
 
 /// How long an answer may go on without anybody who wants it.
 const FORSAKEN: Duration = Duration::from_secs(300);
@@ -33,6 +33,7 @@ const FORSAKEN: Duration = Duration::from_secs(300);
 pub struct Client {
     stream: Stream,
     line: Arc<Line>,
+    taking: Taking,
     timer: Option<Pin<Box<Sleep>>>,
     has_left: bool,
     is_deaf: bool,
@@ -40,8 +41,8 @@ pub struct Client {
 
 impl Client {
     /// The client at the other end of `stream`.
-    pub fn new(stream: Stream, line: Arc<Line>) -> Self {
-        Self { stream, line, timer: None, has_left: false, is_deaf: false }
+    pub fn new(stream: Stream, line: Arc<Line>, taking: Taking) -> Self {
+        Self { stream, line, taking, timer: None, has_left: false, is_deaf: false }
     }
 
     /// Pending until an answer that is due has not begun, or is not over.
@@ -67,19 +68,19 @@ impl Client {
 
     /// What a failed write means: nothing, where the client's leaving does not count.
     fn forgive(&mut self, outcome: Poll<io::Result<usize>>, whole: usize) -> Poll<io::Result<usize>> {
-        match outcome {
+        match self.taking.note(outcome, &self.line) {
             Poll::Ready(Err(_)) if self.may_leave() => {
                 self.is_deaf = true;
                 Poll::Ready(Ok(whole))
             }
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(bytes)) => {
                 self.line.note_taken();
                 self.line.note_client(false);
-                outcome
+                Poll::Ready(Ok(bytes))
             }
             Poll::Pending => {
                 self.line.note_client(true);
-                outcome
+                Poll::Pending
             }
             outcome @ Poll::Ready(Err(_)) => outcome,
         }
@@ -222,17 +223,19 @@ impl fmt::Debug for Client {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        sync::Semaphore,
-    };
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+    use crate::gateway::{guard::Forsaken, seats::Seats};
+
+    fn patient() -> Taking {
+        Taking::new(Duration::from_secs(30), 0)
+    }
 
     fn connected() -> (Client, Arc<Line>, DuplexStream) {
         let (near, far) = duplex(1024);
-        let line = Line::new(Duration::from_secs(60), None, Arc::new(Semaphore::new(1)));
-        (Client::new(Box::new(near), line.clone()), line, far)
+        let line = Line::new(Duration::from_secs(60), None, Forsaken { seats: Arc::default(), most: 1 });
+        (Client::new(Box::new(near), line.clone(), patient()), line, far)
     }
 
     /// Whether a read is still waiting after everything that can happen now has.
@@ -324,21 +327,22 @@ mod tests {
 
     #[tokio::test]
     async fn only_so_many_answers_go_on_without_their_clients_and_those_give_their_seats_back() {
-        let (connections, forsaken) = (Arc::new(Semaphore::new(2)), Arc::new(Semaphore::new(1)));
+        let connections: Arc<Seats> = Arc::default();
+        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
         let seated = || {
             let (near, far) = duplex(64);
-            let seat = connections.clone().try_acquire_owned().ok();
+            let seat = connections.take(2);
             let line = Line::new(Duration::from_secs(60), seat, forsaken.clone());
             line.outlive_client(true);
             drop(far);
-            Client::new(Box::new(near), line)
+            Client::new(Box::new(near), line, patient())
         };
         let (mut first, mut second) = (seated(), seated());
-        assert_eq!(connections.available_permits(), 0);
+        assert!(connections.take(2).is_none());
         assert!(is_waiting(&mut first).await);
-        assert_eq!(connections.available_permits(), 1, "its seat is free for others");
+        assert!(connections.take(2).is_some(), "its seat is free for others");
         assert!(!is_waiting(&mut second).await, "the second is gone as any other client is");
         drop(first);
-        assert_eq!(forsaken.available_permits(), 1);
+        assert!(forsaken.seats.take(1).is_some());
     }
 }

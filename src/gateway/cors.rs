@@ -44,7 +44,7 @@ pub fn preflight_answer(request: &Parts) -> Answer {
 }
 
 /// What scripts may read of an answer.
-const EXPOSED_HEADERS: &str = "Content-Disposition, Mcp-Session-Id, WWW-Authenticate, X-Request-Id";
+const EXPOSED_HEADERS: &str = "Content-Disposition, Mcp-Session-Id, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id";
 
 /// Tells the browser that this origin may read the answer.
 pub fn mark(header: &mut ResponseHeader, journey: &Journey) -> pingora::Result<()> {

@@ -1,4 +1,4 @@
-//! The journey, in one screen: well-formed → who → server known → grant → enabled → tool known → body.
+//! The journey, in one screen: well-formed → who → server known → grant → enabled → tool known → limits → body.
 //!
 //! An earlier no hides the later ones. Waits only for what DESIGN allows: the first sight of an Open
 //! WebUI user, one bounded reading of a tool list, and the first piece of the body.
@@ -7,12 +7,12 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::request::Parts;
-use pingora::{http::RequestHeader, proxy::Session};
+use pingora::proxy::Session;
 
 use super::{
     Gateway,
-    body::Outbound,
-    cors, framing,
+    body::{Bounds, Outbound},
+    cors, head,
     journey::{Cargo, Journey, Rpc},
     live::{LiveTrip, Use},
     origin, resource,
@@ -23,7 +23,7 @@ use crate::{
     access::{self, KnownGrants, Permit, Reach},
     catalog::{server::Server, tools::Tool},
     endpoints::{self, Answer, Asked, Audience},
-    identity::{Caller, Face, Reason},
+    identity::{Caller, Face},
     names::RequestId,
     refusal::{Code, Refusal},
     route::{self, Page, Route},
@@ -68,14 +68,13 @@ impl Gateway {
         let path = request.uri.path().to_owned();
         let route = match self.at_the_door(request, &path, journey)? {
             Door::Answered(answer) => return Ok(Step::Answer(answer)),
-            Door::SignIn(page) => return Box::pin(self.help_to_sign_in(page, session, journey)).await,
+            Door::SignIn(page) => return self.let_sign_in(page, session, journey, sender).await,
             Door::Open(route) => route,
         };
         // Read before the snapshot, so that a change in between is noticed at departure.
         let change_count = self.current.change_count();
-        let caller = self.who(request, &route, sender).await?;
-        journey.record.scheme = Some(caller.scheme().as_str());
-        let snapshot = self.current.load();
+        let caller = self.who(request, &route, sender, journey).await?;
+        let snapshot = self.snapshot();
         let known = self.current.grants(&snapshot)?;
         let mut permit = |server| {
             let server = snapshot.catalog.get(server).ok_or_else(access::unknown_server)?;
@@ -126,13 +125,18 @@ impl Gateway {
         request: &Parts,
         route: &Route<'_>,
         sender: Option<IpAddr>,
+        journey: &mut Journey,
     ) -> Result<Arc<Caller>, Refusal> {
+        self.limiting.refuse_overload()?;
+        self.refuse_stranger(journey, request, face(route), sender)?;
         let caller = self.identity.identify(request, face(route), sender).await?;
         // A browser at a trusted address has what is believed there, whatever page it shows: one whose name leads here
         // (DNS rebinding) could say who it is.
         if self.identity.is_known_by_address_alone(&caller) {
             origin::refuse_foreign(request, &self.settings)?;
         }
+        journey.record.scheme = Some(caller.scheme().as_str());
+        journey.held.caller = Some(caller.clone());
         Ok(caller)
     }
 
@@ -147,6 +151,7 @@ impl Gateway {
         refuse_disabled(permit.server())?;
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
+        self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
         if permit.server().dialect.is_mcp() {
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
@@ -154,8 +159,7 @@ impl Gateway {
             return Box::pin(calling).await;
         }
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
-        let body =
-            Outbound::begin(session, !tool.takes_arguments_key, self.settings.max_wrapped_body_bytes).await?;
+        let body = Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
     }
@@ -241,20 +245,7 @@ impl Gateway {
     }
 
     fn refuse_malformed(&self, session: &Session) -> Result<(), Refusal> {
-        let request = session.req_header();
-        let raw = session.to_h1_raw();
-        if raw.len() > self.settings.max_header_bytes {
-            return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
-        }
-        framing::check(&request.headers, &raw)?;
-        // RFC 9112 section 3.2.
-        if !request.headers.contains_key(http::header::HOST) {
-            return Err(Refusal::new(Code::BadRequest, "the request has no `Host` header"));
-        }
-        if !is_path_or_url(request) {
-            return Err(Refusal::new(Code::BadPath, "the path must begin with `/`"));
-        }
-        Ok(())
+        head::check(session.req_header(), &session.to_h1_raw(), self.settings.max_header_bytes)
     }
 
     /// The tool of this name; a miss has the server's list read once more.
@@ -294,21 +285,17 @@ impl Gateway {
         change_count: u64,
     ) -> Result<LiveTrip, Refusal> {
         let live = self.live.begin(permit, what.clone(), self.identity.pin(permit.caller()));
-        if self.current.change_count() != change_count {
+        let has_other_judge = !self.is_judge_of_now();
+        if has_other_judge {
+            live.pin(self.bench.load().identity.pin(permit.caller()));
+        }
+        if has_other_judge || self.current.change_count() != change_count {
             let now = self.permit_now(permit)?;
             if !what.may_go_on(permit, &now) {
                 return Err(access::unknown_tool());
             }
         }
         Ok(live)
-    }
-
-    /// The permit that the same caller gets at this moment.
-    pub(super) fn permit_now(&self, permit: &Permit) -> Result<Permit, Refusal> {
-        let snapshot = self.current.load();
-        let known = self.current.grants(&snapshot)?;
-        let caller = self.identity.current(permit.caller()).ok_or_else(|| Reason::Withdrawn.refuse())?;
-        self.access.authorize(&caller, permit.server(), known)
     }
 }
 
@@ -323,18 +310,6 @@ fn face(route: &Route<'_>) -> Face {
         Route::OtherMethod(_) | Route::Nothing => Face::Call,
         Route::Page(_) | Route::ServerPage(..) => Face::Page,
     }
-}
-
-/// Whether the path is the one that was sent: in origin or absolute form (RFC 9112 section 3.2).
-///
-/// A target of any other form, or one it cannot take apart, the framework gives out as `/`.
-fn is_path_or_url(request: &RequestHeader) -> bool {
-    let target = request.raw_path();
-    let is_url = |scheme: &str| {
-        target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
-    };
-    let path = request.uri.path_and_query().map_or("", |path| path.as_str());
-    target.starts_with(b"/") || (is_url("http://") || is_url("https://")) && target.ends_with(path.as_bytes())
 }
 
 /// The reading of `{server}_{tool}` whose tool is known, or else the one with the longest known server.

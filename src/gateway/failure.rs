@@ -81,7 +81,8 @@ pub fn refusal_for(error: &Error) -> Option<Refusal> {
             refuse(Code::BadRequest, "the request's headers are not acceptable")
         }
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
-            refuse(Code::BadRequest, "the body did not arrive in time")
+            let refusal = refuse(Code::BadRequest, "the body did not arrive in time");
+            refusal.map(|refusal| refusal.limited("slow_sender", None))
         }
         // A broken chunk, for example.
         (ErrorSource::Downstream, ErrorType::Custom(_)) => {

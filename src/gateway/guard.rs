@@ -14,15 +14,18 @@ use std::{
 
 use async_trait::async_trait;
 use pingora::{apps::ServerApp, protocols::Stream, server::ShutdownWatch};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use super::{
-    Settings,
     client::Client,
+    configured::Configured,
+    limiting::TooMany,
     proxy_protocol::{self, NoHeader},
+    seats::{Seat, Seats},
+    taking::Taking,
     told_address,
 };
-use crate::record::metrics::Metrics;
+use crate::{limit, record::metrics::Metrics};
 
 tokio::task_local! {
     static LINE: Arc<Line>;
@@ -51,9 +54,12 @@ pub struct Line {
     outlives_client: AtomicBool,
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
     forsaken_until_millis: AtomicU64,
+    /// Since when a write waits for the client to take more.
+    blocked_since_millis: AtomicU64,
+    is_slow: AtomicBool,
     /// Among the connections, or among the forsaken once the client has left.
-    seat: Mutex<Option<OwnedSemaphorePermit>>,
-    forsaken: Arc<Semaphore>,
+    seat: Mutex<Option<Seat>>,
+    forsaken: Forsaken,
     /// The client's address, as a balancer told it at the connection's beginning.
     told: OnceLock<IpAddr>,
 }
@@ -61,11 +67,7 @@ pub struct Line {
 impl Line {
     /// A connection whose first header must come within this time. Where its client leaves too early, it takes
     /// one of the `forsaken` seats instead of its own.
-    pub fn new(
-        first_header: Duration,
-        seat: Option<OwnedSemaphorePermit>,
-        forsaken: Arc<Semaphore>,
-    ) -> Arc<Self> {
+    pub fn new(first_header: Duration, seat: Option<Seat>, forsaken: Forsaken) -> Arc<Self> {
         let line = Self {
             opened: Instant::now(),
             deadline_millis: AtomicU64::new(DISARMED),
@@ -78,6 +80,8 @@ impl Line {
             is_client_slow: AtomicBool::new(false),
             outlives_client: AtomicBool::new(false),
             forsaken_until_millis: AtomicU64::new(DISARMED),
+            blocked_since_millis: AtomicU64::new(DISARMED),
+            is_slow: AtomicBool::new(false),
             seat: Mutex::new(seat),
             forsaken,
             told: OnceLock::new(),
@@ -178,7 +182,7 @@ impl Line {
 
     /// The client has left, and its answer goes on for at most this time. False where it may not: too many do.
     pub fn forsake(&self, within: Duration) -> bool {
-        let Ok(seat) = self.forsaken.clone().try_acquire_owned() else { return false };
+        let Some(seat) = self.forsaken.seats.take(self.forsaken.most) else { return false };
         // The one among the connections is free for others.
         self.take_seat(Some(seat));
         let until = (self.opened.elapsed() + within).as_millis() as u64;
@@ -186,8 +190,27 @@ impl Line {
         true
     }
 
-    fn take_seat(&self, seat: Option<OwnedSemaphorePermit>) {
+    fn take_seat(&self, seat: Option<Seat>) {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
+    }
+
+    /// A write waits for the client to take more, or no longer does.
+    pub fn note_blocked(&self, is_blocked: bool) {
+        let since = if is_blocked { self.opened.elapsed().as_millis() as u64 } else { DISARMED };
+        self.blocked_since_millis.store(since, Ordering::Relaxed);
+    }
+
+    /// The client takes too little.
+    pub fn note_slow(&self) {
+        self.is_slow.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a write ended because the client took too little, or nothing within this time.
+    pub fn is_reader_slow(&self, patience: Duration) -> bool {
+        let since = self.blocked_since_millis.load(Ordering::Relaxed);
+        let is_blocked = since != DISARMED
+            && self.opened.elapsed().saturating_sub(Duration::from_millis(since)) >= patience;
+        is_blocked || self.is_slow.load(Ordering::Relaxed)
     }
 
     /// Whether the client left before its answer was over.
@@ -199,6 +222,8 @@ impl Line {
     /// its end by itself.
     pub fn settle(&self) {
         self.is_cut.store(false, Ordering::Release);
+        self.is_slow.store(false, Ordering::Relaxed);
+        self.note_blocked(false);
         self.answer_began();
         self.may_go_on();
         self.outlive_client(false);
@@ -241,11 +266,19 @@ impl Line {
 /// Guards every connection of the app inside.
 pub struct Guard<A> {
     inner: Arc<A>,
-    room: Arc<Semaphore>,
-    forsaken: Arc<Semaphore>,
-    header_timeout: Duration,
-    addresses: told_address::Settings,
+    room: Arc<Seats>,
+    forsaken: Arc<Seats>,
+    configured: Configured,
     metrics: Arc<Metrics>,
+}
+
+/// The seats of connections whose client has left, and how many there are.
+#[derive(Clone)]
+pub struct Forsaken {
+    /// The seats.
+    pub seats: Arc<Seats>,
+    /// How many may be taken.
+    pub most: usize,
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
@@ -253,8 +286,13 @@ impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
     ///
     /// A balancer that does not say it is not heard as a client either: its word would be forgotten where it is
     /// configured, and taken for the client's where it is not.
-    async fn serve(&self, mut stream: Stream, line: Arc<Line>, shutdown: &ShutdownWatch) -> Option<Stream> {
-        if self.is_introduced(&stream) {
+    async fn serve(
+        &self,
+        mut stream: Stream,
+        (line, is_introduced): (Arc<Line>, bool),
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        if is_introduced {
             match proxy_protocol::read(&mut stream).await {
                 Ok(Some(address)) => drop(line.told.set(address)),
                 Ok(None) => {}
@@ -262,26 +300,28 @@ impl<A: ServerApp + Send + Sync + 'static> Guard<A> {
                 Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
             }
         }
-        self.inner.process_new(Box::new(Client::new(stream, line)), shutdown).await
+        let Ok((_seat, taking)) = self.admit(&stream, &line) else {
+            return self.close("too_many_of_address");
+        };
+        let client = Client::new(stream, line, taking);
+        self.inner.process_new(Box::new(client), shutdown).await
     }
 }
 
 impl<A> Guard<A> {
     /// A guard around `inner`.
-    pub fn new(inner: A, settings: &Settings, metrics: Arc<Metrics>) -> Self {
-        let room = Arc::new(Semaphore::new(settings.max_connections));
-        let forsaken = Arc::new(Semaphore::new((settings.max_connections / FORSAKEN_SHARE).max(1)));
-        let (header_timeout, addresses) = (settings.header_timeout, settings.addresses.clone());
-        Self { inner: Arc::new(inner), room, forsaken, header_timeout, addresses, metrics }
+    pub fn new(inner: A, configured: Configured, metrics: Arc<Metrics>) -> Self {
+        Self { inner: Arc::new(inner), room: Arc::default(), forsaken: Arc::default(), configured, metrics }
     }
 
-    /// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
-    fn is_introduced(&self, stream: &Stream) -> bool {
-        self.addresses.is_proxy_protocol_on
-            && stream
-                .get_socket_digest()
-                .and_then(|digest| Some(digest.peer_addr()?.as_inet()?.ip()))
-                .is_some_and(|end| self.addresses.is_balancer(end))
+    /// A place for the connection among those of its address, held as long as it is open; and how slow a reader may be.
+    fn admit(&self, stream: &Stream, line: &Line) -> Result<(Option<limit::seats::Seat>, Taking), TooMany> {
+        let gateway = self.configured.now();
+        let settings = &gateway.settings;
+        // Behind a balancer that tells no address it is nobody's.
+        let end = || end_of(stream).filter(|end| !settings.addresses.is_balancer(*end));
+        let seat = gateway.limiting.connect(line.told().or_else(end))?;
+        Ok((seat, Taking::new(settings.write_timeout, settings.min_answer_rate)))
     }
 
     fn close(&self, reason: &'static str) -> Option<Stream> {
@@ -290,21 +330,34 @@ impl<A> Guard<A> {
     }
 }
 
+/// The address at the other end of a connection.
+fn end_of(stream: &Stream) -> Option<IpAddr> {
+    let digest = stream.get_socket_digest()?;
+    Some(digest.peer_addr()?.as_inet()?.ip().to_canonical())
+}
+
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let Ok(seat) = self.room.clone().try_acquire_owned() else {
+        let gateway = self.configured.now();
+        let settings = &gateway.settings;
+        let Some(seat) = self.room.take(settings.max_connections) else {
             return self.close("too_many");
         };
         let _open = Open::new(&self.metrics);
-        let line = Line::new(self.header_timeout, Some(seat), self.forsaken.clone());
-        let serve = LINE.scope(line.clone(), self.serve(stream, line.clone(), shutdown));
+        let header_timeout = settings.header_timeout;
+        let most = (settings.max_connections / FORSAKEN_SHARE).max(1);
+        let line = Line::new(header_timeout, Some(seat), Forsaken { seats: self.forsaken.clone(), most });
+        let is_introduced = is_introduced(&stream, &settings.addresses);
+        // An idle connection must not keep what a reload has replaced.
+        drop(gateway);
+        let serve = LINE.scope(line.clone(), self.serve(stream, (line.clone(), is_introduced), shutdown));
         let left = tokio::select! {
             // In this order: an answer that can be finished at once is, and its connection stays good for the next call.
             biased;
             stream = serve => stream,
             () = line.withdrawn() => self.close("withdrawn"),
-            () = line.overdue(self.header_timeout) => self.close("header_timeout"),
+            () = line.overdue(header_timeout) => self.close("header_timeout"),
         };
         // Not when the last one lets go of the line: the next client may be waiting.
         line.take_seat(None);
@@ -314,6 +367,11 @@ impl<A: ServerApp + Send + Sync + 'static> ServerApp for Guard<A> {
     async fn cleanup(&self) {
         self.inner.cleanup().await;
     }
+}
+
+/// Whether the connection begins with a PROXY protocol header: it does when a balancer of ours sends those.
+fn is_introduced(stream: &Stream, addresses: &told_address::Settings) -> bool {
+    addresses.is_proxy_protocol_on && end_of(stream).is_some_and(|end| addresses.is_balancer(end))
 }
 
 /// Counts a connection as open until dropped.
@@ -340,7 +398,8 @@ mod tests {
 
     #[test]
     fn a_cut_ends_the_request_that_runs_and_none_after_it() {
-        let line = Line::new(Duration::from_secs(60), None, Arc::new(Semaphore::new(1)));
+        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
+        let line = Line::new(Duration::from_secs(60), None, forsaken);
         let is_withdrawn = || line.withdrawn().now_or_never().is_some();
         line.cut();
         assert!(is_withdrawn());

@@ -4,18 +4,22 @@
 //! can be sent that was not permitted. Dropped at the end in every case, also when the connection is
 //! cut: the record is emitted then at the latest.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::HeaderMap;
 
 use super::{
+    Gateway,
     body::{Framing, Outbound},
+    limiting::Held,
     live::LiveTrip,
     native::exchange::Exchange,
     tries::Tries,
 };
 use crate::{
     catalog::server::Tier,
-    record::{Outcome, Record, Recorder},
+    record::{Outcome, Record},
     refusal::Refusal,
     upstream::{Trip, breaker::Fault, mcpo},
 };
@@ -56,6 +60,7 @@ pub struct Underway {
 }
 
 /// What a trip carries.
+#[expect(clippy::large_enum_variant, reason = "nearly every one is of the larger kind")]
 pub enum Cargo {
     /// The arguments of a tool.
     Arguments(Outbound),
@@ -159,14 +164,18 @@ pub struct Journey {
     pub rpc: Option<Rpc>,
     /// The URL to use instead, for requests in the predecessor's form.
     pub preferred_url: Option<String>,
-    recorder: Recorder,
+    /// The gateway as it was configured when the request arrived.
+    pub gateway: Arc<Gateway>,
+    /// What it holds of what is limited.
+    pub held: Held,
 }
 
 impl Journey {
     /// A request has arrived.
-    pub fn begin(recorder: Recorder) -> Self {
-        let record = Record::begin(recorder.clone());
-        Self { stage: Stage::Arrived, record, origin: None, rpc: None, preferred_url: None, recorder }
+    pub fn begin(gateway: Arc<Gateway>) -> Self {
+        let (stage, record) = (Stage::Arrived, Record::begin(gateway.recorder.clone()));
+        let held = Held::default();
+        Self { stage, record, origin: None, rpc: None, preferred_url: None, gateway, held }
     }
 
     /// The trip underway.
@@ -202,19 +211,21 @@ impl Journey {
         if let Stage::Serving(serving) = &mut self.stage
             && !std::mem::replace(&mut serving.is_stream, true)
         {
-            self.recorder.metrics.open_streams.inc();
+            self.gateway.recorder.metrics.open_streams.inc();
+            self.gateway.limiting.note_stream(&mut self.held);
         }
     }
 
     /// The head of the peer's answer is here.
     pub fn note_answer(&mut self, status: u16, is_stream: bool) {
         self.record.status = status;
-        let open_streams = &self.recorder.metrics.open_streams;
+        let open_streams = &self.gateway.recorder.metrics.open_streams;
         if let Stage::Underway(underway) = &mut self.stage {
             underway.answer.status = status;
             if is_stream && !underway.answer.is_stream {
                 underway.answer.is_stream = true;
                 open_streams.inc();
+                self.gateway.limiting.note_stream(&mut self.held);
             }
             underway.tries.note_head(&underway.trip, &underway.answer);
         }
@@ -222,6 +233,7 @@ impl Journey {
 
     /// The request has ended: by this outcome, or as what is known of it says.
     pub fn end(&mut self, outcome: Option<Outcome>) {
+        self.held.let_go();
         let (is_stream, is_withdrawn, otherwise) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Underway(mut underway) => {
                 // One that broke off was settled where it did.
@@ -238,7 +250,7 @@ impl Journey {
             Stage::Arrived | Stage::Over => return self.record.emit(),
         };
         if is_stream {
-            self.recorder.metrics.open_streams.dec();
+            self.gateway.recorder.metrics.open_streams.dec();
         }
         let withdrawn = is_withdrawn.then_some(Outcome::Withdrawn);
         if let Some(outcome) = withdrawn.or(outcome).or(otherwise) {

@@ -15,9 +15,12 @@ use std::{
 use tokio::time::MissedTickBehavior;
 use tracing::info;
 
-use super::guard::Line;
+use super::{
+    configured::{Bench, Judge, is_still_there},
+    guard::Line,
+};
 use crate::{
-    access::{Access, Permit},
+    access::Permit,
     credentials,
     identity::{Identity, Pin},
     names::ToolName,
@@ -45,8 +48,9 @@ impl Use {
         }
     }
 
-    /// Whether it ends when the caller's credential expires: a stream may stand for days, a call began in time.
-    fn ends_with_credential(&self) -> bool {
+    /// Whether it ends when the caller's credential expires, or the server is configured no more: a stream may stand for
+    /// days, a call began in time.
+    fn is_standing(&self) -> bool {
         matches!(self, Self::Stream)
     }
 }
@@ -56,7 +60,7 @@ struct Entry {
     what: Use,
     line: Option<Arc<Line>>,
     is_withdrawn: Arc<AtomicBool>,
-    _pin: Option<Pin>,
+    pin: Option<Pin>,
 }
 
 /// All trips underway.
@@ -78,6 +82,14 @@ impl LiveTrip {
     pub fn is_withdrawn(&self) -> bool {
         self.is_withdrawn.load(Ordering::Relaxed)
     }
+
+    /// Has its caller looked at by another identity than the one it began with.
+    pub fn pin(&self, pin: Option<Pin>) {
+        let mut entries = self.trips.lock();
+        let before = entries.get_mut(&self.id).map(|entry| std::mem::replace(&mut entry.pin, pin));
+        drop(entries);
+        drop(before);
+    }
 }
 
 impl Drop for LiveTrip {
@@ -96,25 +108,33 @@ impl LiveTrips {
             what,
             line: Line::current(),
             is_withdrawn: is_withdrawn.clone(),
-            _pin: pin,
+            pin,
         };
         self.lock().insert(id, entry);
         LiveTrip { id, trips: self.clone(), is_withdrawn }
     }
 
-    /// Looks at all trips again whenever grants or callers change, and now and then at the streams whose credential
-    /// expires; runs until the process ends.
-    pub async fn watch(self: Arc<Self>, current: Arc<Current>, identity: Arc<Identity>, access: Arc<Access>) {
+    /// Looks at all trips again whenever grants, callers, servers or the judge change, and now and then at the streams whose
+    /// credential expires; runs until the process ends.
+    pub async fn watch(self: Arc<Self>, current: Arc<Current>, bench: Arc<Bench>) {
         let mut versions = current.versions();
         let mut ticks = tokio::time::interval(EXPIRY_PAUSE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pinned_by = bench.load().identity.clone();
         loop {
             let ended = tokio::select! {
                 changed = versions.changed() => match changed {
-                    Ok(()) => self.review(&current, &identity, &access),
+                    Ok(()) => {
+                        let judge = bench.load_full();
+                        if !Arc::ptr_eq(&judge.identity, &pinned_by) {
+                            self.pin_all(&judge.identity);
+                            pinned_by = judge.identity.clone();
+                        }
+                        self.review(&current, &judge)
+                    }
                     Err(_) => return,
                 },
-                _ = ticks.tick() => self.end_where(|permit, what| what.ends_with_credential() && permit.caller().has_expired()),
+                _ = ticks.tick() => self.end_where(|permit, what| what.is_standing() && permit.caller().has_expired()),
             };
             if ended > 0 {
                 info!(ended, "ended {ended} calls whose permit was withdrawn or whose credential expired");
@@ -122,15 +142,27 @@ impl LiveTrips {
         }
     }
 
-    fn review(&self, current: &Current, identity: &Identity, access: &Access) -> usize {
+    /// Has all callers looked at by this identity.
+    fn pin_all(&self, identity: &Identity) {
+        let callers: Vec<_> =
+            self.lock().iter().map(|(id, entry)| (*id, entry.permit.caller().clone())).collect();
+        for (id, caller) in callers {
+            let pin = identity.pin(&caller);
+            let before = self.lock().get_mut(&id).map(|entry| std::mem::replace(&mut entry.pin, pin));
+            drop(before);
+        }
+    }
+
+    fn review(&self, current: &Current, judge: &Judge) -> usize {
         let snapshot = current.load();
         // Unknown grants refuse new calls; what was permitted under the last known ones goes on.
-        let Ok(known) = current.grants(&snapshot) else { return 0 };
+        if current.grants(&snapshot).is_err() {
+            return 0;
+        }
         self.end_where(|permit, what| {
-            let now = identity
-                .current(permit.caller())
-                .and_then(|caller| access.authorize(&caller, permit.server(), known).ok());
-            !now.is_some_and(|now| what.may_go_on(permit, &now))
+            let is_there = !what.is_standing() || is_still_there(permit.server(), &snapshot);
+            let now = judge.permit(permit, current, &snapshot).ok();
+            !(is_there && now.is_some_and(|now| what.may_go_on(permit, &now)))
         })
     }
 

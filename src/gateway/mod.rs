@@ -1,17 +1,20 @@
 //! The only `ProxyHttp`: Pingora's phases, each a few lines, in the order a request meets them.
 //!
 //! Decides nothing itself: `decide.rs` walks the journey (route → caller → permit → trip), this file
-//! tells Pingora. A panic in a phase is caught, counted and answered with 500.
+//! tells Pingora. Each request has the gateway that was configured when it arrived (`configured.rs`). A panic in a phase is caught, counted and answered with 500.
 
 mod body;
 mod client;
+pub mod configured;
 mod cors;
 mod decide;
 mod failure;
 mod framing;
 pub mod guard;
+mod head;
 mod hygiene;
 mod journey;
+pub mod limiting;
 pub mod live;
 pub mod native;
 pub mod ops;
@@ -19,8 +22,10 @@ mod origin;
 mod proxy_protocol;
 mod reply;
 mod resource;
+mod seats;
 pub mod served;
 pub mod sign_in;
+mod taking;
 #[cfg(test)]
 mod tests;
 pub mod told_address;
@@ -42,6 +47,7 @@ use pingora::{
 
 use crate::{
     access::Access,
+    catalog::Catalog,
     client::Client,
     endpoints::{openapi::Documents, protected_resource::OAuth},
     identity::Identity,
@@ -51,9 +57,11 @@ use crate::{
     snapshot::{Current, tools::Refresher},
     upstream::peer::http_peer,
 };
+use configured::{Bench, Configured};
 use decide::Step;
 use guard::Line;
 use journey::{Journey, Underway};
+use limiting::Limiting;
 use live::LiveTrips;
 use served::Desk;
 use sign_in::SignIn;
@@ -81,6 +89,12 @@ pub struct Settings {
     pub max_header_bytes: usize,
     /// Largest `{"arguments":…}` body that is unwrapped.
     pub max_wrapped_body_bytes: usize,
+    /// Largest body of all.
+    pub max_body_bytes: u64,
+    /// Bytes a second by which a body has to come, all in all; 0: as slowly as it likes.
+    pub min_body_rate: u64,
+    /// Bytes a second by which an answer has to be taken, all in all; 0: as slowly as the client likes.
+    pub min_answer_rate: u64,
     /// After SIGTERM, how long readiness says no before the listener closes.
     pub shutdown_delay: Duration,
     /// After that, how long running requests may take.
@@ -101,10 +115,12 @@ pub struct Settings {
     pub addresses: told_address::Settings,
 }
 
-/// The gateway: what every request needs, shared by all.
+/// The gateway as one configuration makes it: what every request needs, shared by all that arrived under it.
 pub struct Gateway {
     /// How the listener behaves.
     pub settings: Settings,
+    /// The servers.
+    pub catalog: Arc<Catalog>,
     /// Who is asking.
     pub identity: Arc<Identity>,
     /// May they.
@@ -123,18 +139,22 @@ pub struct Gateway {
     pub desk: Arc<Desk>,
     /// Signs users of MCP clients in at Entra ID, where that is configured.
     pub sign_in: Option<Arc<SignIn>>,
+    /// By whom what is underway is judged, under whatever configuration it began.
+    pub bench: Arc<Bench>,
     /// Trips underway.
     pub live: Arc<LiveTrips>,
+    /// How much is too much.
+    pub limiting: Arc<Limiting>,
     /// Where records go.
     pub recorder: Recorder,
 }
 
 #[async_trait]
-impl ProxyHttp for Gateway {
+impl ProxyHttp for Configured {
     type CTX = Journey;
 
     fn new_ctx(&self) -> Journey {
-        Journey::begin(self.recorder.clone())
+        Journey::begin(self.now())
     }
 
     /// None: Pingora's default would compress what passes through.
@@ -143,26 +163,28 @@ impl ProxyHttp for Gateway {
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        _journey: &mut Journey,
+        journey: &mut Journey,
     ) -> pingora::Result<()> {
         if let Some(line) = Line::current() {
             line.disarm();
         }
-        let idle = self.settings.keepalive_timeout.as_secs();
+        let settings = &journey.gateway.settings;
+        let idle = settings.keepalive_timeout.as_secs();
         let session = session.as_downstream_mut();
         // Only the endless default is replaced: `None` is set while the process shuts down.
         if session.get_keepalive() == Some(0) {
             session.set_keepalive(Some(idle));
         }
-        session.set_read_timeout(Some(self.settings.body_timeout));
-        session.set_write_timeout(Some(self.settings.write_timeout));
+        session.set_read_timeout(Some(settings.body_timeout));
+        session.set_write_timeout(Some(settings.write_timeout));
         // A peer's interim answers stay here; ours to `Expect` still go out.
         session.set_ignore_info_resp(true);
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
-        let step = AssertUnwindSafe(self.decide(session, journey)).catch_unwind().await;
+        let gateway = journey.gateway.clone();
+        let step = AssertUnwindSafe(gateway.decide_and_count(session, journey)).catch_unwind().await;
         let refusal = match step {
             Ok(Ok(Step::Depart(trip, cargo, live))) => {
                 journey.depart(trip, cargo, live);
@@ -246,11 +268,14 @@ impl ProxyHttp for Gateway {
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<()> {
-        caught(|| {
+        let gateway = journey.gateway.clone();
+        let judged = caught(|| {
             let Underway { trip, cargo, tries, .. } = journey.underway().ok_or_else(no_trip)?;
             tries.note_sent();
+            let mut is_judged = false;
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
-                exchange.renew(self.permit_now(exchange.permit()).map_err(refused)?);
+                exchange.renew(gateway.permit_now(exchange.permit()).map_err(refused)?);
+                is_judged = true;
             }
             cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
             if is_end && cargo.exchange().is_none() {
@@ -259,8 +284,15 @@ impl ProxyHttp for Gateway {
             if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
                 journey.record.refuse(&denied);
             }
-            Ok(())
-        })
+            let exchange = journey.underway().and_then(|underway| underway.cargo.exchange());
+            Ok(exchange
+                .filter(|_| is_judged)
+                .map(|exchange| (exchange.permit().clone(), exchange.asked.clone())))
+        })?;
+        match judged {
+            Some((permit, asked)) => gateway.limit_native(journey, &permit, &asked).await.map_err(refused),
+            None => Ok(()),
+        }
     }
 
     async fn response_filter(
@@ -354,8 +386,12 @@ impl ProxyHttp for Gateway {
         let is_client_gone = has_left || error.is_some_and(|error| failure::refusal_for(error).is_none());
         journey.end((is_client_gone && failure::overdue().is_none()).then_some(Outcome::ClientGone));
         if let Some(line) = line {
+            if line.is_reader_slow(journey.gateway.settings.write_timeout) {
+                journey.gateway.recorder.metrics.limited.with_label_values(&["slow_reader"]).inc();
+            }
             line.settle();
-            line.arm(self.settings.keepalive_timeout + self.settings.header_timeout);
+            let settings = &journey.gateway.settings;
+            line.arm(settings.keepalive_timeout + settings.header_timeout);
         }
     }
 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 use pingora::{http::ResponseHeader, proxy::Session};
 use serde::Serialize;
 
-use super::{cors, hygiene, journey::Journey, resource};
+use super::{cors, hygiene, journey::Journey, limiting, resource};
 use crate::{
     endpoints::Answer,
     mcp,
@@ -20,6 +20,8 @@ use crate::{
 
 /// Longest wait for the rest of a refused request's body.
 const DRAIN: Duration = Duration::from_secs(1);
+/// The same for a body without a told length that is larger than what may be sent: it may have no end.
+const DRAIN_ENDLESS: Duration = Duration::from_millis(100);
 /// A longer refused body is not worth its reading: the connection is closed instead.
 const DRAIN_BYTES: u64 = 1024 * 1024;
 
@@ -57,7 +59,7 @@ pub async fn refuse(session: &mut Session, journey: &mut Journey, refusal: &Refu
     if refusal.is_closing() {
         session.set_keepalive(None);
     } else {
-        keep_connection(session);
+        keep_connection(session, refusal);
     }
     write(session, journey, header, body).await
 }
@@ -88,6 +90,7 @@ fn refusal_header(refusal: &Refusal, journey: &Journey) -> pingora::Result<Respo
             resource::challenge(refusal.code(), journey.rpc.as_ref().and_then(|rpc| rpc.sign_in.as_deref()));
         header.insert_header(header::WWW_AUTHENTICATE, challenge)?;
     }
+    limiting::mark(&mut header, refusal.limit().and_then(|limited| limited.quota))?;
     if let Some(secs) = refusal.retry_after_secs() {
         header.insert_header(header::RETRY_AFTER, secs)?;
     }
@@ -200,6 +203,7 @@ pub async fn end_events(session: &mut Session) -> pingora::Result<()> {
 /// Puts on what every answer carries, the peer's included.
 pub fn mark(header: &mut ResponseHeader, journey: &Journey) -> pingora::Result<()> {
     header.insert_header("x-request-id", journey.record.request_id.as_str())?;
+    limiting::mark(header, journey.held.quota())?;
     if let Some(preferred) = &journey.preferred_url {
         header.insert_header(DEPRECATION, "true")?;
         header.insert_header(header::LINK, format!("<{preferred}>; rel=\"successor-version\""))?;
@@ -215,14 +219,17 @@ pub fn end_connection_when_draining(session: &mut Session) {
 }
 
 /// Lets the connection live on after a refusal, if the rest of the request's body is worth reading.
-fn keep_connection(session: &mut Session) {
+fn keep_connection(session: &mut Session, refusal: &Refusal) {
     let headers: &HeaderMap = &session.req_header().headers;
     let is_waiting = headers.contains_key(header::EXPECT);
     let length =
         headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    // Nobody knows how much more there is of a body in chunks that is too large already.
+    let is_endless = length.is_none() && refusal.code() == Code::BodyTooLarge;
+    let patience = if is_endless { DRAIN_ENDLESS } else { DRAIN };
     if !is_waiting && length.is_none_or(|bytes| bytes <= DRAIN_BYTES) {
         let session = session.as_downstream_mut();
         session.set_close_on_response_before_downstream_finish(false);
-        session.set_total_drain_timeout(Some(DRAIN));
+        session.set_total_drain_timeout(Some(patience));
     }
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use http::request::Parts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::*;
+use super::{configured::Judge, *};
 use crate::{
     access, catalog::Catalog, identity, names::GroupName, record::access_log::AccessLog,
     record::metrics::Metrics, refusal::Code,
@@ -31,6 +31,9 @@ pub(super) fn settings() -> Settings {
         write_timeout: Duration::from_secs(1),
         max_header_bytes: 4096,
         max_wrapped_body_bytes: 4096,
+        max_body_bytes: 1 << 20,
+        min_body_rate: 0,
+        min_answer_rate: 0,
         shutdown_delay: Duration::ZERO,
         shutdown_grace: Duration::from_secs(1),
         cors_origins: Vec::new(),
@@ -50,35 +53,35 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-fn gateway() -> Gateway {
+fn gateway() -> Configured {
     let max_stale = Duration::from_secs(3600);
     let admin_group = GroupName::parse("MCP-Admin").unwrap();
-    Gateway {
+    let identity = Arc::new(Identity::new(&identity::Settings::default(), identity::Sources::default()));
+    let rules = access::Settings { admin_group, max_stale, is_concealing: false, tenant_order: Vec::new() };
+    let access = Arc::new(Access::new(rules));
+    let current = Current::new(Catalog::default(), max_stale);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    Configured::new(Gateway {
+        limiting: Limiting::new(crate::limit::Settings::default(), metrics.clone()),
         settings: settings(),
-        identity: Arc::new(Identity::new(&identity::Settings::default(), identity::Sources::default())),
-        access: Arc::new(Access::new(access::Settings {
-            admin_group,
-            max_stale,
-            is_concealing: false,
-            tenant_order: Vec::new(),
-        })),
-        current: Current::new(Catalog::default(), max_stale),
+        catalog: current.load().catalog.clone(),
+        bench: Arc::new(Bench::from_pointee(Judge { identity: identity.clone(), access: access.clone() })),
+        identity,
+        access,
+        current,
         refresher: Refresher::new().0,
         documents: Documents::new(1024),
         client: Client::new(crate::client::Settings { max_answer_bytes: 4096 }),
         desk: Desk::new(Duration::from_secs(60)),
         sign_in: None,
-        session_keys: settings().mcp.keys().unwrap(),
+        session_keys: settings().mcp.keys(&crate::names::SecretKey::random().unwrap()),
         live: Arc::default(),
-        recorder: Recorder {
-            metrics: Arc::new(Metrics::new().unwrap()),
-            access_log: AccessLog::new(false).0,
-        },
-    }
+        recorder: Recorder { metrics, access_log: AccessLog::new(false).0 },
+    })
 }
 
 /// The answer to a request with these header lines, as the framework would have it made.
-async fn answer(gateway: &Gateway, lines: &str) -> String {
+async fn answer(gateway: &Configured, lines: &str) -> String {
     let (mut client, server) = tokio::io::duplex(64 * 1024);
     let request = format!("POST /health HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n{lines}\r\n");
     client.write_all(request.as_bytes()).await.unwrap();
@@ -109,7 +112,7 @@ async fn a_panic_while_deciding_is_answered_with_500_and_recorded() {
     assert_eq!((&body["code"], &body["request_id"]), (&"internal".into(), &"mine".into()));
     assert!(!answer.contains("test asked"), "internals: {answer}");
 
-    let metrics = &gateway.recorder.metrics;
+    let metrics = &gateway.now().recorder.metrics;
     assert_eq!(metrics.refusals.with_label_values(&["internal"]).get(), 1);
     assert_eq!(metrics.requests_in_flight.get(), 0);
 }

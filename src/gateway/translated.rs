@@ -63,6 +63,7 @@ impl Gateway {
         let permit = self.access.authorize(caller, server, known)?;
         journey.record.server = Some(server.id.clone());
         journey.record.tool = Some(tool.name.clone());
+        self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
         let arguments = std::str::from_utf8(&arguments).map_err(Refusal::internal)?;
         if server.dialect.is_mcp() {
             return self.call_mcp(session, journey, (permit, tool), arguments, change_count).await;

@@ -67,6 +67,12 @@ impl ApiKeys {
         (Arc::new(Self { keys: Watched::new(max_stale), unknown, asking }), asked)
     }
 
+    /// From now on believed for this long, and asked of whoever has what is given back.
+    pub fn renewed(&self, max_stale: Duration) -> mpsc::Receiver<Question> {
+        self.keys.set_max_stale(max_stale);
+        self.asking.renewed()
+    }
+
     /// The caller with this key; waits only at its first sight.
     pub async fn caller(&self, users: &Users, key: &str, sha256: [u8; 32]) -> Result<Arc<Caller>, Refusal> {
         let key = self.get(key, sha256).await?;

@@ -1,12 +1,12 @@
 //! The authenticated person or agent asking: a value only `identity` can make.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    entra::{Known, Member},
-    jwt,
+    entra::{Known, Member, Told},
+    jwt::{self, KeyId},
     session::Session,
 };
 use crate::{
@@ -64,9 +64,17 @@ pub struct Person {
     fingerprint: [u8; 16],
 }
 
-/// What is remembered of the credential itself, to notice its end.
+/// What is remembered of the credential itself, to notice its end, and that it is believed no more.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proof {
+    /// With which secret its token is signed.
+    pub(super) signed_with: Option<KeyId>,
+    /// SHA-256 of a service key.
+    pub(super) service_key: Option<[u8; 32]>,
+    /// Where a trusted gateway said it, and its secret.
+    pub(super) gateway: Option<(IpAddr, Option<[u8; 32]>)>,
+    /// What a token of Entra ID said.
+    pub(super) token: Option<Arc<Told>>,
     /// Seconds since 1970 after which it is not believed any more.
     pub(super) expires: Option<i64>,
     /// The session of Open WebUI it belongs to.
@@ -165,9 +173,9 @@ impl Caller {
     }
 
     /// A service acting for itself.
-    pub(super) fn service(name: &str, groups: Vec<GroupName>) -> Arc<Self> {
+    pub(super) fn service(name: &str, groups: Vec<GroupName>, key_sha256: [u8; 32]) -> Arc<Self> {
         let person = Person::machine(format!("service:{name}"), groups);
-        Self::new(person, Scheme::ServiceKey, Proof::default())
+        Self::new(person, Scheme::ServiceKey, Proof { service_key: Some(key_sha256), ..Proof::default() })
     }
 
     /// A caller for the operator's question "what if this user asked": it reaches no server.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Which gateway is believed, and how it writes groups.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Addresses that such a gateway calls from.
     pub trusted_proxies: Vec<Network>,
@@ -68,12 +68,20 @@ impl GatewayHeaders {
         self.secret_sha256.is_some()
     }
 
+    /// Whether what was said there, with this secret, is believed still.
+    pub fn still_believes(&self, (from, secret_sha256): (IpAddr, Option<[u8; 32]>)) -> bool {
+        self.trusts(from) && (self.secret_sha256.is_none() || self.secret_sha256 == secret_sha256)
+    }
+
+    fn trusts(&self, from: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(from))
+    }
+
     /// What a request with these headers says about its user; `from` is the address it came from.
     ///
     /// That each header stands once, in one spelling, has been looked at before (`presented`).
     pub fn judge(&self, headers: &HeaderMap, from: Option<IpAddr>) -> Verdict {
-        let is_trusted = from.is_some_and(|from| self.trusted.iter().any(|network| network.contains(from)));
-        if !is_trusted {
+        if !from.is_some_and(|from| self.trusts(from)) {
             return Verdict::NotMine;
         }
         if let Some(secret) = &self.secret_sha256 {
@@ -90,7 +98,11 @@ impl GatewayHeaders {
             return Verdict::NotMine;
         };
         match self.person(email, headers) {
-            Ok(person) => Verdict::Known(Caller::new(person, Scheme::GatewayHeaders, Proof::default())),
+            Ok(person) => {
+                let gateway = from.map(|from| (from, self.secret_sha256));
+                let proof = Proof { gateway, ..Proof::default() };
+                Verdict::Known(Caller::new(person, Scheme::GatewayHeaders, proof))
+            }
             Err(refusal) => Verdict::Failed(refusal),
         }
     }

@@ -2,6 +2,7 @@
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, errors::ErrorKind};
 use serde::{Deserialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 
 use super::reason::Reason;
 use crate::{names::Secret, refusal::Refusal};
@@ -18,8 +19,24 @@ pub enum Expiry {
     Optional,
 }
 
+/// Which secret it is, as a number that tells nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    fn of(secret: &Secret<String>) -> Self {
+        let digest =
+            Sha256::new().chain_update(b"portcullis key id").chain_update(secret.expose()).finalize();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
+    }
+}
+
 /// Believes tokens signed with one shared secret.
 pub struct Hs256 {
+    id: KeyId,
+    expiry: Expiry,
     key: DecodingKey,
     validation: Validation,
 }
@@ -88,7 +105,23 @@ impl Hs256 {
             // A token that has `exp` is still held to it.
             validation.required_spec_claims.clear();
         }
-        Self { key: DecodingKey::from_secret(secret.expose().as_bytes()), validation }
+        let (id, key) = (KeyId::of(secret), DecodingKey::from_secret(secret.expose().as_bytes()));
+        Self { id, expiry, key, validation }
+    }
+
+    /// With which secret the tokens are signed.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// Whether tokens that expire then, or never, are believed at all.
+    pub fn takes_expiry(&self, expires: Option<i64>) -> bool {
+        expires.is_some() || self.expiry == Expiry::Optional
+    }
+
+    /// Whether both believe the same tokens.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.id == other.id && self.expiry == other.expiry
     }
 
     /// The claims of a token, if signature, dates and labels hold.

@@ -12,6 +12,7 @@ pub mod gateway_headers;
 mod jwt;
 mod presented;
 mod reason;
+mod recognised;
 mod service_key;
 mod session;
 mod settings;
@@ -68,7 +69,7 @@ pub struct Identity {
     users: Option<Arc<Users>>,
     api_keys: Option<Arc<ApiKeys>>,
     signed_out: Option<Arc<SignedOut>>,
-    entra: Option<Entra>,
+    entra: Option<Arc<Entra>>,
     verified_sessions: Cache<[u8; 32], Verified<Arc<Session>>>,
     verified_vouchers: Cache<[u8; 32], Verified<Arc<VouchedClaims>>>,
 }
@@ -95,15 +96,36 @@ impl Identity {
                 .entra
                 .as_ref()
                 .zip(sources.entra)
-                .map(|(settings, directory)| Entra::new(settings, directory)),
+                .map(|(settings, directory)| Arc::new(Entra::new(settings, directory))),
             verified_sessions: Cache::builder().max_capacity(100_000).time_to_live(REMEMBER).build(),
             verified_vouchers: Cache::builder().max_capacity(100_000).time_to_live(REMEMBER).build(),
         }
     }
 
+    /// The same schemes with what was verified before, as far as that is believed here too: so that a reload makes nobody wait.
+    pub fn remembering(self, before: &Self) -> Self {
+        let is_like = |a: &Option<Hs256>, b: &Option<Hs256>| match (a, b) {
+            (Some(a), Some(b)) => a.is_like(b),
+            (None, _) | (_, None) => false,
+        };
+        let mut now = self;
+        if is_like(&now.sessions, &before.sessions) {
+            now.verified_sessions = before.verified_sessions.clone();
+        }
+        if is_like(&now.vouching, &before.vouching) {
+            now.verified_vouchers = before.verified_vouchers.clone();
+        }
+        if let (Some(own), Some(known)) = (&now.entra, &before.entra)
+            && own.is_like(known)
+        {
+            now.entra = before.entra.clone();
+        }
+        now
+    }
+
     /// What is known of Entra ID, where its tokens are believed.
     pub fn directory(&self) -> Option<&Arc<entra::directory::Directory>> {
-        self.entra.as_ref().map(Entra::directory)
+        self.entra.as_ref().map(|entra| entra.directory())
     }
 
     /// Who sent this request; `from` is the address it came from.
@@ -198,7 +220,9 @@ impl Identity {
             vouching.verify::<VouchedClaims>(user_jwt)?.try_map(|claims| claims.checked().map(Arc::new))
         })?;
         let claims = verified.claims()?;
-        let proof = Proof { expires: verified.expires(), ..Proof::default() };
+        let service_key = service.caller.proof().service_key;
+        let (expires, signed_with) = (verified.expires(), Some(vouching.id()));
+        let proof = Proof { expires, service_key, signed_with, ..Proof::default() };
         let Some(users) = &self.users else {
             return same_user(claims.caller_by_claim(proof)?, presented);
         };
@@ -259,7 +283,8 @@ impl Identity {
         if let Some(signed_out) = &self.signed_out {
             signed_out.refuse_ended(&session.id, verified.expires()).await?;
         }
-        let proof = Proof { expires: verified.expires(), session: Some(session.clone()), ..Proof::default() };
+        let (expires, signed_with) = (verified.expires(), Some(sessions.id()));
+        let proof = Proof { expires, signed_with, session: Some(session.clone()), ..Proof::default() };
         let Some(users) = &self.users else {
             return same_user(session.claims.caller_by_claim(proof)?, presented);
         };

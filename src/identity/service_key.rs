@@ -31,7 +31,7 @@ impl ServiceKeys {
     /// The services of the configuration.
     pub fn new(keys: &[ServiceKey]) -> Self {
         let service = |key: &ServiceKey| Service {
-            caller: Caller::service(&key.name, key.groups.clone()),
+            caller: Caller::service(&key.name, key.groups.clone(), *Secret::expose(&key.key_sha256)),
             may_vouch: key.may_vouch,
         };
         Self(keys.iter().map(|key| (*Secret::expose(&key.key_sha256), service(key))).collect())

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Which credentials are believed. A scheme that is `None` or empty is off.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Open WebUI session tokens.
     pub sessions: Option<SessionSettings>,
@@ -40,7 +40,7 @@ impl Settings {
 }
 
 /// How Open WebUI session tokens are believed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionSettings {
     /// `WEBUI_SECRET_KEY` of Open WebUI.
     pub secret: Secret<String>,
@@ -49,7 +49,7 @@ pub struct SessionSettings {
 }
 
 /// Where Open WebUI's users, groups and API keys are read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablesSettings {
     /// Open WebUI's own database.
     pub database: DatabaseUrl,
@@ -62,7 +62,7 @@ pub struct TablesSettings {
 }
 
 /// Where Open WebUI notes which sessions were ended.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSettings {
     /// `redis://…` or `rediss://…`; may hold a password.
     pub url: Secret<String>,
@@ -73,7 +73,7 @@ pub struct RedisSettings {
 }
 
 /// A named machine caller.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceKey {
     /// Its name in the configuration, logs and listings.
     pub name: String,

@@ -39,6 +39,12 @@ impl SignedOut {
         (Arc::new(Self { marks: Watched::new(max_stale), asking }), asked)
     }
 
+    /// From now on believed for this long, and asked of whoever has what is given back.
+    pub fn renewed(&self, max_stale: Duration) -> mpsc::Receiver<Question> {
+        self.marks.set_max_stale(max_stale);
+        self.asking.renewed()
+    }
+
     /// Refuses a session that was ended; waits only at its first sight.
     pub async fn refuse_ended(&self, session: &SessionId, expires: Option<i64>) -> Result<(), Refusal> {
         for mark in &session.marks {

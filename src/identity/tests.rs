@@ -1,4 +1,5 @@
 mod nobody;
+mod reconfigured;
 
 use std::collections::HashMap;
 

@@ -1,10 +1,15 @@
 //! Callers with calls underway: who they are by now, and that nobody forgets to look.
 //!
-//! Decides from memory alone whether what was begun with a credential may go on. Never whether a new call may begin.
+//! The identity that is asked need not be the one that believed them: the configuration may be another since. Decides
+//! from memory alone whether what was begun with a credential may go on. Never whether a new call may begin.
 
 use std::sync::Arc;
 
-use super::{Identity, api_key, caller::Caller, session, signed_out, users};
+use super::{
+    Identity, api_key,
+    caller::{Caller, Scheme},
+    session, signed_out, users,
+};
 
 /// A caller with a call underway: while it is held, nothing of what makes them one is forgotten.
 pub struct Pin {
@@ -32,6 +37,7 @@ impl Identity {
     ///
     /// That the credential has expired meanwhile is not asked: a call that began in time may end (`Caller::has_expired`).
     pub fn current(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
+        let caller = &self.configured(caller)?;
         let proof = caller.proof();
         if let (Some(signed_out), Some(session)) = (&self.signed_out, &proof.session)
             && signed_out.has_ended(&session.id)
@@ -60,5 +66,31 @@ impl Identity {
         }
         let person = seen.person().ok()?;
         Some(Caller::new(person, caller.scheme(), proof.clone()))
+    }
+
+    /// Who a caller is as the credential is believed by this configuration; none where it is believed no more.
+    fn configured(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
+        let proof = caller.proof();
+        // Whom Open WebUI's tables told of is somebody else without them, and the other way round.
+        let is_known_alike = caller.openwebui_id().is_some() == self.users.is_some();
+        let is_believed = match caller.scheme() {
+            Scheme::GatewayHeaders => self.gateway_headers.as_ref()?.still_believes(proof.gateway?),
+            Scheme::ServiceKey => {
+                return self.service_keys.get(&proof.service_key?).map(|service| service.caller.clone());
+            }
+            Scheme::Vouched => {
+                let may_vouch = self.service_keys.get(&proof.service_key?)?.may_vouch;
+                may_vouch && is_known_alike && Some(self.vouching.as_ref()?.id()) == proof.signed_with
+            }
+            Scheme::ApiKey => is_known_alike && self.api_keys.is_some(),
+            Scheme::Session => {
+                let sessions = self.sessions.as_ref()?;
+                is_known_alike
+                    && Some(sessions.id()) == proof.signed_with
+                    && sessions.takes_expiry(proof.expires)
+            }
+            Scheme::Entra => return self.entra.as_ref()?.now(caller),
+        };
+        is_believed.then(|| caller.clone())
     }
 }

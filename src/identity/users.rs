@@ -56,6 +56,12 @@ impl Users {
         (Arc::new(Self { seen: Watched::new(max_stale), asking }), asked)
     }
 
+    /// From now on believed for this long, and asked of whoever has what is given back.
+    pub fn renewed(&self, max_stale: Duration) -> mpsc::Receiver<Question> {
+        self.seen.set_max_stale(max_stale);
+        self.asking.renewed()
+    }
+
     /// What is known of this user; waits only at first sight.
     pub async fn get(&self, id: &str) -> Result<Arc<Seen>, Refusal> {
         match self.seen.get(id) {

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,7 +31,7 @@ pub struct Watched<K, V> {
     pinned: Mutex<HashMap<K, usize>>,
     started: Instant,
     confirmed_millis: AtomicU64,
-    max_stale: Duration,
+    max_stale_millis: AtomicU64,
 }
 
 impl<K, V> Watched<K, V>
@@ -45,7 +46,7 @@ where
             pinned: Mutex::default(),
             started: Instant::now(),
             confirmed_millis: AtomicU64::new(0),
-            max_stale,
+            max_stale_millis: AtomicU64::new(millis(max_stale)),
         })
     }
 
@@ -59,7 +60,12 @@ where
 
     /// Whether too much time has passed since the answers were last known to be true.
     pub fn is_too_old(&self) -> bool {
-        self.age() > self.max_stale
+        self.age() > Duration::from_millis(self.max_stale_millis.load(Ordering::Relaxed))
+    }
+
+    /// From now on answers are believed for this long after they were last known to be true.
+    pub fn set_max_stale(&self, max_stale: Duration) {
+        self.max_stale_millis.store(millis(max_stale), Ordering::Relaxed);
     }
 
     /// Keeps an answer.
@@ -108,6 +114,10 @@ impl<K, V> Watched<K, V> {
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Something that is used by what is underway; while it is held it is looked at.
 pub struct Pinned<K: Hash + Eq, V> {
     watched: Arc<Watched<K, V>>,
@@ -146,19 +156,27 @@ impl<V> Asker<V> {
 }
 
 /// Where questions are asked.
-pub struct Asking<Q, V>(mpsc::Sender<Question<Q, V>>);
+pub struct Asking<Q, V>(ArcSwap<mpsc::Sender<Question<Q, V>>>);
 
 impl<Q, V> Asking<Q, V> {
     /// Takes questions, and hands them to whoever has the other end.
     pub fn new() -> (Self, mpsc::Receiver<Question<Q, V>>) {
         let (questions, asked) = mpsc::channel(QUEUE);
-        (Self(questions), asked)
+        (Self(ArcSwap::from_pointee(questions)), asked)
+    }
+
+    /// Has further questions answered by whoever has this end. Those that wait at the former one are still answered there.
+    pub fn renewed(&self) -> mpsc::Receiver<Question<Q, V>> {
+        let (questions, asked) = mpsc::channel(QUEUE);
+        self.0.store(Arc::new(questions));
+        asked
     }
 
     /// Asks and waits; otherwise says why there is no answer.
     pub async fn ask(&self, about: Q) -> Result<V, &'static str> {
         let (asker, answered) = oneshot::channel();
         self.0
+            .load()
             .try_send(Question { about, asker: Asker(asker) })
             .map_err(|_| "too many first sights are waiting")?;
         match tokio::time::timeout(FIRST_SIGHT_DEADLINE, answered).await {

@@ -9,6 +9,7 @@ use prometheus::{
 };
 
 use super::{Record, Timing};
+use crate::names::ServerId;
 
 /// Seconds; from well under a millisecond of the gateway's own to minutes of a slow tool.
 const BUCKETS: &[f64] =
@@ -46,6 +47,12 @@ metrics! {
         Opts::new("portcullis_refusals_total", "Refusals, by their stable code."), &["code"]);
     credentials_refused: IntCounterVec = IntCounterVec::new(
         Opts::new("portcullis_credentials_refused_total", "Credentials not believed, by reason."), &["reason"]);
+    limited: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_limited_total", "Requests refused or ended because of a limit, by limit."), &["limit"]);
+    limits_shared: IntGauge = IntGauge::new(
+        "portcullis_limits_shared", "1 while replicas count together in Redis, 0 while each counts alone because it is away, -1 without one.");
+    limits_counted_alone: IntCounter = IntCounter::new(
+        "portcullis_limits_counted_alone_total", "Requests counted in this process alone because Redis was away or slow.");
     seconds: HistogramVec = HistogramVec::new(
         histogram_opts!("portcullis_request_seconds",
             "Time a request took, split into the gateway's own part and the upstream's.", BUCKETS.to_vec()),
@@ -96,6 +103,14 @@ metrics! {
         &["tenant", "version"]);
     entra_graph_up: IntGauge = IntGauge::new(
         "portcullis_entra_graph_up", "1 while Microsoft Graph could last be asked for groups, else 0.");
+    config_generation: IntGauge = IntGauge::new(
+        "portcullis_config_generation", "How often the configuration was taken over, the start included.");
+    config_hash: IntGauge = IntGauge::new(
+        "portcullis_config_hash", "A number for the content of the configuration's files that is in use: equal where the files are.");
+    config_reload_failed: IntGauge = IntGauge::new(
+        "portcullis_config_reload_failed", "1 while the configuration's files cannot be taken over as they are, else 0.");
+    config_last_success_seconds: IntGauge = IntGauge::new(
+        "portcullis_config_last_success_timestamp_seconds", "When the configuration was last taken over, in seconds since 1970.");
     access_log_dropped: IntGauge = IntGauge::new(
         "portcullis_access_log_dropped_lines", "Access-log lines dropped because their reader was too slow.");
     draining: IntGauge = IntGauge::new("portcullis_draining", "1 once the process was told to stop, else 0.");
@@ -109,6 +124,14 @@ impl Metrics {
         Ok(text)
     }
 
+    /// A server is called no more: figures that say how it stands go away. What was counted stays, as counters do.
+    pub fn forget_server(&self, server: &ServerId) {
+        for figure in [&self.tools, &self.tools_withheld, &self.catalog_stale, &self.catalog_age_seconds] {
+            // An error means that it never had any.
+            drop(figure.remove_label_values(&[server.as_str()]));
+        }
+    }
+
     pub(super) fn observe(&self, record: &Record, timing: Timing) {
         let server = record.server.as_ref().map_or("-", |id| id.as_str());
         self.requests.with_label_values(&[record.route, server, record.outcome().as_str()]).inc();
@@ -117,6 +140,9 @@ impl Metrics {
         }
         if let Some(reason) = record.reason() {
             self.credentials_refused.with_label_values(&[reason]).inc();
+        }
+        if let Some(limit) = record.limit() {
+            self.limited.with_label_values(&[limit]).inc();
         }
         self.seconds.with_label_values(&[server, "gateway"]).observe(timing.gateway().as_secs_f64());
         if !timing.upstream.is_zero() {

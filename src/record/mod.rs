@@ -79,6 +79,7 @@ struct Refused {
     code: Code,
     reason: Option<&'static str>,
     cause: Option<String>,
+    limit: Option<&'static str>,
 }
 
 /// One request, from its arrival to its end. Emitted once, at the latest when dropped.
@@ -152,7 +153,8 @@ impl Record {
     /// Notes a refusal.
     pub fn refuse(&mut self, refusal: &Refusal) {
         let cause = refusal.cause().map(str::to_owned);
-        self.refusal = Some(Refused { code: refusal.code(), reason: refusal.why(), cause });
+        let limit = refusal.limit().map(|limited| limited.limit);
+        self.refusal = Some(Refused { code: refusal.code(), reason: refusal.why(), cause, limit });
         self.outcome = match refusal.code() {
             Code::PeerUnreachable | Code::PeerBadAnswer | Code::PeerTooSlow => Outcome::PeerFailed,
             // The tool's word, in ours.
@@ -179,6 +181,11 @@ impl Record {
     /// The word for why a credential was not believed.
     pub fn reason(&self) -> Option<&'static str> {
         self.refusal.as_ref()?.reason
+    }
+
+    /// The word of the limit that refused.
+    pub fn limit(&self) -> Option<&'static str> {
+        self.refusal.as_ref()?.limit
     }
 
     /// Writes the record down, once.

@@ -5,13 +5,14 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::{
     Current,
     names::{self, Found, LONGEST, SHORTEST},
+    servers::PerServer,
 };
 use crate::{
     catalog::server::Server,
@@ -28,33 +29,52 @@ pub async fn keep(current: Arc<Current>) {
     keep_by(current, names::look_up).await;
 }
 
+/// Where these servers are at this moment, for who can wait for names.
+///
+/// What is `known` of an address is known of it still.
+pub async fn all_now(servers: &[Arc<Server>], known: &Addresses) -> Addresses {
+    let look_ups = servers.iter().map(|server| async {
+        let known = known.found(&server.id).cloned().unwrap_or_default();
+        resolve(server, &known, names::look_up).await.destinations
+    });
+    let found = join_all(look_ups).await;
+    let found = servers.iter().zip(found).filter(|(_, found)| !found.is_empty());
+    found.fold(Addresses::default(), |all, (server, found)| all.with(server.id.clone(), found.into()))
+}
+
 /// Where one server is at this moment, for who can wait for names.
 pub async fn now(server: &Server) -> Addresses {
     let resolved = resolve(server, &[], names::look_up).await;
     Addresses::default().with(server.id.clone(), resolved.destinations.into())
 }
 
-async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F)
+async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F + Clone + Send + Sync + 'static)
 where
-    F: Future<Output = io::Result<Found>>,
+    F: Future<Output = io::Result<Found>> + Send + 'static,
 {
-    // A server that is off is called by nobody, so its name is nobody's business.
-    let servers: Vec<Arc<Server>> =
-        current.load().catalog.iter().filter(|server| server.is_enabled).cloned().collect();
-    join_all(servers.into_iter().map(|server| keep_one(current.clone(), server, &look_up))).await;
-    // A catalog without servers that are on has nothing to resolve, and never will.
-    std::future::pending().await
+    let mut changes = current.servers_versions();
+    let mut keepers = PerServer::new();
+    loop {
+        // A server that is off is called by nobody, so its name is nobody's business.
+        keepers.follow(&current.load().catalog, |server| {
+            ((), keep_one(current.clone(), server.clone(), look_up.clone()).boxed())
+        });
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = keepers.ended() => return,
+        }
+    }
 }
 
-async fn keep_one<F>(current: Arc<Current>, server: Arc<Server>, look_up: &impl Fn(String, u16) -> F)
+async fn keep_one<F>(current: Arc<Current>, server: Arc<Server>, look_up: impl Fn(String, u16) -> F)
 where
     F: Future<Output = io::Result<Found>>,
 {
     let id = &server.id;
     let mut was_resolved = true;
     loop {
-        let known = current.load().addresses.of(id);
-        let Resolved { destinations, good_for, is_complete } = resolve(&server, &known, look_up).await;
+        let known = current.load().addresses.of(&server);
+        let Resolved { destinations, good_for, is_complete } = resolve(&server, &known, &look_up).await;
         let is_resolved = !destinations.is_empty();
         match (was_resolved, is_resolved) {
             (true, false) => warn!(server.id = %id, "no address of server `{id}` resolves; trying again"),
@@ -63,8 +83,11 @@ where
         }
         was_resolved = is_resolved;
         let destinations: Arc<[Destination]> = if is_resolved { destinations.into() } else { known.clone() };
-        if *known != *destinations {
+        if is_resolved && current.load().addresses.found(id) != Some(&destinations) {
             current.change(|snapshot| {
+                if !snapshot.has(&server) {
+                    return;
+                }
                 snapshot.addresses = Arc::new(snapshot.addresses.with(id.clone(), destinations.clone()));
             });
         }
@@ -123,12 +146,9 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::{
-        catalog::{
-            Catalog,
-            server::{PeerUrl, tests_support::server},
-        },
-        names::ServerId,
+    use crate::catalog::{
+        Catalog,
+        server::{PeerUrl, tests_support::server},
     };
 
     fn at(id: &str, host: &str) -> Server {
@@ -149,7 +169,7 @@ mod tests {
                 _ => Ok(Found::by_other_ways(vec![SocketAddr::from(([192, 0, 2, 1], port))])),
             }
         };
-        let of = |id: &str| current.load().addresses.of(&ServerId::parse(id).unwrap());
+        let of = |id: &str| current.load().addresses.of(current.load().catalog.get(id).unwrap());
         let resolved = async {
             while of("c").is_empty() || of("e").is_empty() {
                 tokio::task::yield_now().await;

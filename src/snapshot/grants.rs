@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::Current;
@@ -25,13 +26,19 @@ const RETIREMENT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the process ends.
-pub async fn keep(current: Arc<Current>, store: Store, settings: store::Settings) {
+pub async fn keep(current: Arc<Current>, store: Store, mut told: watch::Receiver<store::Settings>) {
+    let settings = told.borrow_and_update().clone();
     let (cursor, grants) = (None, Arc::default());
     let mut keeper = Keeper { current, store, settings, cursor, grants, sealing: 0 };
     let mut listener = None;
     let mut is_listening_news = true;
     let mut was_told = true;
     loop {
+        if told.has_changed().unwrap_or(false) {
+            let settings = told.borrow_and_update().clone();
+            keeper.take(settings);
+            listener = None;
+        }
         match keeper.refresh().await {
             Ok(found_changes) => {
                 if found_changes && !was_told {
@@ -47,7 +54,10 @@ pub async fn keep(current: Arc<Current>, store: Store, settings: store::Settings
                         continue;
                     }
                 }
-                was_told = wait(&mut listener, keeper.poll()).await;
+                was_told = tokio::select! {
+                    was_told = wait(&mut listener, keeper.poll()) => was_told,
+                    Ok(()) = wait_for_settings(&mut told) => true,
+                };
             }
             Err(error) => {
                 keeper.note_failure(&error);
@@ -57,6 +67,13 @@ pub async fn keep(current: Arc<Current>, store: Store, settings: store::Settings
             }
         }
     }
+}
+
+/// Returns once other settings are told; they stay to be taken.
+async fn wait_for_settings(told: &mut watch::Receiver<store::Settings>) -> anyhow::Result<()> {
+    told.changed().await.context("nobody tells settings any more")?;
+    told.mark_changed();
+    Ok(())
 }
 
 /// Waits for the next look; true if somebody said that there is something to see.
@@ -156,9 +173,21 @@ impl Keeper {
 
     /// After one connection was silent all are suspect, and each would be found dead only at its own deadline.
     fn renew_connections(&mut self) {
-        if !self.store.is_postgres() {
-            return;
+        if self.store.is_postgres() {
+            self.reopen();
         }
+    }
+
+    /// Reads by other settings from now on. The grants stay; where it is another database, its own replace them at once.
+    fn take(&mut self, settings: store::Settings) {
+        if settings.url != self.settings.url || settings.schema != self.settings.schema {
+            self.cursor = None;
+        }
+        self.settings = settings;
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
         if let Ok(store) = Store::open(&self.settings) {
             // It has read the file of sealing keys by itself.
             self.sealing = usize::MAX;
@@ -170,7 +199,7 @@ impl Keeper {
     /// Time to the next poll: grants that are confirmed only then must not be too old by then.
     fn poll(&self) -> Duration {
         let poll = if self.store.is_postgres() { POLL_POSTGRES } else { POLL_SQLITE };
-        poll.min(self.current.max_stale / 3)
+        poll.min(self.current.max_stale() / 3)
     }
 
     fn publish(&mut self, grants: Grants) {

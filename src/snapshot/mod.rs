@@ -14,6 +14,7 @@ pub mod offers;
 pub mod own_addresses;
 pub mod pins;
 pub mod probing;
+mod servers;
 pub mod signed_out;
 pub mod tools;
 pub mod users;
@@ -63,9 +64,10 @@ pub struct Current {
     snapshot: ArcSwap<Snapshot>,
     versions: watch::Sender<u64>,
     tools_versions: watch::Sender<u64>,
+    servers_versions: watch::Sender<u64>,
     started: Instant,
     confirmed_millis: AtomicU64,
-    max_stale: Duration,
+    max_stale_millis: AtomicU64,
     is_database_up: AtomicBool,
 }
 
@@ -85,9 +87,10 @@ impl Current {
             snapshot: ArcSwap::from_pointee(snapshot),
             versions: watch::Sender::new(0),
             tools_versions: watch::Sender::new(0),
+            servers_versions: watch::Sender::new(0),
             started: Instant::now(),
             confirmed_millis: AtomicU64::new(0),
-            max_stale,
+            max_stale_millis: AtomicU64::new(millis(max_stale)),
             is_database_up: AtomicBool::new(false),
         })
     }
@@ -112,6 +115,20 @@ impl Current {
         self.tools_versions.subscribe()
     }
 
+    /// Tells of every change of the servers.
+    pub fn servers_versions(&self) -> watch::Receiver<u64> {
+        self.servers_versions.subscribe()
+    }
+
+    /// From now on grants are decided by for this long after they were last known to be true.
+    pub fn set_max_stale(&self, max_stale: Duration) {
+        self.max_stale_millis.store(millis(max_stale), Ordering::Relaxed);
+    }
+
+    fn max_stale(&self) -> Duration {
+        Duration::from_millis(self.max_stale_millis.load(Ordering::Relaxed))
+    }
+
     /// The grants to decide by; refuses while they are unknown or too old.
     pub fn grants<'s>(&self, snapshot: &'s Snapshot) -> Result<&'s KnownGrants, Refusal> {
         let unknown = |cause: &'static str| {
@@ -120,7 +137,7 @@ impl Current {
                 .retry_after(Duration::from_secs(2))
         };
         let known = snapshot.grants.as_ref().ok_or_else(|| unknown("grants have never been read"))?;
-        if self.grants_age() > Some(self.max_stale) {
+        if self.grants_age() > Some(self.max_stale()) {
             return Err(unknown("grants are older than `access.max_stale_secs`"));
         }
         Ok(known)
@@ -180,12 +197,21 @@ impl Current {
     }
 
     /// Callers whose own standing changed (their groups, their account): their trips are looked at again.
-    fn announce_callers_changed(&self) {
+    pub fn announce_callers_changed(&self) {
         self.versions.send_modify(|version| *version += 1);
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Snapshot {
+    /// The same beliefs, of the servers of another configuration.
+    pub fn with_servers(&self, catalog: Arc<Catalog>) -> Self {
+        Self { catalog, ..self.clone() }
+    }
+
     /// How many keys of groups' own cannot be unsealed.
     pub fn unusable_keys(&self) -> usize {
         self.grants.as_ref().map_or(0, |known| known.grants.tenants().unreadable_count())

@@ -59,9 +59,8 @@ static NAMES: LazyLock<ArcSwap<Names>> = LazyLock::new(|| ArcSwap::from_pointee(
 
 /// From now on these name servers are asked; those of the system where there are none.
 pub fn ask(nameservers: &[SocketAddr]) {
-    if !nameservers.is_empty() {
-        NAMES.store(Arc::new(Names::of(nameservers)));
-    }
+    let names = if nameservers.is_empty() { Names::of_system() } else { Names::of(nameservers) };
+    NAMES.store(Arc::new(names));
 }
 
 /// What a name stands for now.

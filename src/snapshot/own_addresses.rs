@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
 use super::{
@@ -46,9 +46,10 @@ type Key = (ServerId, Box<str>);
 type Looked = (Key, Resolved);
 
 /// Runs until the process ends.
-pub async fn keep(current: Arc<Current>, allowed: AllowedHosts) {
-    let mut versions = current.versions();
-    let mut keeper = Keeper::new(current, Arc::new(allowed));
+pub async fn keep(current: Arc<Current>, mut allowed: watch::Receiver<Arc<AllowedHosts>>) {
+    let (mut versions, mut servers) = (current.versions(), current.servers_versions());
+    let now = allowed.borrow_and_update().clone();
+    let mut keeper = Keeper::new(current, now);
     let mut lookups: FuturesUnordered<BoxFuture<'static, Looked>> = FuturesUnordered::new();
     loop {
         keeper.take_rows().await;
@@ -62,6 +63,11 @@ pub async fn keep(current: Arc<Current>, allowed: AllowedHosts) {
         let pause = keeper.pause(lookups.len() < AT_ONCE);
         tokio::select! {
             changed = versions.changed() => if changed.is_err() { return },
+            Ok(()) = servers.changed() => keeper.judge_anew(),
+            Ok(()) = allowed.changed() => {
+                keeper.allowed = allowed.borrow_and_update().clone();
+                keeper.judge_anew();
+            }
             Some(looked) = lookups.next(), if !lookups.is_empty() => {
                 keeper.note(looked);
                 while let Some(Some(looked)) = lookups.next().now_or_never() {
@@ -130,13 +136,45 @@ impl Keeper {
         }
         for key in gone {
             self.entries.remove(&key);
-            if let Some(own) = self.own.get_mut(&key.0) {
-                Arc::make_mut(own).remove(&key.1);
-                self.is_shown = false;
-            }
+            self.forget(&key);
         }
         let entries = &self.entries;
         self.queue.retain(|(.., key)| entries.contains_key(key));
+    }
+
+    /// Servers or what is allowed are others: what may be called no more is forgotten, and all rows are looked at again.
+    fn judge_anew(&mut self) {
+        self.known = Arc::default();
+        let (snapshot, allowed) = (self.current.load(), self.allowed.clone());
+        let is_same = |((id, url), entry): (&Key, &Entry)| {
+            let server = snapshot.catalog.get(id.as_str());
+            let peer = server.and_then(|server| allowed.read(url, server.dialect.is_mcp()));
+            peer.as_ref() == entry.server.peers.first()
+        };
+        let (stay, go): (Vec<_>, Vec<_>) =
+            self.entries.iter().partition(|(key, entry)| is_same((key, entry)));
+        let stay: Vec<Key> = stay.into_iter().map(|(key, _)| key.clone()).collect();
+        let go: Vec<Key> = go.into_iter().map(|(key, _)| key.clone()).collect();
+        for key in go {
+            self.entries.remove(&key);
+            self.forget(&key);
+        }
+        for (id, url) in stay {
+            let known = self.own.get(&id).and_then(|own| own.get(&url)).cloned().unwrap_or_default();
+            let may_stand = |at: &&Destination| allowed.may_stand_for(&at.peer, &at.address);
+            if !known.iter().all(|at| may_stand(&at)) {
+                let left = known.iter().filter(may_stand).cloned().collect();
+                Arc::make_mut(self.own.entry(id).or_default()).insert(url, left);
+                self.is_shown = false;
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(own) = self.own.get_mut(&key.0) {
+            Arc::make_mut(own).remove(&key.1);
+            self.is_shown = false;
+        }
     }
 
     fn take_row(&mut self, key: Key, server: Option<&Arc<Server>>) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::MissedTickBehavior,
 };
 use tracing::{info, warn};
@@ -97,10 +97,11 @@ impl Snapshot {
 /// Runs until the process ends.
 pub async fn keep(
     current: Arc<Current>,
-    settings: store::Settings,
+    mut told: watch::Receiver<store::Settings>,
     metrics: Arc<Metrics>,
     (refresher, mut sights): (Refresher, mpsc::Receiver<Sight>),
 ) {
+    let settings = told.borrow_and_update().clone();
     let Ok(store) = Store::open(&settings) else { return };
     let mut grants = current.versions();
     let (waiting, is_up, is_in_trouble) = (HashMap::new(), false, false);
@@ -129,6 +130,12 @@ pub async fn keep(
                 }
             }
             _ = polls.tick() => keeper.poll().await,
+            Ok(()) = told.changed() => {
+                keeper.settings = told.borrow_and_update().clone();
+                // It may be another database.
+                keeper.version = None;
+                keeper.reopen();
+            }
             // The first grants say that the database is there, and its tables are.
             Ok(()) = grants.changed(), if !keeper.is_up => keeper.poll().await,
         }
@@ -255,7 +262,9 @@ impl Keeper {
         let shown = before.pins.with_approved(server.id.clone(), approved.clone()).shown(server);
         // Without an index prepared it is made where it is needed.
         let prepared = Prepared::of(server, shown, &before).await.ok().flatten();
-        self.current.change_tools(|snapshot| snapshot.approve(server, &approved, prepared.as_ref()));
+        self.current.change_tools(|snapshot| {
+            snapshot.has(server) && snapshot.approve(server, &approved, prepared.as_ref())
+        });
     }
 
     /// Says once that there is trouble, and once that it is over.
@@ -277,9 +286,12 @@ impl Keeper {
 
     /// After one connection was silent all are suspect.
     fn renew_connections(&mut self) {
-        if !self.store.is_postgres() {
-            return;
+        if self.store.is_postgres() {
+            self.reopen();
         }
+    }
+
+    fn reopen(&mut self) {
         if let Ok(store) = Store::open(&self.settings) {
             let before = std::mem::replace(&mut self.store, store);
             tokio::spawn(async move { before.close().await });

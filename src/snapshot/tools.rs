@@ -4,23 +4,21 @@
 //! server delays nobody: each server has a task of its own.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Bytes, BytesMut};
-use tokio::{
-    sync::{Mutex, Notify, mpsc, oneshot},
-    task::JoinSet,
-};
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::{
     Current, addresses, listening,
     offers::{self, Found},
     pins::Pinner,
+    servers::PerServer,
     words::Prepared,
 };
 use crate::{
@@ -81,41 +79,56 @@ impl Refresher {
     }
 }
 
-/// Reads all lists until the process ends.
-pub fn keep(
+/// Reads all lists until the process ends; anew where the servers or what they are read through have become others.
+pub async fn keep(
     current: Arc<Current>,
-    settings: Settings,
-    client: Client,
+    mut sources: watch::Receiver<Sources>,
     pinner: Pinner,
     (refresher, mut wishes): (Refresher, mpsc::Receiver<Wish>),
-) -> anyhow::Result<impl Future<Output = ()> + Send> {
-    let sources = Sources::new(settings, client)?;
-    Ok(async move {
-        let mut readers = HashMap::new();
-        let mut tasks = JoinSet::new();
-        for server in current.load().catalog.iter().filter(|server| server.is_enabled) {
-            let reader =
-                Arc::new(Reader::new(server.clone(), current.clone(), sources.clone(), pinner.clone()));
-            tasks.spawn(reader.clone().run());
-            readers.insert(server.id.clone(), reader);
-            if server.dialect.is_mcp() {
-                let Sources { client, settings, .. } = sources.clone();
-                let (server, current, refresher) = (server.clone(), current.clone(), refresher.clone());
-                tasks.spawn(listening::listen(client, server, current, refresher, settings.refresh));
-            }
+) {
+    let mut changes = current.servers_versions();
+    let mut readers = PerServer::new();
+    loop {
+        let through = sources.borrow_and_update().clone();
+        readers.follow(&current.load().catalog, |server| {
+            let of = (server.clone(), current.clone());
+            read_and_listen(of, through.clone(), pinner.clone(), refresher.clone())
+        });
+        tokio::select! {
+            Some(wish) = wishes.recv() => match readers.of(&wish.server) {
+                Some(reader) => reader.grant(wish).await,
+                // Dropping the wish is the answer.
+                None => drop(wish),
+            },
+            Ok(()) = changes.changed() => {}
+            Ok(()) = sources.changed() => readers.clear(),
+            () = readers.ended() => return,
+            else => return,
         }
-        loop {
-            tokio::select! {
-                Some(wish) = wishes.recv() => match readers.get(&wish.server) {
-                    Some(reader) => reader.grant(wish).await,
-                    // Dropping the wish is the answer.
-                    None => drop(wish),
-                },
-                Some(_ended) = tasks.join_next() => return,
-                else => return,
-            }
+    }
+}
+
+/// The task of one server, and the reader in it.
+fn read_and_listen(
+    (server, current): (Arc<Server>, Arc<Current>),
+    sources: Sources,
+    pinner: Pinner,
+    refresher: Refresher,
+) -> (Arc<Reader>, BoxFuture<'static, ()>) {
+    let reader = Arc::new(Reader::new(server.clone(), current.clone(), sources.clone(), pinner));
+    let reading = reader.clone().run();
+    if !server.dialect.is_mcp() {
+        return (reader, reading.boxed());
+    }
+    let Sources { client, settings, .. } = sources;
+    let listening = listening::listen(client, server, current, refresher, settings.refresh);
+    let both = async {
+        tokio::select! {
+            () = reading => {}
+            () = listening => {}
         }
-    })
+    };
+    (reader, both.boxed())
 }
 
 /// What lists are read through.
@@ -129,6 +142,11 @@ impl Sources {
     /// Documents and lists are read through this client.
     pub fn new(settings: Settings, client: Client) -> anyhow::Result<Self> {
         Ok(Self { client, settings })
+    }
+
+    /// A server is gone or another: what is known of how to ask it is forgotten.
+    pub fn forget(&self, server: &ServerId) {
+        self.client.forget(server);
     }
 
     /// Reads what a server offers, from the first of its addresses that answers; `known` is what it offered before.
@@ -147,7 +165,7 @@ impl Sources {
     /// The tools in the document of the first address that has a good one.
     async fn read_document(&self, server: &Arc<Server>) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
         let credential = server.discovery_credential.as_ref().or(server.credential.as_ref()).cloned();
-        let addresses = addresses::now(server).await.of(&server.id);
+        let addresses = addresses::now(server).await.of(server);
         let Some(peer) = server.peers.first() else { bail!("the server has no address") };
         let mut last_error =
             anyhow::anyhow!("`{peer}/openapi.json` cannot be read: its host does not resolve");
@@ -289,6 +307,9 @@ impl Reader {
         let shown = before.pins.with_read(id.clone(), tools.clone()).shown(&self.server);
         let prepared = Prepared::of(&self.server, shown, &before).await?;
         self.current.change_tools(|snapshot| {
+            if !snapshot.has(&self.server) {
+                return false;
+            }
             let are_other = snapshot.read_tools(&self.server, &tools, prepared.as_ref());
             snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), offers.clone()));
             // Otherwise it is only younger.
@@ -309,6 +330,9 @@ impl Reader {
         let about = About { is_stale: true, ..known.about.clone() };
         let stale = Arc::new(Offers { about, ..Offers::clone(&known) });
         self.current.change(|snapshot| {
+            if !snapshot.has(&self.server) {
+                return;
+            }
             snapshot.offers = Arc::new(snapshot.offers.with(id.clone(), stale.clone()));
         });
     }

@@ -1,4 +1,5 @@
-//! The databases: the gateway's own grant tables, and those it only reads: Open WebUI's and an earlier gateway's.
+//! The databases: the gateway's own grant tables, those it only reads, Open WebUI's and an earlier gateway's, and the
+//! Redis that replicas count in.
 //!
 //! Decides how a grant is stored, how a change of it is noticed, and what a row means: the columns called
 //! `tenant_id` become server ids here, and past this module there are only servers and groups.
@@ -15,6 +16,7 @@ mod postgres;
 mod scratch;
 mod sealed;
 mod second_factor;
+pub mod shared_counts;
 pub mod signed_out;
 mod sqlite;
 mod sqlite_file;
@@ -38,7 +40,7 @@ use sealed::Sealer;
 use crate::names::{Email, GroupName, Secret, ServerId, ToolPattern};
 
 /// Which database, and how it is used.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// `postgres://…` or `sqlite:PATH`.
     pub url: DatabaseUrl,
@@ -51,7 +53,7 @@ pub struct Settings {
 }
 
 /// A database address whose scheme has been recognised.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
     /// `postgres://` or `postgresql://`; holds a password, so it does not print.
     Postgres(Secret<String>),

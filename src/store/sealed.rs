@@ -27,7 +27,7 @@ pub const LONGEST_VALUE: usize = 8 * 1024;
 const LARGEST_FILE: u64 = 64 * 1024;
 
 /// Where the keys come from that values are sealed with.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SealingSettings {
     /// The keys of the configuration; the first one seals, all of them open.
     pub keys: Vec<SecretKey>,

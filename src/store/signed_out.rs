@@ -112,7 +112,7 @@ impl Mark {
 }
 
 /// What went wrong, in words that quote nothing of what was sent or received.
-fn trouble(error: &redis::RedisError) -> anyhow::Error {
+pub(super) fn trouble(error: &redis::RedisError) -> anyhow::Error {
     let code =
         error.code().filter(|code| code.len() <= 32 && code.bytes().all(|byte| byte.is_ascii_uppercase()));
     let code = code.map(|code| format!(" ({code})")).unwrap_or_default();

@@ -61,7 +61,7 @@ impl AllowedHost {
 }
 
 /// All entries of `upstream.allowed_hosts`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedHosts(pub Vec<AllowedHost>);
 
 impl AllowedHosts {

@@ -29,6 +29,7 @@ use http::Method;
 use crate::{
     access::{self, Permit, tenant::Tenancy},
     catalog::{
+        Catalog,
         server::{CredentialHeader, PeerUrl, Server},
         tools::{Post, Tool},
     },
@@ -98,13 +99,49 @@ pub type OwnAddresses = HashMap<ServerId, Arc<HashMap<Box<str>, Arc<[Destination
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     shared: HashMap<ServerId, Arc<[Destination]>>,
+    /// Where servers were that are somewhere else, or gone, since the last reload: for requests that began before it.
+    former: Arc<HashMap<ServerId, Arc<[Destination]>>>,
     own: Arc<OwnAddresses>,
 }
 
 impl Addresses {
-    /// Where this server is for everybody; empty when no name of it resolves.
-    pub fn of(&self, server: &ServerId) -> Arc<[Destination]> {
-        self.shared.get(server).cloned().unwrap_or_default()
+    /// Where this server is for everybody; empty when no name of it resolves. A server that is configured differently by
+    /// now has other addresses: nobody's credential goes to another's.
+    pub fn of(&self, server: &Server) -> Arc<[Destination]> {
+        let is_its_own = |destination: &Destination| server.peers.contains(&destination.peer);
+        match self.shared.get(&server.id) {
+            Some(all) if all.iter().all(is_its_own) => all.clone(),
+            known => {
+                let former = self.former.get(&server.id);
+                let all = known.into_iter().chain(former).flat_map(|all| all.iter());
+                all.filter(|destination| is_its_own(destination)).cloned().collect()
+            }
+        }
+    }
+
+    /// The addresses of the servers of another configuration: those that are known and those just found.
+    pub fn among(&self, catalog: &Catalog, found: &Self) -> Self {
+        let mut shared = HashMap::new();
+        let mut former = HashMap::clone(&self.former);
+        for (id, known) in &self.shared {
+            let now = catalog.get(id.as_str()).filter(|server| server.is_enabled);
+            let is_here = |at: &Destination| now.is_some_and(|server| server.peers.contains(&at.peer));
+            if known.iter().all(is_here) {
+                shared.insert(id.clone(), known.clone());
+            } else {
+                former.insert(id.clone(), known.clone());
+                if known.iter().any(is_here) {
+                    shared.insert(id.clone(), known.iter().filter(|at| is_here(at)).cloned().collect());
+                }
+            }
+        }
+        shared.extend(found.shared.clone());
+        Self { shared, former: Arc::new(former), own: self.own.clone() }
+    }
+
+    /// What this server's names last resolved to, whatever it is by now.
+    pub fn found(&self, server: &ServerId) -> Option<&Arc<[Destination]>> {
+        self.shared.get(server)
     }
 
     /// These addresses with one server's replaced.
@@ -126,17 +163,17 @@ impl Addresses {
 
     /// These addresses with all that groups have of their own replaced.
     pub fn with_own(&self, own: OwnAddresses) -> Self {
-        Self { shared: self.shared.clone(), own: Arc::new(own) }
+        Self { own: Arc::new(own), ..self.clone() }
     }
 
     /// Where the server is for the permit's caller: at their group's address where it has one, and nowhere else then.
     fn for_permit(&self, permit: &Permit) -> Result<Arc<[Destination]>, Refusal> {
-        let server = &permit.server().id;
+        let server = permit.server();
         let destinations = match permit.tenancy() {
             Tenancy::Ambiguous => return Err(credentials::ambiguous()),
             Tenancy::Own(own) => match own.endpoints() {
                 [] => self.of(server),
-                [url] => self.own.get(server).and_then(|own| own.get(url)).cloned().ok_or_else(|| {
+                [url] => self.own.get(&server.id).and_then(|own| own.get(url)).cloned().ok_or_else(|| {
                     endpoint_unusable(format!(
                         "the address that group `{}` has for it is no address, or its host is not in `upstream.allowed_hosts`",
                         own.group().as_str()

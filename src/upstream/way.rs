@@ -98,7 +98,7 @@ pub fn own_way(
     addresses: &Addresses,
     credential: Option<CredentialHeader>,
 ) -> Result<Way, Refusal> {
-    let destinations = addresses.of(&server.id);
+    let destinations = addresses.of(&server);
     if destinations.is_empty() {
         return Err(unreachable("no address of the server resolves"));
     }

@@ -103,6 +103,26 @@ impl ToolIndex {
         Self { neighbours: self.neighbours.clone(), servers }
     }
 
+    /// The tools of those servers for which `keep` holds, as they are called among the servers of another configuration.
+    pub fn among<'s>(
+        &self,
+        servers: impl IntoIterator<Item = &'s ServerId>,
+        keep: impl Fn(&ServerId) -> bool,
+    ) -> ToolIndex {
+        let mut index = Self::of_servers(servers);
+        for (server, entry) in self.servers.iter().filter(|(server, _)| keep(server)) {
+            let exposed = |(tool, name): (&Arc<Tool>, &String)| {
+                index.neighbours.exposed(server, tool.name.as_str()) == *name
+            };
+            if entry.list.iter().zip(&entry.exposed).all(exposed) {
+                index.servers.insert(server.clone(), entry.clone());
+            } else {
+                index = index.with_words(server.clone(), entry.list.clone(), entry.words.clone());
+            }
+        }
+        index
+    }
+
     /// The same index with only the servers for which `keep` holds.
     pub fn retain(&self, keep: impl Fn(&ServerId) -> bool) -> ToolIndex {
         let mut servers = self.servers.clone();

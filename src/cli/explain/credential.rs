@@ -122,11 +122,13 @@ async fn ask(
     request: &Parts,
     from: Option<IpAddr>,
 ) -> anyhow::Result<(Vec<String>, Decision)> {
-    let (identity, background) = app::identity(config);
+    let (identity, believed) = app::identity(config);
+    let opened = app::Asked::new(&config.identity)?;
     let current = Current::new(Catalog::new(Vec::new()), config.access.max_stale);
     let mut tasks = tokio::task::JoinSet::new();
-    for (_, task) in background.tasks(&current, &Arc::new(Metrics::new()?))? {
-        tasks.spawn(task);
+    let groups = believed.tasks(opened, None, &current, &Arc::new(Metrics::new()?))?;
+    for task in groups.into_iter().flat_map(|(_, tasks)| tasks) {
+        tasks.spawn(task.work);
     }
     let began = Instant::now();
     loop {

@@ -7,16 +7,6 @@ use toml::{Spanned, de::DeValue};
 use super::{Complaint, Read, Reader};
 
 impl Reader<'_> {
-    /// A time in whole seconds.
-    pub(in crate::config) fn seconds(
-        &mut self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> Read<Duration> {
-        self.integer(key, default, range).map(Duration::from_secs)
-    }
-
     /// A time in seconds, of which there may be a fraction, as TOML's own number or in a string.
     pub(in crate::config) fn duration(
         &mut self,

@@ -38,6 +38,7 @@ fn server(id: &str) -> Arc<Server> {
         description: format!("what {id} is for"),
         deadlines: Deadlines::of(Duration::from_secs(1), Duration::from_secs(1)),
         care: Default::default(),
+        limits: Default::default(),
     })
 }
 

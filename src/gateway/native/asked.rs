@@ -3,6 +3,8 @@
 //! Decides by the whole body and its headers together: revision, tools called, lists asked for. Never
 //! changes them, but for one thing: what is asked of a legacy server in place of a denied call.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::HeaderMap;
 
@@ -37,6 +39,10 @@ pub struct Asked {
     pub may_list: bool,
     /// The one tool it calls. A batch, whatever it calls, ends with any change of the caller's tools.
     pub tool: Option<String>,
+    /// The tools that a batch calls, each with the number of its calls.
+    pub batch: Vec<(String, u32)>,
+    /// Whether it asks to be told of changes as long as it stands (`subscriptions/listen`).
+    pub is_listening: bool,
     /// The id to answer to, as it stands in the body.
     pub id: Option<String>,
     /// The revision it names.
@@ -74,9 +80,14 @@ impl Asked {
             is_modern: revision.as_deref().is_some_and(mcp::is_modern),
             is_probe: method == Some("server/discover"),
             may_list: method.is_none() || method == Some("tools/list"),
+            is_listening: method == Some("subscriptions/listen"),
             id: body.id().map(str::to_owned),
             revision,
             tool,
+            batch: match body {
+                Body::One(_) => Vec::new(),
+                Body::Batch(_) => counted(messages.iter().filter_map(|message| message.tool())),
+            },
         };
         if asked.is_modern || asked.is_probe {
             refuse_modern(permit, asked.revision.clone())?;
@@ -101,6 +112,15 @@ impl Asked {
             ..Self::default()
         }
     }
+}
+
+/// Each name, with how often it comes.
+fn counted<'n>(names: impl Iterator<Item = &'n str>) -> Vec<(String, u32)> {
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts.into_iter().map(|(name, count): (&str, u32)| (name.to_owned(), count)).collect()
 }
 
 /// A server that is known to speak no modern revision says so here, without being asked.

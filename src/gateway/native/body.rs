@@ -101,7 +101,7 @@ pub fn too_large(bound: usize) -> Refusal {
 
 /// The answer to a body that takes too long.
 pub fn too_slow() -> Refusal {
-    Refusal::new(Code::BadRequest, "the body did not arrive in time").closing()
+    Refusal::new(Code::BadRequest, "the body did not arrive in time").closing().limited("slow_sender", None)
 }
 
 /// Refuses a body that is not labelled as JSON in UTF-8: some servers read it in whatever coding its label names.

@@ -56,12 +56,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The keys in use; without any configured, one that nobody else has.
-    pub fn keys(&self) -> anyhow::Result<Arc<SessionKeys>> {
-        if !self.session_keys.is_empty() {
-            return Ok(Arc::new(SessionKeys::new(&self.session_keys)));
-        }
-        Ok(Arc::new(SessionKeys::new(&[SecretKey::random()?])))
+    /// The keys in use, and the process's own, which nobody else has: it seals where none is configured, and opens what
+    /// it sealed once there is one.
+    pub fn keys(&self, own: &SecretKey) -> Arc<SessionKeys> {
+        let keys: Vec<_> = self.session_keys.iter().chain([own]).cloned().collect();
+        Arc::new(SessionKeys::new(&keys))
     }
 }
 
@@ -100,6 +99,7 @@ impl Gateway {
         journey.record.tool = asked.tool.as_deref().and_then(|tool| ToolName::parse(tool).ok());
         let request: &Parts = session.req_header();
         let Whereabouts { session, endpoint, place } = self.whereabouts(request, &permit, &asked)?;
+        self.limit_native(journey, &permit, &asked).await?;
         let upstream_session = session.as_ref().map(|session| session.upstream.clone());
         let native = Native { method: request.method.clone(), session: upstream_session, endpoint };
         let trip = native::plan(permit.clone(), native, place, &self.current.load().addresses)?;
@@ -111,6 +111,23 @@ impl Gateway {
         let exchange = Exchange::new((permit, pinned), (load, asked), session, seal, answer_bound);
         exchange.begin();
         Ok(Step::Depart(trip, Cargo::Native(Box::new(exchange)), live))
+    }
+
+    /// Lets begin what a request of native MCP asks.
+    pub(super) async fn limit_native(
+        &self,
+        journey: &mut Journey,
+        permit: &Permit,
+        asked: &Asked,
+    ) -> Result<(), Refusal> {
+        if asked.is_get || asked.is_listening {
+            journey.held.stream = Some(self.limiting.stand(permit.caller())?);
+        }
+        if let Some(tool) = &asked.tool {
+            return self.limit_calls(journey, permit, &[(tool.as_str(), 1)]).await;
+        }
+        let calls: Vec<_> = asked.batch.iter().map(|(tool, count)| (tool.as_str(), *count)).collect();
+        self.limit_calls(journey, permit, &calls).await
     }
 
     async fn read_message(

@@ -96,6 +96,7 @@ impl Gateway {
         let what = match &wanted {
             Wanted::Tool(tool) => {
                 journey.record.tool = Some(tool.name.clone());
+                self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
                 Use::Tool(tool.name.clone())
             }
             Wanted::Other => Use::Stream,

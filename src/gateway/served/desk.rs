@@ -27,8 +27,6 @@ const MAX_WAITING: usize = 1_000;
 const MAX_WAITING_OF_ONE: usize = 16;
 /// Resources that one stream may follow.
 pub(super) const MAX_FOLLOWED: usize = 100;
-/// Standing streams that one caller may have.
-const MAX_STANDING: usize = 64;
 /// Sessions whose end or level is remembered.
 const MAX_SESSIONS: u64 = 100_000;
 
@@ -43,7 +41,6 @@ pub struct Desk {
     calls: Mutex<HashMap<CallName, Arc<Notify>>>,
     inquiries: Mutex<HashMap<String, oneshot::Sender<Result<String, String>>>>,
     followed: Mutex<HashMap<String, Followed>>,
-    standing: Mutex<HashMap<String, usize>>,
 }
 
 /// A call that waits.
@@ -83,7 +80,6 @@ impl Desk {
             calls: Mutex::default(),
             inquiries: Mutex::default(),
             followed: Mutex::default(),
-            standing: Mutex::default(),
         })
     }
 
@@ -206,17 +202,6 @@ impl Desk {
         }
     }
 
-    /// A place among the caller's standing streams; none where they are too many.
-    pub(super) fn seat(self: &Arc<Self>, caller: &str) -> Option<Seat> {
-        let mut standing = lock(&self.standing);
-        let count = standing.entry(caller.to_owned()).or_default();
-        if *count >= MAX_STANDING {
-            return None;
-        }
-        *count += 1;
-        Some(Seat { desk: self.clone(), caller: caller.to_owned() })
-    }
-
     /// A client's answer to the question of this name. False where nobody waits for it.
     pub(super) fn answer(&self, name: &str, outcome: Result<String, String>) -> bool {
         let waiting = lock(&self.inquiries).remove(name);
@@ -265,24 +250,6 @@ impl Drop for Stood {
         let mut followed = lock(&self.desk.followed);
         if followed.get(&self.session).is_some_and(|followed| followed.stream == self.stream) {
             followed.remove(&self.session);
-        }
-    }
-}
-
-/// One of a caller's standing streams, until dropped.
-pub(super) struct Seat {
-    desk: Arc<Desk>,
-    caller: String,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut standing = lock(&self.desk.standing);
-        if let Some(count) = standing.get_mut(&self.caller) {
-            *count -= 1;
-            if *count == 0 {
-                standing.remove(&self.caller);
-            }
         }
     }
 }

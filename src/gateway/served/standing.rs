@@ -17,11 +17,18 @@ use super::{
     relay::{HEARTBEAT, forsaken, left},
 };
 use crate::{
-    access::{Permit, ToolScope},
+    access::{Permit, ToolScope, unknown_server},
     catalog::{offers::Offers, tools::ToolList},
     client::{Asker, Client, Filter},
     credentials,
-    gateway::{Gateway, decide::Step, journey::Journey, reply, translated::wants_events},
+    gateway::{
+        Gateway,
+        configured::{LookedAt, is_still_there},
+        decide::Step,
+        journey::Journey,
+        reply,
+        translated::wants_events,
+    },
     identity::Reason,
     mcp::{
         members::{self, Members},
@@ -214,13 +221,9 @@ impl Gateway {
         mut standing: Standing,
         id: Option<&str>,
     ) -> Result<Step, Refusal> {
-        let seat = self.desk.seat(visit.caller.name());
-        let _seat = seat.ok_or_else(|| {
-            let sentence = "you have as many standing streams open as one caller may";
-            Refusal::new(Code::TooManyStreams, sentence).retry_after(HEARTBEAT)
-        })?;
+        journey.held.stream = Some(self.limiting.stand(&visit.caller)?);
         // A caller who is not seen otherwise is looked at as long as this stands.
-        let _pin = self.identity.pin(&visit.caller);
+        let mut looked_at = LookedAt::by(&self.bench.load().identity, &visit.caller);
         journey.serve(None);
         journey.record.end_as(Outcome::Answered);
         // Before the first look, so that nothing changes in between unheard.
@@ -250,6 +253,7 @@ impl Gateway {
                     }
                 }
             }
+            looked_at.renew(&self.bench.load().identity, &visit.caller);
             let Ok(now) = self.seen(visit) else { return self.end_telling(session, journey).await };
             let is_there = |server: &ServerId| now.goes_on(&seen, server);
             if let Some(session) = &standing.session {
@@ -277,16 +281,18 @@ impl Gateway {
         if visit.caller.has_expired() {
             return Err(Reason::Expired.refuse());
         }
-        let caller = self.identity.current(&visit.caller).ok_or_else(|| Reason::Withdrawn.refuse())?;
+        let judge = self.bench.load();
+        let caller = judge.identity.current(&visit.caller).ok_or_else(|| Reason::Withdrawn.refuse())?;
         let visible = match &visit.only {
+            Some(permit) if !is_still_there(permit.server(), &snapshot) => return Err(unknown_server()),
             Some(permit) => {
-                let now = self.access.authorize(&caller, permit.server(), known)?;
+                let now = judge.permit(permit, &self.current, &snapshot)?;
                 vec![(now.server().id.clone(), now.tools().clone(), now)]
             }
-            None => crate::endpoints::Visible::all(&self.access, &caller, known, &snapshot)
+            None => crate::endpoints::Visible::all(&judge.access, &caller, known, &snapshot)
                 .into_iter()
                 .filter_map(|visible| {
-                    let now = self.access.authorize(&caller, &visible.server, known).ok()?;
+                    let now = judge.access.authorize(&caller, &visible.server, known).ok()?;
                     Some((visible.server.id.clone(), visible.tools, now))
                 })
                 .collect(),

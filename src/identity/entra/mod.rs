@@ -41,7 +41,7 @@ use token::Token;
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
 /// How tokens of Entra ID are believed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The tenants whose tokens are believed, the home tenant first.
     pub tenants: Vec<Tenant>,
@@ -65,8 +65,23 @@ pub struct Settings {
     pub groups_ttl: Duration,
 }
 
+impl Settings {
+    /// Whether what is read of Entra ID by these settings serves the others too: they differ in what is believed at most.
+    pub fn is_read_like(&self, other: &Self) -> bool {
+        let as_believed = Self {
+            audience: other.audience.clone(),
+            guests: other.guests,
+            apps: other.apps,
+            scopes: other.scopes.clone(),
+            ..self.clone()
+        };
+        let ids = |settings: &Self| settings.tenants.iter().map(|tenant| tenant.id).collect::<Vec<_>>();
+        ids(self) == ids(other) && Self { tenants: other.tenants.clone(), ..as_believed } == *other
+    }
+}
+
 /// A tenant whose tokens are believed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
     /// Its id.
     pub id: Uuid,
@@ -77,7 +92,7 @@ pub struct Tenant {
 }
 
 /// What to do about a user in more groups than a token holds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overage {
     /// Their token is refused.
     Refuse,
@@ -88,7 +103,7 @@ pub enum Overage {
 }
 
 /// What the gateway calls itself to the authority.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// Its application id.
     pub id: String,
@@ -101,9 +116,24 @@ pub fn guid(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
+/// What a token that was believed said, so that it can be judged again by other settings.
+#[derive(Debug)]
+pub struct Told {
+    payload: Box<[u8]>,
+    by: Arc<Settings>,
+}
+
+impl PartialEq for Told {
+    fn eq(&self, other: &Self) -> bool {
+        self.payload == other.payload
+    }
+}
+
+impl Eq for Told {}
+
 /// Believes tokens of Entra ID.
 pub struct Entra {
-    settings: Settings,
+    settings: Arc<Settings>,
     directory: Arc<Directory>,
     verified: Cache<[u8; 32], Arc<Verified>>,
 }
@@ -126,6 +156,7 @@ enum User {
 struct Asked {
     member: Member,
     proven: Proven,
+    told: Arc<Told>,
     last: ArcSwapOption<(Arc<Known>, Arc<Caller>)>,
 }
 
@@ -133,12 +164,17 @@ impl Entra {
     /// Believes tokens by these settings; keys and groups come from the directory.
     pub fn new(settings: &Settings, directory: Arc<Directory>) -> Self {
         let verified = Cache::builder().max_capacity(100_000).time_to_idle(FORGET_AFTER).build();
-        Self { settings: settings.clone(), directory, verified }
+        Self { settings: Arc::new(settings.clone()), directory, verified }
     }
 
     /// What is known of the tenants.
     pub fn directory(&self) -> &Arc<Directory> {
         &self.directory
+    }
+
+    /// Whether a token was verified before.
+    pub fn remembers(&self, sha256: &[u8; 32]) -> bool {
+        self.verified.contains_key(sha256)
     }
 
     /// What this scheme says of a token. `sha256` is the token's.
@@ -175,11 +211,12 @@ impl Entra {
         }
         let tenant = &self.settings.tenants[meant.tenant];
         let proven = claims.proven(&self.settings, meant.tenant)?;
+        let told = Arc::new(Told { payload: token.payload().into(), by: self.settings.clone() });
         let user = match proven.needs_groups {
-            false => User::Told(made(&proven, tenant.id, expires, None)?),
+            false => User::Told(made(&proven, tenant.id, expires, None, told)?),
             true => {
                 let member = Member { tenant: tenant.id, object: proven.object };
-                User::Asked(Asked { member, proven, last: ArcSwapOption::empty() })
+                User::Asked(Asked { member, proven, told, last: ArcSwapOption::empty() })
             }
         };
         Ok(Arc::new(Verified { key, source, expires, user }))
@@ -199,10 +236,32 @@ impl Entra {
         {
             return Ok(last.1.clone());
         }
-        let told = Some((asked.member, groups.clone()));
-        let caller = made(&asked.proven, asked.member.tenant, verified.expires, told)?;
+        let graph = Some((asked.member, groups.clone()));
+        let caller = made(&asked.proven, asked.member.tenant, verified.expires, graph, asked.told.clone())?;
         asked.last.store(Some(Arc::new((groups, caller.clone()))));
         Ok(caller)
+    }
+
+    /// Who a caller that was believed is by these settings, as far as they go; none where they do not believe the token.
+    pub fn now(&self, caller: &Arc<Caller>) -> Option<Arc<Caller>> {
+        let proof = caller.proof();
+        let told = proof.token.as_ref()?;
+        if Arc::ptr_eq(&told.by, &self.settings) {
+            return Some(caller.clone());
+        }
+        let claims = Claims::read(&told.payload).ok()?;
+        let meant = claims.meant_for(&self.settings).ok()?;
+        let proven = claims.proven(&self.settings, meant.tenant).ok()?;
+        if proven.needs_groups != proof.graph.is_some() {
+            return None;
+        }
+        let tenant = self.settings.tenants[meant.tenant].id;
+        made(&proven, tenant, proof.expires?, proof.graph.clone(), told.clone()).ok()
+    }
+
+    /// Whether both believe the same, from the same source.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.settings == other.settings && Arc::ptr_eq(&self.directory, &other.directory)
     }
 }
 
@@ -212,6 +271,7 @@ fn made(
     tenant: Uuid,
     expires: i64,
     graph: Option<(Member, Arc<Known>)>,
+    token: Arc<Told>,
 ) -> Result<Arc<Caller>, Refusal> {
     let told = graph.as_ref().map(|(_, known)| known.names()).transpose()?.unwrap_or_default();
     let groups = proven.groups.iter().chain(told).cloned().collect();
@@ -221,8 +281,13 @@ fn made(
     };
     let directory =
         DirectoryId { tenant: tenant.to_string().into(), object: proven.object.to_string().into() };
-    let proof =
-        Proof { expires: Some(expires), directory: Some(Arc::new(directory)), graph, ..Proof::default() };
+    let proof = Proof {
+        expires: Some(expires),
+        directory: Some(Arc::new(directory)),
+        graph,
+        token: Some(token),
+        ..Proof::default()
+    };
     Ok(Caller::new(person, Scheme::Entra, proof))
 }
 

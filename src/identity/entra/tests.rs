@@ -184,6 +184,40 @@ async fn what_the_key_did_not_sign_is_refused_wherever_the_header_points() {
 }
 
 #[tokio::test]
+async fn a_caller_is_judged_again_by_other_settings_without_their_token() {
+    let (entra, directory) = entra();
+    let group = "0a0a0a0a-0000-0000-0000-000000000001";
+    let token = SIGNER.sign(&header(), &with(claims(), "groups", json!([group])));
+    let Verdict::Known(caller) = entra.judge(&token, [1; 32]).await else { panic!("it is a good token") };
+    assert_eq!(caller.groups()[0].as_str(), "MCP-GitHub");
+    let under = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = settings();
+        change(&mut settings);
+        let now = Entra::new(&settings, directory.clone()).now(&caller)?;
+        Some(now.groups().iter().map(|group| group.as_str().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(under(&|_| ()).unwrap(), ["MCP-GitHub"]);
+    assert_eq!(under(&|settings| settings.audience.push("another".into())).unwrap(), ["MCP-GitHub"]);
+    assert_eq!(under(&|settings| settings.group_names.clear()).unwrap(), [group]);
+    assert_eq!(under(&|settings| settings.audience.retain(|audience| audience != API)), None);
+    assert_eq!(under(&|settings| drop(settings.tenants.remove(0))), None);
+    assert_eq!(under(&|settings| settings.scopes = vec!["Other".into()]), None);
+    assert_eq!(under(&|settings| settings.tenants[0].email_domains = vec!["other.test".into()]), None);
+}
+
+#[test]
+fn another_directory_learns_what_was_known_of_the_same_issuers() {
+    let (_, known) = entra();
+    let only_home = Settings { tenants: settings().tenants[..1].to_vec(), ..settings() };
+    let (directory, _questions) = Directory::new(&only_home, Duration::from_secs(3600));
+    assert!(directory.endpoints().is_none());
+    directory.learn(&known);
+    assert!(
+        directory.endpoints().is_some() && directory.sources().iter().all(|source| source.known().is_some())
+    );
+}
+
+#[tokio::test]
 async fn a_token_is_believed_no_longer_than_its_key() {
     let (entra, directory) = entra();
     let token = SIGNER.sign(&header(), &claims());

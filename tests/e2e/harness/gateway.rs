@@ -42,6 +42,15 @@ impl Setup {
             .set("listen.ops", ops)
             .set("database.url", database_url)
             .set("auth.openwebui.secret", SESSION_SECRET)
+            // Tests ask more often than people do; those about limits set their own.
+            .set("limits.calls_per_caller", "off")
+            .set("limits.requests_per_address", "off")
+    }
+
+    /// With the limits that a gateway has when nobody says anything of them.
+    pub fn shipped_limits(mut self) -> Self {
+        self.gateway.remove("limits");
+        self
     }
 
     /// Sets a key of `gateway.toml`: `set("access.max_stale_secs", 1)`.
@@ -116,6 +125,11 @@ impl Setup {
     /// Starts the gateway and returns at once.
     pub fn spawn(self) -> Gateway {
         let folder = self.write();
+        self.spawn_in(folder)
+    }
+
+    /// The same, with a folder that has been written.
+    pub fn spawn_in(self, folder: tempfile::TempDir) -> Gateway {
         let mut command = self.command();
         command.arg("run").arg("--config").arg(folder.path()).current_dir(folder.path()).env_clear();
         command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));

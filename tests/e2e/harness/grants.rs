@@ -62,7 +62,12 @@ impl Grants {
 
     /// What to start a gateway with that decides by these grants.
     pub fn setup(&self) -> Setup {
-        Setup::new(&format!("sqlite:{}", self.folder.path().join("grants.db").display()))
+        Setup::new(&self.url())
+    }
+
+    /// Where they are.
+    pub fn url(&self) -> String {
+        format!("sqlite:{}", self.folder.path().join("grants.db").display())
     }
 }
 

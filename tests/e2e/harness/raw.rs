@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
 };
 
@@ -53,6 +53,31 @@ impl RawClient {
         Self { connection: BufReader::new(socket) }
     }
 
+    /// Connects to `127.0.0.1:PORT` with a few kilobytes of room for what comes back.
+    pub async fn connect_with_little_room(address: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let socket = within("connecting", socket.connect(address.parse().unwrap())).await.unwrap();
+        Self { connection: BufReader::with_capacity(1_024, socket) }
+    }
+
+    /// Takes at most so many bytes of what has come; false at the end.
+    pub async fn take(&mut self, most: usize) -> bool {
+        let mut bytes = vec![0; most];
+        let taken = within("bytes", tokio::io::AsyncReadExt::read(&mut self.connection, &mut bytes)).await;
+        taken.is_ok_and(|taken| taken > 0)
+    }
+
+    /// Whether nothing comes within `patience`, no end either. What comes is left to be read.
+    pub async fn is_open_and_silent(&mut self, patience: Duration) -> bool {
+        tokio::time::timeout(patience, self.connection.fill_buf()).await.is_err()
+    }
+
+    /// Whether the next thing that comes is the end of the connection.
+    pub async fn is_closed_quietly(&mut self) -> bool {
+        within("an answer or an end", self.connection.fill_buf()).await.is_ok_and(|bytes| bytes.is_empty())
+    }
+
     /// Sends these bytes as they are.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).await.unwrap();
@@ -66,6 +91,28 @@ impl RawClient {
     /// Says that nothing more will be sent; answers can still be read.
     pub async fn finish_sending(&mut self) {
         self.connection.shutdown().await.unwrap();
+    }
+
+    /// The statuses of all answers until the other side closes, which it must once this side has said that nothing more
+    /// will come; it says so after `patience`.
+    pub async fn statuses_to_the_end(&mut self, patience: Duration) -> Vec<u16> {
+        let mut bytes = Vec::new();
+        // A reset is an end as well.
+        if tokio::time::timeout(patience, self.connection.read_to_end(&mut bytes)).await.is_err() {
+            drop(self.connection.shutdown().await);
+            drop(within("the end of the connection", self.connection.read_to_end(&mut bytes)).await);
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let heads = text.split("HTTP/1.").skip(1);
+        heads.map(|head| head.get(2..5).and_then(|status| status.parse().ok()).unwrap_or_default()).collect()
+    }
+
+    /// How many bytes still come before the other side closes, which it must.
+    pub async fn rest(&mut self) -> usize {
+        let mut bytes = Vec::new();
+        // A reset is an end as well.
+        drop(within("the end of the connection", self.connection.read_to_end(&mut bytes)).await);
+        bytes.len()
     }
 
     /// The head of the next answer: status and headers. Interim answers (1xx) are given too.

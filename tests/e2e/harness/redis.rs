@@ -85,6 +85,23 @@ impl Redis {
         process.kill().await.unwrap();
     }
 
+    /// Sends `STOP` or `CONT` to it.
+    pub fn signal(&self, name: &str) {
+        let id = self.process.as_ref().and_then(Child::id).expect("it runs").to_string();
+        let sent = std::process::Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", name, &id]).status();
+        assert!(sent.unwrap().success(), "SIG{name} could not be sent");
+    }
+
+    /// All its keys.
+    pub async fn keys(&self) -> Vec<String> {
+        redis::from_redis_value(self.ask(&["KEYS", "*"]).await.unwrap()).unwrap()
+    }
+
+    /// Seconds until a key is forgotten; negative where it never is.
+    pub async fn seconds_left(&self, key: &str) -> i64 {
+        redis::from_redis_value(self.ask(&["TTL", key]).await.unwrap()).unwrap()
+    }
+
     /// `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         self.port.address()
