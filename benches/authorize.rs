@@ -95,7 +95,8 @@ fn server(id: usize) -> Arc<Server> {
         is_enabled: true,
         missing_variables: Vec::new(),
         description: String::new(),
-        deadlines: Deadlines { connect: Duration::from_secs(5), read: Duration::from_secs(60) },
+        deadlines: Deadlines::of(Duration::from_secs(5), Duration::from_secs(60)),
+        care: Default::default(),
         limits: Default::default(),
     })
 }

@@ -177,8 +177,8 @@ fn server_conf(settings: &gateway::Settings) -> ServerConf {
         upstream_keepalive_pool_size: 512,
         grace_period_seconds: Some(settings.shutdown_grace.as_secs()),
         graceful_shutdown_timeout_seconds: Some(2),
-        // Tries of one call; only what was never sent is tried again.
-        max_retries: 4,
+        // Tries of one call: how many there are is for `gateway/tries.rs` to say, which waits between them.
+        max_retries: 32,
         ..ServerConf::default()
     }
 }

@@ -68,6 +68,7 @@ pub async fn connect_all(config: &Config) -> anyhow::Result<Findings> {
             }
         }
     }
+    snapshot::names::ask(&config.nameservers);
     let catalog::Settings { deadline, max_bytes, .. } = config.catalog;
     let dialer = Dialer::new(deadline, max_bytes)?;
     let client = Client::new(client::Settings { max_answer_bytes: max_bytes });

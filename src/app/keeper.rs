@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, server::Server},
+    client::{self, Client},
     config::Config,
     gateway::{
         configured::{Configured, Judge},
@@ -121,6 +122,10 @@ impl Keeper {
         let wishes = (refresher.clone(), wishes);
         let tools = snapshot::tools::keep(current(), told.sources.subscribe(), pinner, wishes);
         tasks.begin("tool lists", tools);
+        snapshot::names::ask(&built.config.nameservers);
+        // Those of others: a probe must not take a call's connection, nor have its session.
+        let prober = Client::new(client::Settings { max_answer_bytes: built.config.catalog.max_bytes });
+        tasks.begin("peers' health", snapshot::probing::keep(current(), prober));
         tasks.begin("addresses", snapshot::addresses::keep(current()));
         let own = snapshot::own_addresses::keep(current(), told.allowed.subscribe());
         tasks.begin("own addresses", own);
@@ -146,7 +151,7 @@ impl Keeper {
         let known = current.load().catalog.clone();
         let catalog = Arc::new(Catalog::new(config.servers.clone()).sharing(&known));
         // Before anybody is sent there.
-        let found = found(&catalog, &known).await;
+        let found = found(&catalog, &known, &current.load().addresses).await;
         let groups = built.believed.tasks(believed, Some(&before.believed), current, &recorder.metrics)?;
         // From here on nothing fails and nothing waits: no request sees half of it.
         tokio::spawn(async move { store.close().await });
@@ -162,6 +167,7 @@ impl Keeper {
         if config.allowed_hosts != running.allowed_hosts {
             told.allowed.send_replace(Arc::new(config.allowed_hosts.clone()));
         }
+        snapshot::names::ask(&config.nameservers);
         client.take(&client_settings(config));
         self.shared.limiting.replace(config.limits.clone());
         current.set_max_stale(config.access.max_stale);
@@ -198,11 +204,11 @@ fn is_served(catalog: &Catalog, server: &Server) -> bool {
 }
 
 /// Where those servers are that are called from now on and are not where they were.
-async fn found(catalog: &Catalog, known: &Catalog) -> Addresses {
+async fn found(catalog: &Catalog, known: &Catalog, addresses: &Addresses) -> Addresses {
     let is_elsewhere = |server: &&Arc<Server>| {
         let before = known.get(server.id.as_str()).filter(|before| before.is_enabled);
         server.is_enabled && before.is_none_or(|before| before.peers != server.peers)
     };
     let servers: Vec<_> = catalog.iter().filter(is_elsewhere).cloned().collect();
-    snapshot::addresses::all_now(&servers).await
+    snapshot::addresses::all_now(&servers, addresses).await
 }

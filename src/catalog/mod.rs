@@ -3,6 +3,7 @@
 //! Decides nothing about callers. Built from `config` and from lists fetched in the background;
 //! read by `route`, `access`, `upstream` and `endpoints`.
 
+pub mod care;
 mod entry;
 pub mod limits;
 pub mod offers;

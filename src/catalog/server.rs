@@ -2,13 +2,16 @@
 //!
 //! Holds checked values only; `config` makes them. Never dials and never decides access.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use super::limits::ServerLimits;
-pub use super::peer_url::{BadUrl, PeerUrl};
-use crate::names::{Secret, ServerId};
+pub use super::{
+    care::{Care, Deadlines},
+    peer_url::{BadUrl, PeerUrl},
+};
+use super::{limits::ServerLimits, tools::Tool};
+use crate::names::{Secret, ServerId, ToolPattern};
 
 /// How a server is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -169,15 +172,6 @@ pub enum Sharing {
     Never,
 }
 
-/// How long the gateway waits for a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadlines {
-    /// For the TCP connection.
-    pub connect: Duration,
-    /// For the first byte of an answer, and between two reads of it.
-    pub read: Duration,
-}
-
 /// One MCP server in the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
@@ -213,11 +207,20 @@ pub struct Server {
     pub description: String,
     /// How long the gateway waits for it.
     pub deadlines: Deadlines,
+    /// How its peers are treated.
+    pub care: Care,
     /// How much of it may be used.
     pub limits: ServerLimits,
 }
 
 impl Server {
+    /// Whether a call of this tool may be sent again although the first may have been run: the tool says that it does no
+    /// harm twice, or the operator does.
+    pub fn may_repeat(&self, tool: &Tool) -> bool {
+        let is_named = |pattern: &ToolPattern| pattern.matches(tool.name.as_str());
+        tool.hints.is_repeatable() || self.care.repeatable.iter().any(is_named)
+    }
+
     /// Whether what is done for the one in the background serves the other too: they differ in what people read at most.
     pub fn is_kept_like(&self, other: &Self) -> bool {
         let as_told = Self {
@@ -234,6 +237,8 @@ impl Server {
 /// Servers for the tests of other modules.
 #[cfg(test)]
 pub mod tests_support {
+    use std::time::Duration;
+
     use super::*;
 
     /// An enabled server with this id, at an address nobody answers.
@@ -255,7 +260,8 @@ pub mod tests_support {
             is_enabled: true,
             missing_variables: Vec::new(),
             description: String::new(),
-            deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
+            deadlines: Deadlines::of(Duration::from_secs(1), Duration::from_secs(1)),
+            care: Care::default(),
             limits: ServerLimits::default(),
         })
     }

@@ -3,7 +3,10 @@
 //! Decides what counts as an answer, how much of one is held and how long its pieces are waited for. Never looks into
 //! results.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode, header};
@@ -34,6 +37,8 @@ pub(super) struct Limits {
     pub(super) bytes: usize,
     /// Longest wait for more of what is no stream.
     pub(super) patience: Duration,
+    /// Longest wait for all of what is no stream.
+    pub(super) total: Duration,
 }
 
 /// The messages of an answer, as they come.
@@ -42,6 +47,8 @@ pub(super) struct Reader {
     body: Body,
     ready: VecDeque<Told>,
     limits: Limits,
+    /// When all of it must be there, where it is no stream.
+    ends_at: Instant,
     /// Where it can be resumed, and after what wait.
     last_event: Option<String>,
     retry: Option<Duration>,
@@ -65,7 +72,8 @@ impl Reader {
             _ => return Err(bad_answer("it is neither JSON nor a stream of events")),
         };
         let (ready, incoming) = (VecDeque::new(), Some(incoming));
-        Ok(Self { incoming, body, ready, limits, last_event: None, retry: None })
+        let ends_at = Instant::now() + limits.total;
+        Ok(Self { incoming, body, ready, limits, ends_at, last_event: None, retry: None })
     }
 
     /// Whether it is a stream of events.
@@ -138,7 +146,8 @@ impl Reader {
         }
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         let Body::Json(held) = &mut self.body else { return Ok(()) };
-        match incoming.chunk(Some(self.limits.patience)).await? {
+        let left = self.ends_at.saturating_duration_since(Instant::now());
+        match incoming.chunk(Some(self.limits.patience.min(left))).await? {
             Some(piece) if held.len() + piece.len() > self.limits.bytes => {
                 self.incoming = None;
                 Err(bad_answer("it is longer than the gateway holds").into())

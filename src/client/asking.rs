@@ -1,12 +1,8 @@
-//! One question on its way: where it is tried, in which era, and whether it is tried again.
+//! One question on its way: in which era it is asked, and what its answer shows of the session and the era.
 //!
-//! Decides that a question is sent a second time only when the first was not sent, was proved not to have run, or does
-//! no harm twice; and for how long a server that cannot be reached is tried.
+//! Decides what proves that a question was not run. Where it is tried and whether again, `tries` does.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
@@ -19,7 +15,8 @@ use super::{
     replies::{Cancel, Replies},
     session::Session,
     spoken::{Era, configured, is_of_another_era, proves_another_era},
-    stopped::Stopped,
+    stopped::{Stopped, fault_of},
+    tries::{Delivered, Tries},
 };
 use crate::{
     catalog::server::Dialect,
@@ -31,74 +28,6 @@ use crate::{
     refusal::{Code, Refusal},
     upstream::{self, Destination, Way, native},
 };
-
-/// First wait before the addresses of a server are tried once more; doubled with each round.
-const BACKOFF: Duration = Duration::from_millis(50);
-/// The longest such wait.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
-
-/// Where a question is tried: each address in its order, and round again until a restarting server had time enough.
-pub(super) struct Tries<'a> {
-    way: &'a Way,
-    attempt: usize,
-    backoff: Duration,
-    until: Instant,
-    refusal: Option<Refusal>,
-    /// What may have run, and does no harm twice, was asked again.
-    is_repeated: bool,
-    /// The session or the era was found out anew.
-    is_renewed: bool,
-}
-
-impl<'a> Tries<'a> {
-    pub(super) fn new(way: &'a Way) -> Self {
-        let until = Instant::now() + way.server().deadlines.connect * 2;
-        Self {
-            way,
-            attempt: 0,
-            backoff: BACKOFF,
-            until,
-            refusal: None,
-            is_repeated: false,
-            is_renewed: false,
-        }
-    }
-
-    /// Where to try next; the last refusal when it has been tried enough.
-    pub(super) async fn next(&mut self) -> Result<Destination, Refusal> {
-        if let Some(destination) = self.way.destination(self.attempt) {
-            self.attempt += 1;
-            return Ok(destination.clone());
-        }
-        let first = self.way.destination(0).filter(|_| Instant::now() + self.backoff < self.until);
-        let Some(first) = first else {
-            let unreachable = || upstream::unreachable("every address was tried");
-            return Err(self.refusal.take().unwrap_or_else(unreachable));
-        };
-        tokio::time::sleep(self.backoff).await;
-        self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
-        self.attempt = 1;
-        Ok(first.clone())
-    }
-
-    /// A try has failed: goes on where there may be another, and gives back the refusal where not.
-    pub(super) fn note(&mut self, stopped: Stopped, is_repeatable: bool) -> Result<(), Refusal> {
-        match stopped {
-            Stopped::Unsent(refusal) => self.refusal = Some(refusal),
-            Stopped::Lost(refusal) if is_repeatable && !self.is_repeated => {
-                (self.is_repeated, self.refusal) = (true, Some(refusal));
-            }
-            // The same address: it is the session or the era that is another one.
-            Stopped::Unrun(_) if !self.is_renewed => {
-                (self.is_renewed, self.attempt) = (true, self.attempt.saturating_sub(1));
-            }
-            Stopped::Unrun(refusal) | Stopped::Lost(refusal) | Stopped::Refused(refusal) => {
-                return Err(refusal);
-            }
-        }
-        Ok(())
-    }
-}
 
 impl OwnedRewrite {
     fn borrowed<'a>(&'a self, progress_token: Option<&'a str>) -> Rewrite<'a> {
@@ -141,7 +70,13 @@ impl Client {
         loop {
             let destination = tries.next().await?;
             match self.try_ask(way, &destination, &ask, !tries.is_renewed).await {
-                Ok(replies) => return Ok(replies),
+                Ok(replies) => {
+                    // What was heard of the peer on the way there was noted by `Outbox`.
+                    if let Some(mut seat) = tries.seat() {
+                        seat.settle(None);
+                    }
+                    return Ok(replies);
+                }
                 Err(stopped) => tries.note(stopped, ask.is_repeatable)?,
             }
         }
@@ -153,14 +88,17 @@ impl Client {
         way: &Way,
         is_repeatable: bool,
         request: impl Fn(&Destination) -> Result<http::Request<bytes::Bytes>, Refusal>,
-    ) -> Result<crate::dial::wire::Incoming, Refusal> {
+    ) -> Result<Delivered, Refusal> {
         let mut tries = Tries::new(way);
         loop {
             let destination = tries.next().await?;
             let request = request(&destination)?;
             match self.shared.wire.send(&upstream::peer::way_peer(way, &destination), request).await {
-                Ok(incoming) => return Ok(incoming),
-                Err(failed) => tries.note(failed.into(), is_repeatable)?,
+                Ok(incoming) => return Ok(Delivered { incoming, seat: tries.seat() }),
+                Err(failed) => {
+                    destination.health.note(fault_of(failed));
+                    tries.note(failed.into(), is_repeatable)?;
+                }
             }
         }
     }
@@ -246,7 +184,8 @@ impl Client {
 
     pub(super) fn limits(&self, way: &Way) -> Limits {
         let bytes = self.shared.max_answer_bytes.load(std::sync::atomic::Ordering::Relaxed);
-        Limits { bytes, patience: way.server().deadlines.read }
+        let deadlines = way.server().deadlines;
+        Limits { bytes, patience: deadlines.read, total: deadlines.total }
     }
 
     pub(super) async fn try_modern(

@@ -5,10 +5,10 @@
 
 use super::{
     Ask, Asker, Client, Filter,
-    asking::Tries,
     replies::Replies,
     spoken::Era,
     stopped::{Stopped, bad_answer},
+    tries::Tries,
 };
 use crate::{
     mcp::{splice::quoted, told::Told},

@@ -10,11 +10,13 @@ mod hub;
 mod listening;
 mod opening;
 mod outbox;
+mod probing;
 mod replies;
 mod session;
 mod spoken;
 mod stopped;
 mod stream;
+mod tries;
 
 use std::sync::{
     Arc,
@@ -30,7 +32,8 @@ use stopped::Stopped;
 pub use replies::Replies;
 pub use session::SessionRef;
 pub use spoken::Spoken;
-pub use stopped::refusal_for;
+pub use stopped::{fault_of, refusal_for};
+pub use tries::Delivered;
 
 /// What the client holds to.
 #[derive(Debug, Clone)]

@@ -8,13 +8,18 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::sync::Semaphore;
 
-use super::{session::SessionRef, stopped::Stopped};
+use super::{
+    session::SessionRef,
+    stopped::{Stopped, fault_of},
+};
 use crate::{
-    dial::wire::{Failed, Fault, Incoming, Wire},
+    dial::wire::{self, Failed, Incoming, Wire},
     mcp::{headers, is_modern},
     refusal::Refusal,
     upstream::{
-        Destination, Way, native,
+        Destination, Way,
+        breaker::Fault,
+        native,
         peer::{way_path, way_peer},
     },
 };
@@ -53,7 +58,7 @@ impl Outbox {
     /// For a session that may have been opened by another replica.
     pub(super) fn into_session(wire: &Wire, way: &Way, session: &SessionRef) -> Result<Self, Refusal> {
         let way = way.at(session.place)?;
-        let destination = way.destination(0).cloned();
+        let destination = way.course().first().cloned();
         let destination = destination.ok_or_else(|| native::unknown_session("the session's peer is gone"))?;
         let seats = Arc::new(Semaphore::new(SEATS));
         Ok(Self { wire: wire.clone(), way, destination, session: session.clone(), seats })
@@ -61,7 +66,7 @@ impl Outbox {
 
     /// Longest wait for the beginning of an answer, and for more of one that is no stream.
     pub(super) fn patience(&self) -> Duration {
-        self.way.server().deadlines.read
+        self.way.server().deadlines.first_byte
     }
 
     /// Sends one message.
@@ -160,7 +165,20 @@ impl Outbox {
         let request = http::Request::builder().method(method).uri(path).body(body);
         let mut request = request.map_err(|_| unwritable("the peer's path"))?;
         *request.headers_mut() = headers;
-        self.wire.send(&way_peer(&self.way, &self.destination), request).await
+        let sent = self.wire.send(&way_peer(&self.way, &self.destination), request).await;
+        match &sent {
+            // The peer itself, or what stands in front of it.
+            Ok(incoming) if matches!(incoming.status().as_u16(), 502..=504) => {
+                self.destination.health.note(Some(Fault::SaidSo));
+            }
+            Ok(_) => self.destination.health.note(None),
+            Err(failed) => {
+                if let Some(fault) = fault_of(*failed) {
+                    self.destination.health.note(Some(fault));
+                }
+            }
+        }
+        sent
     }
 }
 
@@ -197,7 +215,7 @@ pub(super) fn mirrored(
 }
 
 fn unwritable(word: &'static str) -> Failed {
-    Failed { is_sent: false, kind: Fault::Unwritable, word }
+    Failed { is_sent: false, kind: wire::Fault::Unwritable, word }
 }
 
 /// Reads what nobody wants to know, so that the connection can serve again.

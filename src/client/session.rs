@@ -260,7 +260,7 @@ impl Pool {
             }
         };
         // Who waits for another's opening that fails tries it again: together they do not wait longer than one.
-        match tokio::time::timeout(deadlines.connect * 2 + deadlines.read, opened).await {
+        match tokio::time::timeout(deadlines.connect * 2 + deadlines.first_byte, opened).await {
             Ok(opened) => opened,
             Err(_) => Err(Stopped::Refused(too_slow("no session was opened"))),
         }

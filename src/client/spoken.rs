@@ -14,10 +14,10 @@ use tokio::sync::OnceCell;
 use super::{
     Ask, Asker, Client,
     answer::{Reader, Refused},
-    asking::Tries,
     next_id,
     outbox::{self, Outbox},
     stopped::{Stopped, bad_answer, too_slow},
+    tries::Tries,
 };
 use crate::{
     catalog::server::{Dialect, ProtocolVersion, Server},
@@ -108,7 +108,12 @@ impl Client {
         loop {
             let destination = tries.next().await?;
             match self.try_spoken(way, &destination).await.map_err(Stopped::harmless) {
-                Ok(spoken) => return Ok(spoken),
+                Ok(spoken) => {
+                    if let Some(mut seat) = tries.seat() {
+                        seat.settle(None);
+                    }
+                    return Ok(spoken);
+                }
                 Err(stopped) => tries.note(stopped, false)?,
             }
         }
@@ -117,7 +122,7 @@ impl Client {
     /// The older revision that a modern server takes as well; none where it has said that it takes none. One that cannot
     /// be asked now counts as speaking the last of them.
     pub async fn also_speaks(&self, way: &Way) -> Option<String> {
-        let session = match way.destination(0) {
+        let session = match way.course().first() {
             Some(destination) => self.legacy_too(way, destination, &Asker::default()).await,
             None => None,
         };
@@ -167,14 +172,14 @@ impl Client {
         let cell = self.shared.eras.cell(way);
         let probed = cell.get_or_try_init(|| self.probe(way, destination));
         let deadlines = way.server().deadlines;
-        match tokio::time::timeout(deadlines.connect * 2 + deadlines.read, probed).await {
+        match tokio::time::timeout(deadlines.connect * 2 + deadlines.first_byte, probed).await {
             Ok(era) => era.cloned(),
             Err(_) => Err(Stopped::Refused(too_slow("its era was not found out"))),
         }
     }
 
     async fn probe(&self, way: &Way, destination: &Destination) -> Result<Era, Stopped> {
-        let patience = way.server().deadlines.read.min(PROBE);
+        let patience = way.server().deadlines.first_byte.min(PROBE);
         match tokio::time::timeout(patience, self.discover(way, destination)).await {
             Ok(Ok(Some(era))) => Ok(era),
             Ok(Err(stopped @ (Stopped::Unsent(_) | Stopped::Refused(_)))) => Err(stopped),

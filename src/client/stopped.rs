@@ -1,9 +1,9 @@
 //! Why a try brought no answer, and so whether there may be another.
 
 use crate::{
-    dial::wire::{Failed, Fault},
+    dial::wire::{self, Failed},
     refusal::{Code, Refusal},
-    upstream,
+    upstream::{self, breaker::Fault},
 };
 
 /// Why a try brought no answer, with what the asker would be told.
@@ -29,6 +29,20 @@ impl Stopped {
         }
     }
 
+    /// What it says of the peer; none where it did what it was asked.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Unsent(_) => Some(Fault::Unreached),
+            Self::Lost(_) => Some(Fault::HungUp),
+            Self::Refused(refusal) => match refusal.code() {
+                Code::PeerTooSlow => Some(Fault::TooSlow),
+                Code::PeerUnreachable => Some(Fault::SaidSo),
+                _ => None,
+            },
+            Self::Unrun(_) => None,
+        }
+    }
+
     /// The same about something that does no harm however often it is sent.
     pub(super) fn harmless(self) -> Self {
         match self {
@@ -48,24 +62,36 @@ impl From<Failed> for Stopped {
     fn from(failed: Failed) -> Self {
         let refusal = refusal_for(failed);
         match failed.kind {
-            Fault::Unwritable => Self::Refused(refusal),
+            wire::Fault::Unwritable => Self::Refused(refusal),
             _ if !failed.is_sent => Self::Unsent(refusal),
-            Fault::Closed | Fault::Connect => Self::Lost(refusal),
-            Fault::TooSlow | Fault::NotHttp => Self::Refused(refusal),
+            wire::Fault::Closed | wire::Fault::Connect => Self::Lost(refusal),
+            wire::Fault::TooSlow | wire::Fault::NotHttp => Self::Refused(refusal),
         }
     }
+}
+
+/// What a failed exchange says of the peer; none where it was not the peer that failed.
+pub fn fault_of(failed: Failed) -> Option<Fault> {
+    Some(match failed.kind {
+        wire::Fault::Connect => Fault::Unreached,
+        wire::Fault::TooSlow | wire::Fault::Closed if !failed.is_sent => Fault::Unreached,
+        wire::Fault::TooSlow => Fault::TooSlow,
+        wire::Fault::Closed => Fault::HungUp,
+        wire::Fault::NotHttp => Fault::NoAnswer,
+        wire::Fault::Unwritable => return None,
+    })
 }
 
 /// What the asker is told about an exchange that failed.
 pub fn refusal_for(failed: Failed) -> Refusal {
     match failed.kind {
-        Fault::Connect | Fault::Closed => upstream::unreachable(failed.word),
-        Fault::TooSlow => too_slow(failed.word),
-        Fault::NotHttp => {
+        wire::Fault::Connect | wire::Fault::Closed => upstream::unreachable(failed.word),
+        wire::Fault::TooSlow => too_slow(failed.word),
+        wire::Fault::NotHttp => {
             Refusal::new(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
                 .because(failed.word)
         }
-        Fault::Unwritable => Refusal::internal(failed.word),
+        wire::Fault::Unwritable => Refusal::internal(failed.word),
     }
 }
 

@@ -45,7 +45,7 @@ fn way_to(addresses: &[SocketAddr], known: Known) -> Way {
         dialect,
         mcp_versions: versions,
         peers: [peer.clone()].into(),
-        deadlines: Deadlines { connect: Duration::from_secs(2), read: Duration::from_millis(300) },
+        deadlines: Deadlines::of(Duration::from_secs(2), Duration::from_millis(300)),
         ..Server::clone(&server("s"))
     });
     let destinations: Vec<_> =
@@ -586,7 +586,7 @@ async fn a_message_endpoint_elsewhere_is_not_gone_to() {
 async fn the_credential_goes_along_with_every_request_and_into_no_refusal() {
     let peer = Peer::new(|_| Act::Write(http("401 Unauthorized", "", "you said hush"))).await;
     let way = way_to(&[peer.address], Known::Nothing);
-    let destination = way.destination(0).unwrap().clone();
+    let destination = way.course().first().unwrap().clone();
     let addresses = Addresses::default().with(way.server().id.clone(), [destination].into());
     let credential = crate::catalog::server::CredentialHeader {
         name: http::header::AUTHORIZATION,

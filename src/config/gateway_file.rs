@@ -9,6 +9,7 @@ use super::{
     auth, limits, listen,
     problems::Complaint,
     reader::{Read, Reader},
+    server_care::deadlines,
     urls,
 };
 use crate::{
@@ -39,6 +40,8 @@ pub(super) struct GatewayFile {
     /// What holds for servers that do not say otherwise.
     pub(super) upstream: Deadlines,
     pub(super) allowed_hosts: AllowedHosts,
+    /// Who is asked for names; the system's, where nobody is named.
+    pub(super) nameservers: Vec<SocketAddr>,
     /// Whether changes of the files are taken over.
     pub(super) is_watched: bool,
 }
@@ -72,12 +75,10 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let upstream = root.table("upstream", |table| {
         let deadlines = deadlines(table, DEFAULT_DEADLINES);
         let allowed = table.list("allowed_hosts", allowed_host);
-        Ok((deadlines?, AllowedHosts(allowed?)))
+        let nameservers = table.list("nameservers", nameserver);
+        Ok((deadlines?, AllowedHosts(allowed?), nameservers?))
     });
-    let upstream = upstream.map_or_else(
-        |reported| (Err(reported), Err(reported)),
-        |(deadlines, hosts)| (Ok(deadlines), Ok(hosts)),
-    );
+    let (upstream, allowed_hosts, nameservers) = upstream?;
     Ok(GatewayFile {
         gateway: gateway?,
         store: store?,
@@ -88,22 +89,20 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         catalog: catalog?,
         is_pinned: is_pinned?,
         record: record?,
-        upstream: upstream.0?,
-        allowed_hosts: upstream.1?,
+        upstream,
+        allowed_hosts,
+        nameservers,
         is_watched: is_watched?,
     })
 }
 
 /// How long the gateway waits for servers when neither file says.
-pub(super) const DEFAULT_DEADLINES: Deadlines =
-    Deadlines { connect: std::time::Duration::from_secs(5), read: std::time::Duration::from_secs(300) };
-
-/// Reads `connect_timeout_secs` and `read_timeout_secs`.
-pub(super) fn deadlines(table: &mut Reader<'_>, default: Deadlines) -> Read<Deadlines> {
-    let connect = table.seconds("connect_timeout_secs", default.connect.as_secs(), 1..=300);
-    let read = table.seconds("read_timeout_secs", default.read.as_secs(), 1..=DAY_SECS);
-    Ok(Deadlines { connect: connect?, read: read? })
-}
+pub(super) const DEFAULT_DEADLINES: Deadlines = Deadlines {
+    connect: std::time::Duration::from_secs(5),
+    first_byte: std::time::Duration::from_secs(300),
+    read: std::time::Duration::from_secs(300),
+    total: std::time::Duration::from_secs(600),
+};
 
 /// Reads a schema name that needs no quoting in SQL.
 pub(super) fn schema(text: &str) -> Result<String, Complaint> {
@@ -188,6 +187,13 @@ fn tenants(table: &mut Reader<'_>) -> Read<(Vec<GroupName>, SealingSettings)> {
     Ok((order?, SealingSettings { keys: keys?.into_iter().flatten().collect(), file: file? }))
 }
 
+fn nameserver(text: &str) -> Result<SocketAddr, Complaint> {
+    let bare = || Some(SocketAddr::new(text.parse().ok()?, 53));
+    text.parse().ok().or_else(bare).ok_or_else(|| {
+        Complaint::new("must hold addresses of name servers: `10.0.0.53`, `127.0.0.1:5353` or `[::1]:53`")
+    })
+}
+
 fn allowed_host(text: &str) -> Result<AllowedHost, Complaint> {
     AllowedHost::parse(text).ok_or_else(|| {
         Complaint::new(
@@ -255,8 +261,8 @@ mod tests {
              g:19: `tools.refresh_secs` must be a whole number from 1 to 86400\n  hint: the default is 300\n\
              g:20: `tools.deadline_secs` must be a whole number from 1 to 300\n  hint: the default is 10\n\
              g:21: `tools.max_bytes` must be a whole number from 1024 to 1073741824\n  hint: the default is 8388608\n\
-             g:23: `upstream.connect_timeout_secs` must be a whole number from 1 to 300\n  hint: the default is 5\n\
-             g:24: `upstream.read_timeout_secs` must be a whole number from 1 to 86400\n  hint: the default is 300",
+             g:23: `upstream.connect_timeout_secs` must be a number of seconds from 0.01 to 300\n  hint: the default is 5\n\
+             g:24: `upstream.read_timeout_secs` must be a number of seconds from 0.01 to 86400\n  hint: the default is 300",
         );
     }
 

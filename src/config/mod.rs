@@ -17,6 +17,7 @@ mod oauth;
 mod openwebui;
 mod problems;
 mod reader;
+mod server_care;
 mod server_credential;
 mod server_launch;
 mod servers_file;
@@ -59,6 +60,8 @@ pub struct Config {
     pub record: record::Settings,
     /// Where groups may have servers of their own.
     pub allowed_hosts: AllowedHosts,
+    /// Who is asked for the names of servers; the system's name servers, where nobody is named.
+    pub nameservers: Vec<std::net::SocketAddr>,
     /// The servers.
     pub servers: Vec<catalog::server::Server>,
     /// Whether the files are watched, and changes in them taken over.
@@ -200,6 +203,7 @@ fn gather(
         catalog,
         record,
         allowed_hosts,
+        nameservers,
         is_watched,
         ..
     } = gateway?;
@@ -214,6 +218,7 @@ fn gather(
         catalog,
         record,
         allowed_hosts,
+        nameservers,
         servers,
         is_watched,
         warnings,

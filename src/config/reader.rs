@@ -5,6 +5,7 @@
 //! a parser, which may refuse with a complaint.
 
 mod numbers;
+mod values;
 
 use std::{collections::BTreeMap, path::Path};
 

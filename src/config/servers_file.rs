@@ -6,10 +6,10 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use super::{
-    gateway_file::deadlines,
     limits::{MOST_RUNNING, rate},
     problems::Complaint,
     reader::{Read, Reader},
+    server_care::{care, deadlines},
     server_credential::{Enabled, Found, credential, discovery_credential, sharing},
     server_launch::launch,
     urls,
@@ -64,6 +64,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let (server_id, tier, dialect) = (server_id?, tier?, dialect?);
     let peers = url.and_then(|url| peers(&server_id, table, tier, dialect, url));
     let peers = peers.and_then(|peers| not_the_gateway(&server_id, table, peers, &from_gateway.listeners));
+    let care = care(id, table, Ok(dialect), peers.as_deref().unwrap_or_default());
     enabled?;
     let Found { credential, own: own_credential, is_on: is_enabled, missing: missing_variables } =
         credential?;
@@ -89,6 +90,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         missing_variables,
         description: description?,
         deadlines: deadlines?,
+        care: care?,
         limits: limits?,
     })
 }
@@ -305,8 +307,7 @@ mod tests {
         assert_eq!(credential.name, "authorization");
         assert_eq!(credential.value.expose(), "Bearer k");
         assert!(credential.value.expose().is_sensitive());
-        let (connect, read) = (Duration::from_secs(5), Duration::from_secs(9));
-        assert_eq!(found.deadlines, Deadlines { connect, read });
+        assert_eq!(found.deadlines, Deadlines::of(Duration::from_secs(5), Duration::from_secs(9)));
         assert!(found.is_enabled && found.description == "Issues");
         assert!(!server(text, &[("MCP_API_KEY", "")]).is_enabled);
     }

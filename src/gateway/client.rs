@@ -77,18 +77,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self { stream, facts, line, taking, timer: None, has_left: false, is_deaf: false }
     }
 
-    /// Pending until an answer that is due has not begun.
+    /// Pending until an answer that is due has not begun, or is not over.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(due) = self.line.answer_due() else {
-            self.timer = None;
-            return Poll::Pending;
-        };
+        let Some(due) = self.line.answer_due() else { return Poll::Pending };
         let due = Instant::from_std(due);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        if timer.deadline() != due {
+        loop {
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+            // One that is set for earlier is left as it is and set anew once it rings: nearly every answer comes long
+            // before, and so a connection sets one now and then, not each of its requests one of its own.
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= due {
+                break;
+            }
             timer.as_mut().reset(due);
         }
-        ready!(timer.as_mut().poll(cx));
         self.line.note_overdue();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -102,9 +107,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             }
             Poll::Ready(Ok(bytes)) => {
                 self.line.note_taken();
+                self.line.note_client(false);
                 Poll::Ready(Ok(bytes))
             }
-            outcome => outcome,
+            Poll::Pending => {
+                self.line.note_client(true);
+                Poll::Pending
+            }
+            outcome @ Poll::Ready(Err(_)) => outcome,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::line::Line;
+use super::{line::Line, tries::SOON};
 use crate::{
     refusal::{Code, Refusal},
     upstream,
@@ -27,7 +27,9 @@ pub fn of(error: &Error) -> Failure {
     if overdue().is_some() {
         return Failure::Overdue;
     }
-    let is_answer = error.root_cause().downcast_ref::<Refusal>().is_some();
+    let refusal = error.root_cause().downcast_ref::<Refusal>();
+    // No address was fit for it.
+    let is_answer = refusal.is_some_and(|refusal| refusal.code() != Code::PeerUnreachable);
     let is_of_peer = *error.esource() == ErrorSource::Upstream && !is_about_connecting(error.etype());
     if is_answer || is_of_peer { Failure::Asked } else { Failure::Unasked }
 }
@@ -96,6 +98,9 @@ pub fn refusal_for(error: &Error) -> Option<Refusal> {
         ) => refuse(Code::PeerTooSlow, "the server did not answer in time"),
         (ErrorSource::Upstream, ErrorType::InvalidHTTPHeader | ErrorType::H1Error) => {
             refuse(Code::PeerBadAnswer, "the server answered with something that is not HTTP")
+        }
+        (ErrorSource::Upstream, etype) if is_about_connecting(etype) => {
+            Some(upstream::unreachable(cause).retry_after(SOON))
         }
         (ErrorSource::Upstream, _) => Some(upstream::unreachable(cause)),
         _ => Some(Refusal::internal(cause)),

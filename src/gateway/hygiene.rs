@@ -17,13 +17,16 @@ use crate::{
     upstream::{Destination, Errand, Trip, native::Native},
 };
 
+/// By which a client says that a server may be sent its request twice (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// Headers of the client that travel to a peer as they are.
 static TRAVELS: [HeaderName; 8] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::ACCEPT_LANGUAGE,
     header::USER_AGENT,
-    HeaderName::from_static("idempotency-key"),
+    IDEMPOTENCY_KEY,
     // W3C Trace Context and Baggage.
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
@@ -55,6 +58,7 @@ pub fn request_to_peer(
     destination: &Destination,
     cargo: &mut Cargo,
     request_id: &RequestId,
+    version: Version,
 ) -> pingora::Result<RequestHeader> {
     let path = trip.path(&destination.peer, client.uri.query());
     let mut request = RequestHeader::build(trip.method(), path.as_bytes(), Some(16))?;
@@ -80,21 +84,43 @@ pub fn request_to_peer(
         }
     }
     request.insert_header("x-request-id", request_id.as_str())?;
-    match cargo.framing() {
-        // Refused before if it could be read in two ways, and written anew all the same.
-        Framing::AsSent => match framing::read(&client.headers).map_err(super::refused)? {
-            End::After(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
-            End::LastChunk => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
-            End::NoBody => {}
-        },
-        Framing::Length(bytes) => request.insert_header(header::CONTENT_LENGTH, bytes)?,
-        Framing::Chunked => request.insert_header(header::TRANSFER_ENCODING, "chunked")?,
-    }
+    frame_request(&mut request, client, cargo, version)?;
     if let Some(credential) = trip.credential() {
         let value: HeaderValue = credential.value.expose().clone();
         request.insert_header(&credential.name, value)?;
     }
     Ok(request)
+}
+
+/// Says how the body ends: in HTTP/2 the frames do, and what is sent without any goes without a length.
+fn frame_request(
+    request: &mut RequestHeader,
+    client: &RequestHeader,
+    cargo: &Cargo,
+    version: Version,
+) -> pingora::Result<()> {
+    // Refused before if it could be read in two ways, and written anew all the same.
+    let sent = framing::read(&client.headers).map_err(super::refused)?;
+    let is_http2 = version == Version::HTTP_2;
+    if is_http2 {
+        request.set_version(version);
+        if matches!(sent, End::NoBody | End::After(0)) {
+            return Ok(());
+        }
+    }
+    match (cargo.framing(), sent) {
+        (Framing::AsSent, End::After(bytes)) => request.insert_header(header::CONTENT_LENGTH, bytes),
+        (Framing::Length(bytes), _) => request.insert_header(header::CONTENT_LENGTH, bytes),
+        (Framing::AsSent, End::LastChunk) | (Framing::Chunked, _) if !is_http2 => {
+            request.insert_header(header::TRANSFER_ENCODING, "chunked")
+        }
+        (Framing::AsSent, End::LastChunk | End::NoBody) | (Framing::Chunked, _) => Ok(()),
+    }
+}
+
+/// Whether the client gave its request a name by which the server knows it again.
+pub fn is_named_by_client(client: &RequestHeader) -> bool {
+    client.headers.contains_key(&IDEMPOTENCY_KEY)
 }
 
 /// The headers of a client that travel with a request of the gateway's own wording.

@@ -15,11 +15,13 @@ use super::{
     limiting::Held,
     live::LiveTrip,
     native::exchange::Exchange,
+    tries::Tries,
 };
 use crate::{
+    catalog::server::Tier,
     record::{Outcome, Record},
     refusal::Refusal,
-    upstream::{Trip, mcpo},
+    upstream::{Trip, breaker::Fault, mcpo},
 };
 
 /// Where the request is.
@@ -49,8 +51,8 @@ pub struct Underway {
     pub trip: Trip,
     /// What it carries.
     pub cargo: Cargo,
-    /// Addresses tried before the present one.
-    pub attempt: usize,
+    /// Where it is tried, and how far that has come.
+    pub tries: Tries,
     /// Lets a withdrawn permit end it.
     pub live: LiveTrip,
     /// What the peer's answer shows.
@@ -117,6 +119,11 @@ pub struct AnswerSeen {
 }
 
 impl AnswerSeen {
+    /// What the answer says of the peer; none that it is well.
+    pub fn fault(&self, tier: Tier) -> Option<Fault> {
+        mcpo::fault_of(tier, self.status, &self.error_prefix)
+    }
+
     /// Whose word the answer was.
     pub fn outcome(&self) -> Outcome {
         match self.status {
@@ -190,7 +197,8 @@ impl Journey {
     pub fn depart(&mut self, trip: Trip, cargo: Cargo, live: LiveTrip) {
         self.record.depart();
         let answer = AnswerSeen::default();
-        self.stage = Stage::Underway(Box::new(Underway { trip, cargo, attempt: 0, live, answer }));
+        self.stage =
+            Stage::Underway(Box::new(Underway { trip, cargo, tries: Tries::default(), live, answer }));
     }
 
     /// The gateway begins to answer itself, under this permit where it needs one.
@@ -219,6 +227,7 @@ impl Journey {
                 open_streams.inc();
                 self.gateway.limiting.note_stream(&mut self.held);
             }
+            underway.tries.note_head(&underway.trip, &underway.answer);
         }
     }
 
@@ -226,7 +235,12 @@ impl Journey {
     pub fn end(&mut self, outcome: Option<Outcome>) {
         self.held.let_go();
         let (is_stream, is_withdrawn, otherwise) = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Underway(underway) => {
+            Stage::Underway(mut underway) => {
+                // One that broke off was settled where it did.
+                let is_over = outcome.is_none();
+                if is_over {
+                    underway.tries.settle_by(&underway.answer, underway.trip.server().tier);
+                }
                 let answered = self.record.code().is_none().then(|| underway.answer.outcome());
                 (underway.answer.is_stream, underway.live.is_withdrawn(), answered)
             }

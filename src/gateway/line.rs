@@ -43,7 +43,11 @@ pub struct Line {
     /// When the peer's answer must have begun, and how long that wait is.
     answer_due_millis: AtomicU64,
     answer_wait_millis: AtomicU64,
+    /// When the peer's answer must be over.
+    end_due_millis: AtomicU64,
     is_answer_overdue: AtomicBool,
+    /// The client takes its time over what it was last given.
+    is_client_slow: AtomicBool,
     outlives_client: AtomicBool,
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
     forsaken_until_millis: AtomicU64,
@@ -70,7 +74,9 @@ impl Line {
             cut: Notify::new(),
             answer_due_millis: AtomicU64::new(DISARMED),
             answer_wait_millis: AtomicU64::new(0),
+            end_due_millis: AtomicU64::new(DISARMED),
             is_answer_overdue: AtomicBool::new(false),
+            is_client_slow: AtomicBool::new(false),
             outlives_client: AtomicBool::new(false),
             forsaken_until_millis: AtomicU64::new(DISARMED),
             blocked_since_millis: AtomicU64::new(DISARMED),
@@ -165,9 +171,31 @@ impl Line {
         self.answer_due_millis.store(DISARMED, Ordering::Relaxed);
     }
 
-    /// When the peer's answer must have begun, if one is waited for, or be over, if nobody wants it.
+    /// The peer's answer must be over within this time.
+    pub fn must_end(&self, within: Duration) {
+        let due = (self.opened.elapsed() + within).as_millis() as u64;
+        self.end_due_millis.store(due, Ordering::Relaxed);
+    }
+
+    /// The peer's answer may go on for as long as it likes.
+    pub fn may_go_on(&self) {
+        self.end_due_millis.store(DISARMED, Ordering::Relaxed);
+    }
+
+    /// Notes whether the client has taken what it was given last.
+    pub fn note_client(&self, is_slow: bool) {
+        self.is_client_slow.store(is_slow, Ordering::Relaxed);
+    }
+
+    /// Whether the client takes its time.
+    pub fn is_client_slow(&self) -> bool {
+        self.is_client_slow.load(Ordering::Relaxed)
+    }
+
+    /// When the peer's answer must have begun, if one is waited for, or be over.
     pub fn answer_due(&self) -> Option<Instant> {
         let due = self.answer_due_millis.load(Ordering::Relaxed);
+        let due = due.min(self.end_due_millis.load(Ordering::Relaxed));
         let due = due.min(self.forsaken_until_millis.load(Ordering::Relaxed));
         (due != DISARMED).then(|| self.opened + Duration::from_millis(due))
     }
@@ -238,6 +266,7 @@ impl Line {
         self.is_slow.store(false, Ordering::Relaxed);
         self.note_blocked(false);
         self.answer_began();
+        self.may_go_on();
         self.outlive_client(false);
     }
 

@@ -36,6 +36,7 @@ mod tests;
 pub mod tls;
 pub mod told_address;
 mod translated;
+mod tries;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -60,7 +61,7 @@ use crate::{
     record::{Outcome, Recorder},
     refusal::Refusal,
     snapshot::{Current, tools::Refresher},
-    upstream::{self, peer::http_peer},
+    upstream::peer::http_peer,
 };
 use configured::{Bench, Configured};
 use decide::Step;
@@ -170,30 +171,37 @@ impl ProxyHttp for Configured {
         _session: &mut Session,
         journey: &mut Journey,
     ) -> pingora::Result<Box<HttpPeer>> {
-        caught(|| {
-            let underway = journey.underway().ok_or_else(no_trip)?;
-            let destination = underway
-                .trip
-                .destination(underway.attempt)
-                .ok_or_else(|| refused(upstream::unreachable("every address was tried")))?;
-            Ok(Box::new(http_peer(&underway.trip, destination)))
-        })
+        let Underway { trip, tries, .. } = journey.underway().ok_or_else(no_trip)?;
+        let destination = tries.next(trip).await.map_err(refused)?;
+        caught(|| Ok(Box::new(http_peer(trip, destination))))
     }
 
-    /// Nothing was sent, so the next address may be tried, whatever the method.
     fn fail_to_connect(
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
         journey: &mut Journey,
-        mut error: Box<Error>,
+        error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(underway) = journey.underway() {
-            underway.attempt += 1;
-            let has_next = underway.trip.destination(underway.attempt).is_some();
-            error.set_retry(has_next);
-            journey.record.retries += u32::from(has_next);
-        }
+        let Some(underway) = journey.underway() else { return error };
+        let error = underway.not_connected(error);
+        journey.note_retry(&error);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        journey: &mut Journey,
+        _is_reused: bool,
+    ) -> Box<Error> {
+        // Decided in every case: the framework panics over what is not.
+        error.set_retry(false);
+        let Some(underway) = journey.underway() else { return error };
+        let error = underway.broke_off(session, error);
+        journey.note_retry(&error);
         error
     }
 
@@ -205,10 +213,11 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         caught(|| {
             let request_id = journey.record.request_id.clone();
-            let Underway { trip, cargo, attempt, .. } = journey.underway().ok_or_else(no_trip)?;
-            let destination = trip.destination(*attempt).ok_or_else(no_trip)?;
+            let Underway { trip, cargo, tries, .. } = journey.underway().ok_or_else(no_trip)?;
+            let destination = tries.destination(trip).ok_or_else(no_trip)?;
             cargo.restart();
-            *request = hygiene::request_to_peer(session.req_header(), trip, destination, cargo, &request_id)?;
+            let (client, version) = (session.req_header(), request.version);
+            *request = hygiene::request_to_peer(client, trip, destination, cargo, &request_id, version)?;
             Ok(())
         })
     }
@@ -222,13 +231,17 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         let gateway = journey.gateway.clone();
         let judged = caught(|| {
-            let cargo = &mut journey.underway().ok_or_else(no_trip)?.cargo;
+            let Underway { trip, cargo, tries, .. } = journey.underway().ok_or_else(no_trip)?;
+            tries.note_sent();
             let mut is_judged = false;
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
                 exchange.renew(gateway.permit_now(exchange.permit()).map_err(refused)?);
                 is_judged = true;
             }
             cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
+            if is_end && cargo.exchange().is_none() {
+                tries.expect_answer(trip);
+            }
             if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
                 journey.record.refuse(&denied);
             }
@@ -255,8 +268,8 @@ impl ProxyHttp for Configured {
         }
         caught(|| {
             hygiene::clean_answer(header);
-            if let Some(Underway { trip, cargo, attempt, .. }) = journey.underway()
-                && let (Some(exchange), Some(destination)) = (cargo.exchange(), trip.destination(*attempt))
+            if let Some(Underway { trip, cargo, tries, .. }) = journey.underway()
+                && let (Some(exchange), Some(destination)) = (cargo.exchange(), tries.destination(trip))
             {
                 exchange.answer_head(header, destination).map_err(refused)?;
             }
@@ -281,11 +294,15 @@ impl ProxyHttp for Configured {
                     exchange.answer_body(body, is_end).map_err(refused)?;
                 }
                 if let Some(bytes) = body.as_ref() {
+                    underway.tries.note_piece(&underway.trip).map_err(refused)?;
                     underway.answer.note_error_body(bytes);
                     journey.record.sent_bytes += bytes.len() as u64;
                 }
             }
             if is_end {
+                if let Some(underway) = journey.underway() {
+                    underway.tries.note_end();
+                }
                 journey.record.arrive_back();
             }
             Ok(None)

@@ -8,7 +8,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -24,7 +24,14 @@ use pingora::{
 };
 use tokio::{net::TcpStream, sync::watch};
 
-use crate::{record::Recorder, snapshot::Current};
+use crate::{
+    record::{
+        Recorder,
+        metrics::{IntCounter, Metrics},
+    },
+    snapshot::Current,
+    upstream::Destination,
+};
 
 /// Answers the ops listener's paths.
 pub struct Ops {
@@ -81,10 +88,33 @@ impl Ops {
             let age_secs = age.map_or(-1, |age| age.as_secs() as i64);
             metrics.catalog_age_seconds.with_label_values(&label).set(age_secs);
         }
+        for (server, all) in snapshot.addresses.shared() {
+            note_peers(metrics, server.as_str(), all);
+        }
         if let Some(dropped) = self.recorder.access_log.dropped_lines() {
             metrics.access_log_dropped.set(dropped.dropped_lines() as i64);
         }
         metrics.render()
+    }
+}
+
+/// Notes how a server's peers stand, and what was counted where no metric is at hand.
+fn note_peers(metrics: &Metrics, server: &str, all: &[Destination]) {
+    let good = all.iter().filter(|destination| destination.health.is_good()).count();
+    for (state, count) in [("known", all.len()), ("healthy", good)] {
+        metrics.peers.with_label_values(&[server, state]).set(count as i64);
+    }
+    let Some(tally) = all.first().map(|first| first.health.tally()) else { return };
+    let raise = |counter: IntCounter, total: &AtomicU64| {
+        counter.inc_by(total.load(Ordering::Relaxed).saturating_sub(counter.get()));
+    };
+    raise(metrics.peers_opened.with_label_values(&[server]), &tally.opened);
+    raise(metrics.peers_refused.with_label_values(&[server]), &tally.refused);
+    for (result, total) in ["answered", "failed"].into_iter().zip(&tally.probes) {
+        raise(metrics.peer_probes.with_label_values(&[server, result]), total);
+    }
+    for (reason, total) in [("unsent", &tally.unsent), ("repeatable", &tally.repeated)] {
+        raise(metrics.peer_retries.with_label_values(&[server, reason]), total);
     }
 }
 

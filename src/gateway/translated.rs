@@ -99,7 +99,7 @@ impl Gateway {
             wants_progress: is_streaming,
             asker: Asker::default(),
             param_headers: tool.param_headers.values(arguments),
-            is_repeatable: tool.hints.is_repeatable(),
+            is_repeatable: permit.server().may_repeat(&tool),
             ..Ask::default()
         };
         let live = self.begin_live(&permit, Use::Tool(tool.name.clone()), change_count)?;

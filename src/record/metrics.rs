@@ -2,8 +2,9 @@
 //!
 //! Labels come from closed sets (servers of the catalog, codes, outcomes), never from callers.
 
+pub use prometheus::IntCounter;
 use prometheus::{
-    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector, histogram_opts,
 };
 
@@ -90,6 +91,16 @@ metrics! {
         Opts::new("portcullis_catalog_stale", "1 while what a server offers could not be read lately, else 0."), &["server"]);
     catalog_age_seconds: IntGaugeVec = IntGaugeVec::new(
         Opts::new("portcullis_catalog_age_seconds", "Seconds since what a server offers was last read; -1 before it ever was."), &["server"]);
+    peers: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("portcullis_peers", "Addresses of a server, and how many of them are called."), &["server", "state"]);
+    peers_opened: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_peers_shut_total", "How often an address of a server was found unfit for calls."), &["server"]);
+    peer_probes: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_peer_probes_total", "Probes of a server's addresses, by what came of them."), &["server", "result"]);
+    peer_retries: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_peer_retries_total", "Calls sent once more: nothing of the first was, or it may run twice."), &["server", "reason"]);
+    peers_refused: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_peers_refused_total", "Calls refused because no address of the server was fit for them."), &["server"]);
     entra_up: IntGaugeVec = IntGaugeVec::new(
         Opts::new("portcullis_entra_up", "1 while the keys of an Entra ID tenant could last be read, else 0."),
         &["tenant", "version"]);

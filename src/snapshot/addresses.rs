@@ -1,20 +1,24 @@
 //! Keeps the addresses of all servers resolved, so that no request ever waits for a name.
 //!
-//! A name that does not resolve leaves the last known addresses in place and is said once.
+//! Each name is asked for again when its TTL is over, and before that when no address of it can be reached. A name that
+//! does not resolve leaves the last known addresses in place and is said once.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::join_all};
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Current, servers::PerServer};
+use super::{
+    Current,
+    names::{self, Found, LONGEST, SHORTEST},
+    servers::PerServer,
+};
 use crate::{
     catalog::server::Server,
     upstream::{Addresses, Destination},
 };
 
-/// Between two looks at every name.
-const REFRESH: Duration = Duration::from_secs(30);
 /// Between two looks while some name does not resolve.
 const RETRY: Duration = Duration::from_secs(5);
 /// Longest wait for one name.
@@ -22,28 +26,31 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs until the process ends: each server on its own, so that a slow name delays no other server.
 pub async fn keep(current: Arc<Current>) {
-    keep_by(current, look_up).await;
+    keep_by(current, names::look_up).await;
 }
 
 /// Where these servers are at this moment, for who can wait for names.
-pub async fn all_now(servers: &[Arc<Server>]) -> Addresses {
-    let found = join_all(servers.iter().map(|server| resolve(server, look_up))).await;
+///
+/// What is `known` of an address is known of it still.
+pub async fn all_now(servers: &[Arc<Server>], known: &Addresses) -> Addresses {
+    let look_ups = servers.iter().map(|server| async {
+        let known = known.found(&server.id).cloned().unwrap_or_default();
+        resolve(server, &known, names::look_up).await.destinations
+    });
+    let found = join_all(look_ups).await;
     let found = servers.iter().zip(found).filter(|(_, found)| !found.is_empty());
     found.fold(Addresses::default(), |all, (server, found)| all.with(server.id.clone(), found.into()))
 }
 
 /// Where one server is at this moment, for who can wait for names.
 pub async fn now(server: &Server) -> Addresses {
-    Addresses::default().with(server.id.clone(), resolve(server, look_up).await.into())
-}
-
-pub(super) async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect())
+    let resolved = resolve(server, &[], names::look_up).await;
+    Addresses::default().with(server.id.clone(), resolved.destinations.into())
 }
 
 async fn keep_by<F>(current: Arc<Current>, look_up: impl Fn(String, u16) -> F + Clone + Send + Sync + 'static)
 where
-    F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+    F: Future<Output = io::Result<Found>> + Send + 'static,
 {
     let mut changes = current.servers_versions();
     let mut keepers = PerServer::new();
@@ -61,12 +68,13 @@ where
 
 async fn keep_one<F>(current: Arc<Current>, server: Arc<Server>, look_up: impl Fn(String, u16) -> F)
 where
-    F: Future<Output = io::Result<Vec<SocketAddr>>>,
+    F: Future<Output = io::Result<Found>>,
 {
     let id = &server.id;
     let mut was_resolved = true;
     loop {
-        let destinations: Arc<[Destination]> = resolve(&server, &look_up).await.into();
+        let known = current.load().addresses.of(&server);
+        let Resolved { destinations, good_for, is_complete } = resolve(&server, &known, &look_up).await;
         let is_resolved = !destinations.is_empty();
         match (was_resolved, is_resolved) {
             (true, false) => warn!(server.id = %id, "no address of server `{id}` resolves; trying again"),
@@ -74,6 +82,7 @@ where
             _ => {}
         }
         was_resolved = is_resolved;
+        let destinations: Arc<[Destination]> = if is_resolved { destinations.into() } else { known.clone() };
         if is_resolved && current.load().addresses.found(id) != Some(&destinations) {
             current.change(|snapshot| {
                 if !snapshot.has(&server) {
@@ -82,28 +91,60 @@ where
                 snapshot.addresses = Arc::new(snapshot.addresses.with(id.clone(), destinations.clone()));
             });
         }
-        tokio::time::sleep(if is_resolved { REFRESH } else { RETRY }).await;
+        let pause = if is_complete { good_for } else { good_for.min(RETRY) };
+        // However often it is asked for, a name server is asked once a second.
+        sleep(SHORTEST.min(pause)).await;
+        let rest = pause.saturating_sub(SHORTEST);
+        match destinations.first() {
+            Some(first) => drop(timeout(rest, first.health.tally().look_up.notified()).await),
+            None => sleep(rest).await,
+        }
     }
 }
 
-/// The addresses of all the server's peers, asked for at the same time.
-pub(super) async fn resolve<F>(server: &Server, look_up: impl Fn(String, u16) -> F) -> Vec<Destination>
+/// Where a server is.
+pub(super) struct Resolved {
+    pub(super) destinations: Vec<Destination>,
+    /// After this its names are to be asked for again.
+    pub(super) good_for: Duration,
+    /// Whether each of its names stands for something.
+    pub(super) is_complete: bool,
+}
+
+/// The addresses of all the server's peers, asked for at the same time. A peer whose name does not resolve stays where it
+/// was known to be, and what was known of an address is known of it still.
+pub(super) async fn resolve<F>(
+    server: &Server,
+    known: &[Destination],
+    look_up: impl Fn(String, u16) -> F,
+) -> Resolved
 where
-    F: Future<Output = io::Result<Vec<SocketAddr>>>,
+    F: Future<Output = io::Result<Found>>,
 {
     let look_up = &look_up;
     let lookups = server.peers.iter().map(|peer| async move {
-        let lookup = look_up(peer.host.clone(), peer.port);
-        let Ok(Ok(addresses)) = tokio::time::timeout(DEADLINE, lookup).await else {
-            return Vec::new();
-        };
-        addresses.into_iter().map(|address| Destination::new(peer.clone(), address)).collect()
+        match timeout(DEADLINE, look_up(peer.host.clone(), peer.port)).await {
+            Ok(Ok(found)) if !found.addresses.is_empty() => (peer, found, true),
+            Ok(_) | Err(_) => {
+                let last = known.iter().filter(|known| known.peer == *peer).map(|known| known.address);
+                (peer, Found { addresses: last.collect(), good_for: LONGEST }, false)
+            }
+        }
     });
-    join_all(lookups).await.concat()
+    let looked_up = join_all(lookups).await;
+    let good_for = looked_up.iter().map(|(_, found, _)| found.good_for).min().unwrap_or(LONGEST);
+    let is_complete = looked_up.iter().all(|(.., is_resolved)| *is_resolved);
+    let at = |(peer, found, _): (&crate::catalog::server::PeerUrl, Found, bool)| {
+        found.addresses.into_iter().map(|address| (peer.clone(), address)).collect::<Vec<_>>()
+    };
+    let found = looked_up.into_iter().flat_map(at).collect();
+    Resolved { destinations: Destination::of(server, found, known), good_for, is_complete }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::catalog::{
         Catalog,
@@ -125,7 +166,7 @@ mod tests {
             match host.as_str() {
                 "hangs" => std::future::pending().await,
                 "fails" => Err(io::Error::other("no such host")),
-                _ => Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))]),
+                _ => Ok(Found::by_other_ways(vec![SocketAddr::from(([192, 0, 2, 1], port))])),
             }
         };
         let of = |id: &str| current.load().addresses.of(current.load().catalog.get(id).unwrap());
@@ -142,5 +183,25 @@ mod tests {
         assert!(of("a").is_empty() && of("b").is_empty() && of("d").is_empty());
         assert!(of("f").is_empty(), "a server that is off is not looked up");
         assert_eq!(of("c")[0].address, "192.0.2.1:80".parse().unwrap());
+    }
+
+    fn found(addresses: &[&str], good_for: u64) -> io::Result<Found> {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Ok(Found { good_for: Duration::from_secs(good_for), ..Found::by_other_ways(addresses) })
+    }
+
+    #[tokio::test]
+    async fn what_is_known_of_an_address_stays_for_as_long_as_it_does() {
+        let server = at("a", "h");
+        let first = resolve(&server, &[], |_, _| async { found(&["10.0.0.2:80", "10.0.0.1:80"], 7) }).await;
+        assert_eq!((first.good_for, first.is_complete), (Duration::from_secs(7), true));
+        let second =
+            resolve(&server, &first.destinations, |_, _| async { found(&["10.0.0.3:80", "10.0.0.1:80"], 9) });
+        let second = second.await.destinations;
+        assert!(Arc::ptr_eq(&second[0].health, &first.destinations[0].health));
+        assert!(Arc::ptr_eq(second[1].health.tally(), first.destinations[0].health.tally()));
+        assert_eq!(second[1].address, "10.0.0.3:80".parse().unwrap());
+        let gone = resolve(&server, &second, |_, _| async { Err(io::Error::other("no such host")) }).await;
+        assert_eq!((gone.destinations, gone.is_complete), (second, false), "the last known stay");
     }
 }

@@ -15,7 +15,11 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
-use super::{Current, addresses};
+use super::{
+    Current,
+    addresses::{self, Resolved},
+    names,
+};
 use crate::{
     access::tenant::Tenants,
     catalog::server::{PeerUrl, Server},
@@ -23,8 +27,10 @@ use crate::{
     upstream::{Destination, OwnAddresses, allowed::AllowedHosts},
 };
 
-/// Between two looks at a name.
-const REFRESH: Duration = Duration::from_secs(30);
+/// Between two looks at a name, however short its TTL.
+const SHORTEST: Duration = Duration::from_secs(5);
+/// Longest pause of the task.
+const PAUSE: Duration = Duration::from_secs(30);
 /// Between two looks at a name that does not resolve; doubled each time, up to [`LONGEST_RETRY`].
 const RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
@@ -37,7 +43,7 @@ const ROWS_AT_ONCE: usize = 1_000;
 
 /// A row: the server, and its address as written.
 type Key = (ServerId, Box<str>);
-type Looked = (Key, Vec<Destination>);
+type Looked = (Key, Resolved);
 
 /// Runs until the process ends.
 pub async fn keep(current: Arc<Current>, mut allowed: watch::Receiver<Arc<AllowedHosts>>) {
@@ -50,7 +56,8 @@ pub async fn keep(current: Arc<Current>, mut allowed: watch::Receiver<Arc<Allowe
         while lookups.len() < AT_ONCE
             && let Some((key, server)) = keeper.next_due()
         {
-            lookups.push(look_up(keeper.allowed.clone(), key, server).boxed());
+            let known = keeper.known_at(&key);
+            lookups.push(look_up(keeper.allowed.clone(), key, server, known).boxed());
         }
         keeper.show();
         let pause = keeper.pause(lookups.len() < AT_ONCE);
@@ -72,9 +79,14 @@ pub async fn keep(current: Arc<Current>, mut allowed: watch::Receiver<Arc<Allowe
     }
 }
 
-async fn look_up(allowed: Arc<AllowedHosts>, key: Key, server: Arc<Server>) -> Looked {
-    let mut found = addresses::resolve(&server, addresses::look_up).await;
-    found.retain(|destination| allowed.may_stand_for(&destination.peer, &destination.address));
+async fn look_up(
+    allowed: Arc<AllowedHosts>,
+    key: Key,
+    server: Arc<Server>,
+    known: Arc<[Destination]>,
+) -> Looked {
+    let mut found = addresses::resolve(&server, &known, names::look_up).await;
+    found.destinations.retain(|destination| allowed.may_stand_for(&destination.peer, &destination.address));
     (key, found)
 }
 
@@ -176,10 +188,12 @@ impl Keeper {
                  its calls are refused"
             );
         };
-        let written_out = written_out(&peer);
-        let server = Arc::new(Server { peers: [peer].into(), ..Server::clone(server) });
+        let mut server = Server { peers: [peer].into(), ..Server::clone(server) };
+        // As whom we are believed at the server itself is nothing to show here.
+        server.care.tls = server.care.tls.and_then(|tls| tls.for_others()).map(Arc::new);
+        let server = Arc::new(server);
+        let found = written_out(&server);
         self.entries.insert(key.clone(), Entry { server, failures: 0 });
-        let found = written_out.into_iter().collect();
         let is_name = Vec::is_empty(&found);
         self.find(&key, found);
         if is_name {
@@ -195,6 +209,11 @@ impl Keeper {
         }
         Arc::make_mut(own).insert(url.clone(), found.into());
         self.is_shown = false;
+    }
+
+    /// What an address last stood for.
+    fn known_at(&self, (id, url): &Key) -> Arc<[Destination]> {
+        self.own.get(id).and_then(|own| own.get(url)).cloned().unwrap_or_default()
     }
 
     /// A name that is due to be looked up.
@@ -214,12 +233,14 @@ impl Keeper {
 
     fn note(&mut self, (key, found): Looked) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let pause = if found.is_empty() {
+        let Resolved { destinations: found, good_for, is_complete } = found;
+        let pause = if found.is_empty() || !is_complete {
             entry.failures = (entry.failures + 1).min(16);
             (RETRY * 2_u32.pow(entry.failures - 1)).min(LONGEST_RETRY)
         } else {
             entry.failures = 0;
-            REFRESH
+            // There may be very many of them.
+            good_for.max(SHORTEST)
         };
         self.find(&key, found);
         self.queue.insert((true, Instant::now() + pause, key));
@@ -238,16 +259,17 @@ impl Keeper {
 
     /// How long there is nothing to do, unless something happens.
     fn pause(&self, has_room: bool) -> Duration {
-        let until_shown = if self.is_shown { REFRESH } else { SHOWN_EVERY };
+        let until_shown = if self.is_shown { PAUSE } else { SHOWN_EVERY };
         let due = self.queue.first().filter(|_| has_room).map(|(_, due, _)| *due);
         due.map_or(until_shown, |due| until_shown.min(due.saturating_duration_since(Instant::now())))
     }
 }
 
 /// An address in numbers needs no look-up.
-fn written_out(peer: &PeerUrl) -> Option<Destination> {
-    let ip: IpAddr = peer.host.parse().ok()?;
-    Some(Destination::new(peer.clone(), SocketAddr::new(ip, peer.port)))
+fn written_out(server: &Server) -> Vec<Destination> {
+    let at =
+        |peer: &PeerUrl| Some((peer.clone(), SocketAddr::new(peer.host.parse::<IpAddr>().ok()?, peer.port)));
+    Destination::of(server, server.peers.iter().filter_map(at).collect(), &[])
 }
 
 #[cfg(test)]
@@ -322,14 +344,18 @@ mod tests {
         assert!(keeper.next_due().is_none(), "it is being looked up");
         let at =
             Destination::new(PeerUrl::parse("http://one.example.com").unwrap(), ([10, 0, 0, 1], 80).into());
-        keeper.note((one.clone(), vec![at]));
+        let resolved = |destinations: Vec<Destination>| {
+            let is_complete = !destinations.is_empty();
+            Resolved { destinations, good_for: SHORTEST, is_complete }
+        };
+        keeper.note((one.clone(), resolved(vec![at])));
         keeper.shown = None;
         keeper.show();
         let found = "a http://one.example.com 10.0.0.1:80";
         assert_eq!(shown(&keeper), [found]);
         for pause in [5, 10, 20] {
             keeper.queue.clear();
-            keeper.note((one.clone(), Vec::new()));
+            keeper.note((one.clone(), resolved(Vec::new())));
             let (_, due, _) = keeper.queue.first().unwrap();
             let pause = Duration::from_secs(pause);
             assert!(*due > Instant::now() + pause / 2 && *due <= Instant::now() + pause);

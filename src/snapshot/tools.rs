@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
+use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::{
-    Current, listening,
+    Current, addresses, listening,
     offers::{self, Found},
     pins::Pinner,
     servers::PerServer,
@@ -27,9 +28,10 @@ use crate::{
         server::{Dialect, Server},
         tools::{Skipped, ToolList},
     },
-    client::Client,
-    dial::Dialer,
+    client::{Client, refusal_for},
     names::ServerId,
+    refusal::Refusal,
+    upstream::way::{Way, probe_way},
 };
 
 /// First wait after a failure; it doubles up to the ordinary time between readings.
@@ -132,15 +134,14 @@ fn read_and_listen(
 /// What lists are read through.
 #[derive(Clone)]
 pub struct Sources {
-    dialer: Dialer,
     client: Client,
     settings: Settings,
 }
 
 impl Sources {
-    /// Documents are fetched by a dialer of their own, lists of MCP through this client.
+    /// Documents and lists are read through this client.
     pub fn new(settings: Settings, client: Client) -> anyhow::Result<Self> {
-        Ok(Self { dialer: Dialer::new(settings.deadline, settings.max_bytes)?, client, settings })
+        Ok(Self { client, settings })
     }
 
     /// A server is gone or another: what is known of how to ask it is forgotten.
@@ -152,12 +153,60 @@ impl Sources {
     pub async fn read(&self, server: &Arc<Server>, known: Option<&Offers>) -> anyhow::Result<Found> {
         match server.dialect {
             Dialect::OpenApi => {
-                let (tools, skipped) = read_document(&self.dialer, server).await?;
+                let (tools, skipped) = self.read_document(server).await?;
                 Ok(Found { tools, skipped, offers: of_document(), troubles: Vec::new() })
             }
             Dialect::Mcp | Dialect::McpSse => offers::read(&self.client, server, &self.settings, known).await,
         }
     }
+}
+
+impl Sources {
+    /// The tools in the document of the first address that has a good one.
+    async fn read_document(&self, server: &Arc<Server>) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
+        let credential = server.discovery_credential.as_ref().or(server.credential.as_ref()).cloned();
+        let addresses = addresses::now(server).await.of(server);
+        let Some(peer) = server.peers.first() else { bail!("the server has no address") };
+        let mut last_error =
+            anyhow::anyhow!("`{peer}/openapi.json` cannot be read: its host does not resolve");
+        for destination in addresses.iter() {
+            let url = format!("{}/openapi.json", destination.peer);
+            let way = probe_way(server.clone(), destination.clone(), credential.clone());
+            match self.document(&way).await {
+                Ok(document) => {
+                    // Megabytes of it take long, and a bug it might trigger must not end more than this.
+                    let parsed = tokio::task::spawn_blocking(move || ToolList::parse(&document)).await?;
+                    return parsed.with_context(|| format!("`{url}` is not usable"));
+                }
+                Err(error) => last_error = error.context(format!("`{url}` cannot be read")),
+            }
+        }
+        Err(last_error)
+    }
+
+    async fn document(&self, way: &Way) -> anyhow::Result<Bytes> {
+        let Settings { deadline, max_bytes, .. } = self.settings;
+        let reading = async {
+            let mut incoming = self.client.get(way, "/openapi.json").await.map_err(told)?.incoming;
+            ensure!(incoming.status().is_success(), "answered {}", incoming.status());
+            let mut document = BytesMut::new();
+            while let Some(piece) =
+                incoming.chunk(Some(deadline)).await.map_err(|failed| told(refusal_for(failed)))?
+            {
+                ensure!(document.len() + piece.len() <= max_bytes, "answer is larger than {max_bytes} bytes");
+                document.extend_from_slice(&piece);
+            }
+            Ok(document.freeze())
+        };
+        let read = tokio::time::timeout(deadline, reading).await;
+        read.with_context(|| format!("no complete answer within {deadline:?}"))?
+    }
+}
+
+/// A refusal as the operator is told it.
+fn told(refusal: Refusal) -> anyhow::Error {
+    let cause = refusal.cause().map_or(String::new(), |cause| format!(": {cause}"));
+    anyhow::anyhow!("no answer: {}{cause}", refusal.sentence())
 }
 
 /// What a server of OpenAPI offers besides tools: nothing.
@@ -174,24 +223,6 @@ fn of_document() -> Offers {
         is_stale: false,
     };
     Offers { prompts: Vec::new(), resources: Vec::new(), templates: Vec::new(), about }
-}
-
-async fn read_document(dialer: &Dialer, server: &Server) -> anyhow::Result<(ToolList, Vec<Skipped>)> {
-    let credential = server.discovery_credential.as_ref().or(server.credential.as_ref());
-    let credential = credential.map(|credential| (&credential.name, &credential.value));
-    let mut last_error = None;
-    for peer in server.peers.iter() {
-        let url = format!("{peer}/openapi.json");
-        match dialer.get(&url, credential).await {
-            Ok(document) => {
-                // Megabytes of it take long, and a bug it might trigger must not end more than this.
-                let parsed = tokio::task::spawn_blocking(move || ToolList::parse(&document)).await?;
-                return parsed.with_context(|| format!("`{url}` is not usable"));
-            }
-            Err(error) => last_error = Some(error.context(format!("`{url}` cannot be read"))),
-        }
-    }
-    Err(last_error.context("the server has no address")?)
 }
 
 /// Keeps one server's list.

@@ -6,6 +6,9 @@
 
 pub mod allowed;
 pub mod arguments;
+pub mod breaker;
+pub mod course;
+pub mod health;
 pub mod mcpo;
 pub mod native;
 pub mod peer;
@@ -18,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use http::Method;
@@ -34,11 +38,13 @@ use crate::{
     names::ServerId,
     refusal::{Code, Refusal},
 };
+use course::Course;
+use health::{Health, Tally};
 use native::Native;
 pub use way::{Wanted, Way, own_way, plan_ask};
 
 /// One place a server can be reached at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Destination {
     /// The configured address.
     pub peer: PeerUrl,
@@ -46,13 +52,43 @@ pub struct Destination {
     pub address: SocketAddr,
     /// Both, as sealed session ids tell them.
     pub place: Place,
+    /// What is known of it.
+    pub health: Arc<Health>,
+    /// Whom to believe there, and as whom to be believed, where the server has that of its own.
+    pub tls: Option<Arc<peer::Trust>>,
 }
 
+/// Two are the same that lead to the same place in the same way, whatever is known of them.
+impl PartialEq for Destination {
+    fn eq(&self, other: &Self) -> bool {
+        let print = |it: &Self| it.tls.as_ref().map(|tls| tls.fingerprint());
+        self.peer == other.peer && self.address == other.address && print(self) == print(other)
+    }
+}
+
+impl Eq for Destination {}
+
 impl Destination {
-    /// The peer at one of its addresses.
+    /// A peer at one of its addresses, of which nothing is known: of no server in particular.
     pub fn new(peer: PeerUrl, address: SocketAddr) -> Self {
-        let place = native::place_of(&peer, address);
-        Self { peer, address, place }
+        static NOBODY: std::sync::LazyLock<ServerId> =
+            std::sync::LazyLock::new(|| ServerId::parse("none").expect("a plain word is an id"));
+        let health = Health::new(Tally::new(NOBODY.clone()), address);
+        Self { place: native::place_of(&peer, address), peer, address, health, tls: None }
+    }
+
+    /// The peers of a server at these addresses. What is known of those that were known before stays.
+    pub fn of(server: &Server, found: Vec<(PeerUrl, SocketAddr)>, known: &[Self]) -> Vec<Self> {
+        let tally = known.first().map(|known| known.health.tally().clone());
+        let tally = tally.unwrap_or_else(|| Tally::new(server.id.clone()));
+        let known_tls = known.first().and_then(|known| known.tls.clone());
+        let tls = peer::Trust::of(server, known_tls);
+        let at = |(peer, address)| {
+            let same = known.iter().find(|known| known.peer == peer && known.address == address);
+            let health = same.map_or_else(|| Health::new(tally.clone(), address), |same| same.health.clone());
+            Self { place: native::place_of(&peer, address), peer, address, health, tls: tls.clone() }
+        };
+        found.into_iter().map(at).collect()
     }
 }
 
@@ -113,6 +149,11 @@ impl Addresses {
         let mut addresses = self.clone();
         addresses.shared.insert(server, destinations);
         addresses
+    }
+
+    /// Where each server is for everybody.
+    pub fn shared(&self) -> impl Iterator<Item = (&ServerId, &Arc<[Destination]>)> {
+        self.shared.iter()
     }
 
     /// The addresses that groups have of their own.
@@ -176,8 +217,8 @@ pub enum Errand {
 pub struct Trip {
     permit: Permit,
     errand: Errand,
-    destinations: Arc<[Destination]>,
-    first: usize,
+    course: Course,
+    is_repeatable: bool,
     credential: Option<CredentialHeader>,
 }
 
@@ -190,7 +231,8 @@ pub fn plan(permit: Permit, tool: Arc<Tool>, addresses: &Addresses) -> Result<Tr
         return Err(access::unknown_tool());
     }
     let post = tool.post().ok_or_else(|| Refusal::internal("a tool of MCP has no path"))?.clone();
-    Trip::begin(permit, Errand::Tool(post), None, addresses)
+    let is_repeatable = permit.server().may_repeat(&tool);
+    Ok(Trip { is_repeatable, ..Trip::begin(permit, Errand::Tool(post), None, addresses)? })
 }
 
 fn turn(count: usize) -> usize {
@@ -215,11 +257,26 @@ impl Trip {
         let all = addresses.for_permit(&permit)?;
         let credential = credentials::of(&permit)?;
         // A session takes no turn: the next one begins at the next peer.
-        let (destinations, first) = match place {
-            None => (all.clone(), turn(all.len())),
+        let course = match place {
+            None => Course::to_any(all.clone(), turn(all.len())),
             Some(place) => native::at_place(all, place)?,
         };
-        Ok(Self { permit, errand, destinations, first, credential })
+        Ok(Self { permit, errand, course, is_repeatable: false, credential })
+    }
+
+    /// Whether its call may be sent again although the first may have been run.
+    pub fn is_repeatable(&self) -> bool {
+        self.is_repeatable
+    }
+
+    /// Where it may go.
+    pub fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// How long it waits for a server that has just gone away.
+    pub fn patience(&self) -> Duration {
+        self.server().deadlines.connect * 2
     }
 
     /// The header that makes the server believe us.
@@ -248,12 +305,6 @@ impl Trip {
             Errand::Tool(_) | Errand::Asked(_) => Method::POST,
             Errand::Native(native) => native.method.clone(),
         }
-    }
-
-    /// Where the `attempt`th try goes, counted from 0; `None` when every address has been tried.
-    pub fn destination(&self, attempt: usize) -> Option<&Destination> {
-        let count = self.destinations.len();
-        (attempt < count).then(|| &self.destinations[(self.first + attempt) % count])
     }
 
     /// Path at the peer, with the client's query where the tool declares one.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::Method;
 use sha2::{Digest, Sha256};
 
-use super::{Addresses, Destination, Errand, Trip};
+use super::{Addresses, Course, Destination, Errand, Trip};
 use crate::{
     access::Permit,
     catalog::server::PeerUrl,
@@ -40,10 +40,7 @@ pub fn plan(
 /// The addresses of the peer that holds the session, the one it was opened at first.
 ///
 /// That address may be gone where a name has many: what a name stands for may share its sessions.
-pub(super) fn at_place(
-    all: Arc<[Destination]>,
-    place: Place,
-) -> Result<(Arc<[Destination]>, usize), Refusal> {
+pub(super) fn at_place(all: Arc<[Destination]>, place: Place) -> Result<Course, Refusal> {
     let is_there = |destination: &&Destination| destination.place.peer == place.peer;
     let destinations = match all.iter().filter(is_there).count() {
         0 => return Err(unknown_session("the session's peer is not configured any more")),
@@ -51,7 +48,7 @@ pub(super) fn at_place(
         _ => all.iter().filter(is_there).cloned().collect(),
     };
     let first = destinations.iter().position(|destination| destination.place == place).unwrap_or(0);
-    Ok((destinations, first))
+    Ok(Course::to_first(destinations, first))
 }
 
 /// The answer to a session that is not there, whatever the reason: only the log may know it.
@@ -86,8 +83,11 @@ mod tests {
         ]
         .into();
         let hosts = |place: Place| {
-            at_place(all.clone(), place).map(|(destinations, first)| {
-                (destinations.iter().map(|d| d.address.to_string()).collect::<Vec<_>>(), first)
+            at_place(all.clone(), place).map(|course| {
+                let all: Vec<_> = course.destinations().iter().map(|d| d.address.to_string()).collect();
+                let first = course.first().unwrap().address.to_string();
+                let first = all.iter().position(|address| *address == first).unwrap();
+                (all, first)
             })
         };
         let at_b: Vec<String> = ["192.0.2.2:80", "192.0.2.3:80"].map(str::to_owned).into();

@@ -4,17 +4,26 @@
 //! does not resolve.
 
 use std::{
+    fmt,
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
     time::Duration,
 };
 
 use pingora::{
     protocols::TcpKeepalive,
     upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy},
+    utils::tls::{CertKey, WrappedX509, parse_x509},
 };
 
 use super::{Destination, Errand, Trip, Way, endpoint_path};
-use crate::{catalog::server::Server, names::GroupName};
+use crate::{
+    catalog::{
+        care::{Http2, TlsFiles},
+        server::Server,
+    },
+    names::GroupName,
+};
 
 /// How long an idle connection to a peer is kept: under the 5.00 s after which uvicorn, and so mcpo,
 /// closes it, or a call would race the close.
@@ -31,6 +40,53 @@ pub const PROBES: TcpKeepalive = TcpKeepalive {
     user_timeout: Duration::ZERO,
 };
 
+/// Whom to believe at a server's addresses, and as whom to be believed there.
+pub struct Trust {
+    authorities: Option<Arc<[WrappedX509]>>,
+    client: Option<Arc<CertKey>>,
+    name: Option<String>,
+    fingerprint: u64,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+impl Trust {
+    /// What a server's table says, where it says anything; what is `known` is taken where it says the same.
+    pub(super) fn of(server: &Server, known: Option<Arc<Self>>) -> Option<Arc<Self>> {
+        let files = server.care.tls.as_deref()?;
+        let known = known.filter(|known| known.fingerprint == files.fingerprint);
+        Some(known.unwrap_or_else(|| Arc::new(Self::read(files))))
+    }
+
+    /// Whether the framework can make use of these certificates: it panics over what it cannot read.
+    pub fn is_usable(files: &TlsFiles) -> bool {
+        std::panic::catch_unwind(|| Self::read(files)).is_ok()
+    }
+
+    fn read(files: &TlsFiles) -> Self {
+        let wrapped = |der: &Vec<u8>| WrappedX509::new(der.clone(), parse_x509);
+        let authorities: Arc<[_]> = files.authorities.iter().map(wrapped).collect();
+        Self {
+            authorities: (!authorities.is_empty()).then_some(authorities),
+            client: files
+                .client
+                .as_ref()
+                .map(|client| Arc::new(CertKey::new(client.chain.clone(), client.key.expose().clone()))),
+            name: files.name.clone(),
+            fingerprint: files.fingerprint,
+        }
+    }
+
+    /// Two with the same are the same.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+}
+
 /// The peer for one try of a trip.
 pub fn http_peer(trip: &Trip, destination: &Destination) -> HttpPeer {
     let mut peer = peer_of(trip.server(), trip.permit().tenancy().group(), destination);
@@ -46,6 +102,7 @@ pub fn http_peer(trip: &Trip, destination: &Destination) -> HttpPeer {
 /// The peer for one try of a way: its answer has to begin within the server's deadline, and may then be a stream.
 pub fn way_peer(way: &Way, destination: &Destination) -> HttpPeer {
     let mut peer = peer_of(way.server(), way.tenant(), destination);
+    peer.options.read_timeout = Some(way.server().deadlines.first_byte);
     peer.options.tcp_keepalive = Some(PROBES);
     peer
 }
@@ -58,15 +115,29 @@ pub fn way_path(destination: &Destination) -> String {
 fn peer_of(server: &Server, tenant: Option<&GroupName>, destination: &Destination) -> HttpPeer {
     let url = &destination.peer;
     // The name is never empty (`PeerUrl`), so TLS always has a name to verify.
-    let mut peer = HttpPeer::new(destination.address, url.is_tls, url.host.clone());
-    peer.group_key = pool_key(server, tenant);
+    let trust = destination.tls.as_deref();
+    let name = trust.and_then(|trust| trust.name.as_ref()).unwrap_or(&url.host);
+    let mut peer = HttpPeer::new(destination.address, url.is_tls, name.clone());
+    peer.group_key = pool_key(server, tenant, trust);
+    if let Some(trust) = trust {
+        peer.client_cert_key = trust.client.clone();
+        peer.options.ca = trust.authorities.clone();
+    }
+    let deadlines = &server.deadlines;
     let options = &mut peer.options;
-    options.connection_timeout = Some(server.deadlines.connect);
-    options.total_connection_timeout = Some(server.deadlines.connect * 2);
-    options.read_timeout = Some(server.deadlines.read);
+    options.connection_timeout = Some(deadlines.connect);
+    options.total_connection_timeout = Some(deadlines.connect * 2);
+    // Which of the two is shorter is for the gateway to hold (`gateway/client.rs`, `dial/wire.rs`).
+    options.read_timeout = Some(deadlines.first_byte.max(deadlines.read));
     options.write_timeout = Some(WRITE);
     options.idle_timeout = Some(IDLE);
-    options.set_http_version(1, 1);
+    match (server.care.http2, url.is_tls) {
+        (Http2::Never, _) | (Http2::Offered, false) => options.set_http_version(1, 1),
+        (Http2::Offered, true) => options.set_http_version(2, 1),
+        (Http2::Always, _) => options.set_http_version(2, 2),
+    }
+    // The framework's own default is one, and a connection for each request.
+    options.max_h2_streams = server.care.max_h2_streams.max(1);
     options.http_upstream_request_policy = HttpUpstreamRequestPolicy {
         h1_upgrade: H1UpgradePolicy::Deny,
         ..HttpUpstreamRequestPolicy::standard()
@@ -75,10 +146,12 @@ fn peer_of(server: &Server, tenant: Option<&GroupName>, destination: &Destinatio
 }
 
 /// Connections are shared within one server and one group that has a key of its own there: the pool's own key leaves out
-/// the trusted CA, and a server may take a connection for the one it was first called for.
-fn pool_key(server: &Server, tenant: Option<&GroupName>) -> u64 {
+/// the trusted CA, and a server may take a connection for the one it was first called for. What was trusted or shown when
+/// it was made is trusted and shown by all who use it.
+fn pool_key(server: &Server, tenant: Option<&GroupName>, trust: Option<&Trust>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (server.id.as_str(), tenant.map(GroupName::as_str)).hash(&mut hasher);
+    let trust = trust.map(Trust::fingerprint);
+    (server.id.as_str(), tenant.map(GroupName::as_str), trust, server.care.http2).hash(&mut hasher);
     hasher.finish()
 }
 

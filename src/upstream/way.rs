@@ -3,11 +3,11 @@
 //! Decides which addresses are tried in which order and which credential goes along. A way for a caller comes from a
 //! trip, which needs a permit; the gateway's own reading of what servers offer is the one errand without a caller.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-use super::{Addresses, Destination, Errand, Trip, native, turn, unreachable};
+use super::{Addresses, Course, Destination, Errand, Trip, native, turn, unreachable};
 use crate::{
     access::{self, Permit},
     catalog::{
@@ -42,8 +42,7 @@ pub fn plan_ask(permit: Permit, what: Wanted, addresses: &Addresses) -> Result<T
 #[derive(Debug, Clone)]
 pub struct Way {
     server: Arc<Server>,
-    destinations: Arc<[Destination]>,
-    first: usize,
+    course: Course,
     credential: Option<CredentialHeader>,
     owner: Option<String>,
     context: Context,
@@ -84,8 +83,7 @@ impl Trip {
         let tenant = self.permit.tenancy().group().cloned();
         Way {
             server: self.server().clone(),
-            destinations: self.destinations.clone(),
-            first: self.first,
+            course: self.course.clone(),
             context: Context::of(self.credential.as_ref(), tenant.as_ref()),
             credential: self.credential.clone(),
             tenant,
@@ -106,7 +104,14 @@ pub fn own_way(
     }
     let first = turn(destinations.len());
     let context = Context::of(credential.as_ref(), None);
-    Ok(Way { server, destinations, first, credential, owner: None, context, tenant: None })
+    let course = Course::to_any(destinations, first);
+    Ok(Way { server, course, credential, owner: None, context, tenant: None })
+}
+
+/// The way to one address of a server, to see how it is: whatever is believed of it, and in nobody's name.
+pub fn probe_way(server: Arc<Server>, destination: Destination, credential: Option<CredentialHeader>) -> Way {
+    let context = Context::of(credential.as_ref(), None);
+    Way { server, course: Course::to_probe(destination), credential, owner: None, context, tenant: None }
 }
 
 impl Way {
@@ -115,10 +120,14 @@ impl Way {
         &self.server
     }
 
-    /// Where the `attempt`th try goes, counted from 0; `None` when every address has been tried.
-    pub fn destination(&self, attempt: usize) -> Option<&Destination> {
-        let count = self.destinations.len();
-        (attempt < count).then(|| &self.destinations[(self.first + attempt) % count])
+    /// Where it may lead.
+    pub fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// How long a server is waited for that has just gone away.
+    pub fn patience(&self) -> Duration {
+        self.server.deadlines.connect * 2
     }
 
     /// The header that makes the server believe us.
@@ -143,8 +152,8 @@ impl Way {
 
     /// The same way, to the peer that holds a session, and first to the address it was opened at.
     pub fn at(&self, place: Place) -> Result<Self, Refusal> {
-        let (destinations, first) = native::at_place(self.destinations.clone(), place)?;
-        Ok(Self { destinations, first, ..self.clone() })
+        let course = native::at_place(self.course.destinations().clone(), place)?;
+        Ok(Self { course, ..self.clone() })
     }
 }
 
@@ -181,15 +190,15 @@ mod tests {
         let way = plan_ask(permit(&[]), Wanted::Other, &addresses()).unwrap().way();
         assert_eq!(way.owner(), Some("ann@x.org"));
         let ports = |way: &Way| {
-            (0..)
-                .map_while(|attempt| way.destination(attempt))
-                .map(|it| it.address.port())
+            let mut tried = super::super::course::Tried::default();
+            std::iter::from_fn(|| way.course().pick(&mut tried).ok())
+                .map(|pick| way.course().destination(pick.at).unwrap().address.port())
                 .collect::<Vec<_>>()
         };
         let mut all = ports(&way);
         all.sort_unstable();
         assert_eq!(all, [9, 10]);
-        let last = way.destination(1).unwrap().clone();
+        let last = way.course().destination(1).unwrap().clone();
         assert_eq!(ports(&way.at(last.place).unwrap())[0], last.address.port());
         let gone = Place { peer: 1, address: 1 };
         assert_eq!(way.at(gone).unwrap_err().code(), Code::UnknownSession);

@@ -89,7 +89,11 @@ async fn a_slow_answer_that_keeps_coming_is_waited_for() {
     let pause = Duration::from_millis(400);
     let drip = Behaviour::Drip { piece: bytes.len().div_ceil(5), bytes, pause };
     let peer = FakePeer::start().await.with_tool("slow", drip);
-    let (gateway, _grants) = start(&peer.url(), 1).await;
+    let grants = Grants::of(&["alpha"]).await;
+    let setup = grants.setup().server("alpha", &peer.url()).set("upstream.read_timeout_secs", 1);
+    // Its head drips as well.
+    let gateway = setup.set("upstream.first_byte_timeout_secs", 10).start().await;
+    gateway.knows_tools("alpha", 1).await;
     let asked = Instant::now();
     let answer = gateway.call("/alpha/slow", &email_token(CALLER), &json!({})).await;
     assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "[1, 2, 3, 4, 5, 6]"));
@@ -124,7 +128,8 @@ async fn the_second_address_is_called_when_the_first_refuses() {
     let bodies: Vec<_> = peer.requests().iter().map(|request| request.json()["call"].clone()).collect();
     assert_eq!(bodies, [1, 2, 3, 4, 5, 6], "each call once");
     let tried_again = || gateway.stdout.all().iter().filter(|line| line.contains("\"retries\":1")).count();
-    until_so("calls that found the first address dead", || tried_again() == 3).await;
+    until_so("calls that found the first address dead", || tried_again() >= 1).await;
+    assert!(tried_again() <= 2, "it is left alone then");
 }
 
 #[tokio::test]

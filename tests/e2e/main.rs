@@ -43,6 +43,7 @@ mod refusals;
 mod reload;
 mod revocation;
 mod served;
+mod sick;
 mod steady;
 mod tenants;
 mod tls;

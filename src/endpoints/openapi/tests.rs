@@ -36,7 +36,8 @@ fn server(id: &str) -> Arc<Server> {
         is_enabled: true,
         missing_variables: Vec::new(),
         description: format!("what {id} is for"),
-        deadlines: Deadlines { connect: Duration::from_secs(1), read: Duration::from_secs(1) },
+        deadlines: Deadlines::of(Duration::from_secs(1), Duration::from_secs(1)),
+        care: Default::default(),
         limits: Default::default(),
     })
 }

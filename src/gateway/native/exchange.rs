@@ -127,7 +127,7 @@ impl Exchange {
     pub fn begin(&self) {
         match Line::current() {
             // Its end is due.
-            Some(line) if self.is_held() => line.expect_answer(self.permit.server().deadlines.read),
+            Some(line) if self.is_held() => line.expect_answer(self.permit.server().deadlines.first_byte),
             _ => self.expect_answer(),
         }
     }
@@ -189,7 +189,8 @@ impl Exchange {
             && !self.asked.is_get
         {
             if !self.is_stream {
-                line.expect_answer(self.permit.server().deadlines.read);
+                line.expect_answer(self.permit.server().deadlines.first_byte);
+                line.must_end(self.permit.server().deadlines.total);
             }
             line.outlive_client(!self.asked.is_modern);
         }
@@ -216,6 +217,7 @@ impl Exchange {
             && self.is_stream
         {
             line.answer_began();
+            line.may_go_on();
         }
         self.begin_edit(header, destination)
     }

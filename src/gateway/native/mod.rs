@@ -5,7 +5,7 @@
 //! request by request: nothing is remembered between two of them.
 
 pub mod asked;
-mod body;
+pub(super) mod body;
 pub mod exchange;
 mod pinned;
 

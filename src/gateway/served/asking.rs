@@ -139,7 +139,7 @@ impl Gateway {
             asker: asker(visit, speaker),
             prefers_legacy: !speaker.is_modern && speaker.capabilities.is_some(),
             param_headers: tool.map(|tool| tool.param_headers.values(&arguments)).unwrap_or_default(),
-            is_repeatable: tool.is_none_or(|tool| tool.hints.is_repeatable()),
+            is_repeatable: tool.is_none_or(|tool| server.may_repeat(tool)),
         };
         let trip = upstream::plan_ask(permit, wanted, &self.current.load().addresses)?;
         let mut errand = Errand {

@@ -3,7 +3,7 @@
 //! Decides the request's form; what the answer means, `mcp::result` does. A tool that says no is an answer of that
 //! tool (`isError`), a server that breaks is a refusal.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -16,12 +16,13 @@ use super::{
 use crate::{
     access::Permit,
     catalog::tools::Tool,
-    client::refusal_for,
+    client::{fault_of, refusal_for},
+    dial::wire::Incoming,
     gateway::{Gateway, decide::Step, failure, hygiene, journey::Journey, line::Line},
     mcp::{members::Members, result},
     record::Outcome,
     refusal::{Code, Refusal},
-    upstream::{self, Destination, Trip, mcpo},
+    upstream::{self, Destination, Trip, breaker::Fault, mcpo},
 };
 
 /// An answer of a tool, as it came.
@@ -83,8 +84,8 @@ impl Gateway {
         let request_id = http::HeaderValue::from_str(journey.record.request_id.as_str());
         headers.insert("x-request-id", request_id.map_err(Refusal::internal)?);
         journey.record.depart();
-        let calling =
-            self.post(&trip, query.as_deref(), headers, body.into_owned().into(), tool.hints.is_repeatable());
+        let is_repeatable = trip.is_repeatable() || hygiene::is_named_by_client(session.req_header());
+        let calling = self.post(&trip, query.as_deref(), headers, body.into_owned().into(), is_repeatable);
         let answered = tokio::select! {
             answered = calling => Some(answered?),
             () = left(session) => None,
@@ -103,7 +104,8 @@ impl Gateway {
         is_repeatable: bool,
     ) -> Result<Answered, Refusal> {
         let worded = |destination: &Destination| request(trip, destination, query, &headers, &body);
-        let mut incoming = self.client.deliver(&trip.way(), is_repeatable, worded).await?;
+        let mut delivered = self.client.deliver(&trip.way(), is_repeatable, worded).await?;
+        let incoming = &mut delivered.incoming;
         failure::refuse_leading_away(incoming.status())?;
         let media_type = incoming.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.map(str::to_owned);
@@ -111,21 +113,41 @@ impl Gateway {
             let sentence = "the server's answer is encoded, though that was not accepted";
             return Err(Refusal::new(Code::PeerBadAnswer, sentence));
         }
-        let bound = self.settings.mcp.max_list_bytes;
-        let mut whole = BytesMut::new();
-        while let Some(piece) =
-            incoming.chunk(Some(trip.server().deadlines.read)).await.map_err(refusal_for)?
-        {
-            if whole.len() + piece.len() > bound {
-                return Err(Refusal::new(
-                    Code::PeerBadAnswer,
-                    "the tool's answer is larger than the gateway holds",
-                ));
-            }
-            whole.extend_from_slice(&piece);
-        }
-        Ok(Answered { status: incoming.status().as_u16(), media_type, body: whole.freeze() })
+        let status = incoming.status().as_u16();
+        let reading = whole(incoming, self.settings.mcp.max_list_bytes, trip.server().deadlines.read);
+        let read = match tokio::time::timeout(trip.server().deadlines.total, reading).await {
+            Ok(read) => read,
+            Err(_) => Err((Some(Fault::TooSlow), overdue())),
+        };
+        let (fault, read) = match read {
+            Ok(body) => (mcpo::fault_of(trip.server().tier, status, &body), Ok(body)),
+            Err((fault, refusal)) => (fault, Err(refusal)),
+        };
+        delivered.settle(fault);
+        Ok(Answered { status, media_type, body: read? })
     }
+}
+
+/// All of an answer, or what that it is not says of the peer and to the client.
+async fn whole(
+    incoming: &mut Incoming,
+    bound: usize,
+    patience: Duration,
+) -> Result<Bytes, (Option<Fault>, Refusal)> {
+    let mut whole = BytesMut::new();
+    let failed = |failed| (fault_of(failed), refusal_for(failed));
+    while let Some(piece) = incoming.chunk(Some(patience)).await.map_err(failed)? {
+        if whole.len() + piece.len() > bound {
+            let sentence = "the tool's answer is larger than the gateway holds";
+            return Err((None, Refusal::new(Code::PeerBadAnswer, sentence)));
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
+}
+
+fn overdue() -> Refusal {
+    Refusal::new(Code::PeerTooSlow, "the server did not end its answer in time")
 }
 
 fn request(

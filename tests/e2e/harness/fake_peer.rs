@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    deadline::{until_so, within},
+    deadline::{until, until_so, within},
     wire::{Framing, Head, answer, chunk, read_body},
 };
 
@@ -120,7 +120,16 @@ impl Drop for FakePeer {
 impl FakePeer {
     /// A peer without tools.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// The same at an address where another has been: waits until that is free.
+    pub async fn start_at(address: &str) -> Self {
+        let listener = until("the peer's address", || async { TcpListener::bind(address).await.ok() });
+        Self::on(listener.await)
+    }
+
+    fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let (to_test, held) = mpsc::unbounded_channel();

@@ -1,0 +1,233 @@
+//! The tries of one trip: at which address each is made, what it says of the peer, and whether there is another.
+//!
+//! Decides that a request is sent a second time only when nothing of the first was, or when it may be run twice: the
+//! operator or the tool says so, or the client names it by an `Idempotency-Key`. Never after a deadline: its client has
+//! waited long enough. Waits for nothing but a server that has just gone away.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use pingora::{Error, ErrorSource, ErrorType, proxy::Session};
+
+use super::{
+    failure, hygiene,
+    journey::{AnswerSeen, Cargo, Journey, Underway},
+    line::Line,
+    native::body::Load,
+};
+use crate::{
+    catalog::server::Tier,
+    refusal::{Code, Refusal},
+    upstream::{
+        Destination, Trip,
+        breaker::Fault,
+        course::{Pick, Tried},
+    },
+};
+
+/// How far the tries of a trip have come.
+#[derive(Default)]
+pub struct Tries {
+    tried: Tried,
+    pick: Option<Pick>,
+    /// The head of the request has been written: from here on it may be run.
+    is_sent: bool,
+    /// It was sent again although it may have been run.
+    is_repeated: bool,
+    /// When all of an answer must be there that is no stream.
+    ends_at: Option<Instant>,
+}
+
+impl Tries {
+    /// Where the trip goes next.
+    pub async fn next<'t>(&mut self, trip: &'t Trip) -> Result<&'t Destination, Refusal> {
+        self.pick = None;
+        let pick = trip.course().next(&mut self.tried, trip.patience()).await?;
+        (self.is_sent, self.ends_at) = (false, None);
+        let destination = trip.course().destination(pick.at);
+        self.pick = Some(pick);
+        destination.ok_or_else(|| Refusal::internal("an address that is not there"))
+    }
+
+    /// Where the present try goes.
+    pub fn destination<'t>(&self, trip: &'t Trip) -> Option<&'t Destination> {
+        trip.course().destination(self.pick.as_ref()?.at)
+    }
+
+    /// The head of the request has been written.
+    pub fn note_sent(&mut self) {
+        self.is_sent = true;
+    }
+
+    /// All of the request has been written: an answer is due that is no stream.
+    pub fn expect_answer(&mut self, trip: &Trip) {
+        let deadlines = &trip.server().deadlines;
+        self.ends_at = Some(Instant::now() + deadlines.total);
+        if let Some(line) = Line::current() {
+            line.expect_answer(deadlines.first_byte);
+            line.must_end(deadlines.total);
+        }
+    }
+
+    /// The head of the answer is here.
+    pub fn note_head(&mut self, trip: &Trip, answer: &AnswerSeen) {
+        // An exchange of native MCP keeps its own time.
+        let is_timed = self.ends_at.is_some();
+        if answer.is_stream {
+            self.ends_at = None;
+            self.settle_by(answer, trip.server().tier);
+        }
+        if is_timed && let Some(line) = Line::current() {
+            line.answer_began();
+            if answer.is_stream {
+                line.may_go_on();
+            }
+        }
+    }
+
+    /// A piece of the answer is here. Where it is one too late, it is refused: the connection of a client that shares it
+    /// with others has no clock of its own.
+    pub fn note_piece(&self, trip: &Trip) -> Result<(), Refusal> {
+        let Some(ends_at) = self.ends_at else { return Ok(()) };
+        let deadlines = &trip.server().deadlines;
+        if deadlines.read < deadlines.first_byte
+            && let Some(line) = Line::current()
+        {
+            line.expect_answer(deadlines.read);
+        }
+        if Instant::now() < ends_at {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::PeerTooSlow, "the server did not end its answer in time"))
+    }
+
+    /// The answer is all there.
+    pub fn note_end(&self) {
+        if self.ends_at.is_some()
+            && let Some(line) = Line::current()
+        {
+            line.answer_began();
+        }
+    }
+
+    /// Notes what an answer says of the peer that gave it.
+    pub fn settle_by(&mut self, answer: &AnswerSeen, tier: Tier) {
+        if answer.status != 0 {
+            self.settle(answer.fault(tier));
+        }
+    }
+
+    fn settle(&mut self, fault: Option<Fault>) {
+        if let Some(seat) = self.pick.as_mut().and_then(|pick| pick.seat.as_mut()) {
+            seat.settle(fault);
+        }
+    }
+}
+
+impl Underway {
+    /// There is no connection, and so nothing was sent: the next address may be tried, whatever the method.
+    pub fn not_connected(&mut self, mut error: Box<Error>) -> Box<Error> {
+        self.tries.settle(Some(Fault::Unreached));
+        let goes_on = self.trip.course().may_go_on(self.tries.tried, self.trip.patience());
+        if goes_on {
+            self.note_unsent();
+        }
+        error.set_retry(goes_on);
+        error
+    }
+
+    /// The exchange broke off: notes what that says of the peer, and decides whether there is another try.
+    pub fn broke_off(&mut self, session: &Session, mut error: Box<Error>) -> Box<Error> {
+        let fault = fault_of(&error);
+        if let Some(fault) = fault {
+            self.tries.settle(Some(fault));
+        }
+        let goes_on = fault.is_some_and(|fault| self.goes_on(session, &error, fault));
+        if goes_on && let Some(line) = Line::current() {
+            line.answer_began();
+            line.may_go_on();
+        }
+        error.set_retry(goes_on);
+        error
+    }
+
+    fn goes_on(&mut self, session: &Session, error: &Error, fault: Fault) -> bool {
+        // The framework has only what fits into its buffer to send once more.
+        if super::has_begun(session) || session.as_ref().retry_buffer_truncated() {
+            return false;
+        }
+        let course = self.trip.course();
+        // RFC 9113, section 7: HTTP_1_1_REQUIRED comes before anything is run.
+        let is_downgrade = *error.etype() == ErrorType::H2Downgrade;
+        if !self.tries.is_sent || is_downgrade {
+            if is_downgrade && let Some(pick) = &self.tries.pick {
+                self.tries.tried.forget(pick.at);
+            }
+            let goes_on = course.may_go_on(self.tries.tried, self.trip.patience());
+            if goes_on {
+                self.note_unsent();
+            }
+            return goes_on;
+        }
+        let is_all_there = match &self.cargo {
+            Cargo::Arguments(_) => true,
+            // What was held has gone.
+            Cargo::Native(exchange) => matches!(exchange.load, Load::Whole(_)),
+        };
+        let may_run_twice =
+            is_all_there && (self.trip.is_repeatable() || hygiene::is_named_by_client(session.req_header()));
+        if fault == Fault::TooSlow || !may_run_twice || self.tries.is_repeated {
+            return false;
+        }
+        let Some(seat) = self.tries.pick.as_ref().and_then(|pick| pick.seat.as_ref()) else { return false };
+        if !seat.health().tally().may_repeat() {
+            return false;
+        }
+        if !course.has_other(self.tries.tried) {
+            self.tries.tried = Tried::default();
+        }
+        self.tries.is_repeated = true;
+        true
+    }
+
+    fn note_unsent(&self) {
+        if let Some(seat) = self.tries.pick.as_ref().and_then(|pick| pick.seat.as_ref()) {
+            seat.health().tally().unsent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Journey {
+    /// Counts another try, where the error leads to one.
+    pub fn note_retry(&mut self, error: &Error) {
+        self.record.retries += u32::from(error.retry());
+    }
+}
+
+/// What a failed exchange says of the peer; none where it was not the peer that failed.
+fn fault_of(error: &Error) -> Option<Fault> {
+    if failure::overdue().is_some() {
+        let is_client_slow = Line::current().is_some_and(|line| line.is_client_slow());
+        return (!is_client_slow).then_some(Fault::TooSlow);
+    }
+    if let Some(refusal) = error.root_cause().downcast_ref::<Refusal>() {
+        return match refusal.code() {
+            Code::PeerTooSlow => Some(Fault::TooSlow),
+            // A redirect, a credential that is not believed: not a matter of which address is asked.
+            _ => None,
+        };
+    }
+    if *error.esource() != ErrorSource::Upstream {
+        return None;
+    }
+    Some(match error.etype() {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => Fault::TooSlow,
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Fault::NoAnswer,
+        _ => Fault::HungUp,
+    })
+}
+
+/// How long a refused client is asked to wait for a server that could not be reached.
+pub(super) const SOON: Duration = Duration::from_secs(1);

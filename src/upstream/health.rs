@@ -1,0 +1,298 @@
+//! What is known of the peers of a server: which of them are called, how busy each is, and what became of its calls.
+//!
+//! Shared by all trips, without a lock: a good call writes two counters and nothing else. Lives as long as the address
+//! does, through every new look at its name (`Destination::of`). Counts for metrics, which `gateway/ops.rs` reads.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::breaker::{Breaker, Change, Fault, Standing};
+use crate::names::ServerId;
+
+/// How long a server that has just gone away is waited for, where nothing was sent: a restart takes as long.
+const OUTAGE: Duration = Duration::from_secs(3);
+/// What a call adds to the room for repeated ones, in hundredths of a call: not more than one in five is sent twice.
+const PER_CALL: i64 = 20;
+/// Room for repeated calls at most, and at the beginning.
+const MOST_REPEATED: i64 = 10 * 100;
+
+/// Milliseconds since the process began to look; never 0.
+pub(super) fn now() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGAN.elapsed().as_millis() as u64 + 1
+}
+
+/// What the addresses of one server have in common.
+#[derive(Debug)]
+pub struct Tally {
+    server: ServerId,
+    /// How often a peer was found to be unfit for calls.
+    pub opened: AtomicU64,
+    /// Probes of our own that had an answer, and that had none.
+    pub probes: [AtomicU64; 2],
+    /// Calls sent to another address because the first could not be reached.
+    pub unsent: AtomicU64,
+    /// Calls sent again although the first may have been run.
+    pub repeated: AtomicU64,
+    /// Calls refused at once because no peer was fit for them.
+    pub refused: AtomicU64,
+    room: AtomicI64,
+    /// Since when no peer is fit for calls; 0 while one is.
+    down_since: AtomicU64,
+    /// Woken when its names should be looked up before their time.
+    pub(crate) look_up: Notify,
+}
+
+impl Tally {
+    /// A server of which nothing is known.
+    pub fn new(server: ServerId) -> Arc<Self> {
+        Arc::new(Self {
+            server,
+            opened: AtomicU64::new(0),
+            probes: Default::default(),
+            unsent: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            room: AtomicI64::new(MOST_REPEATED),
+            down_since: AtomicU64::new(0),
+            look_up: Notify::new(),
+        })
+    }
+
+    /// Whether a call may be sent again, as far as the server's load goes.
+    pub fn may_repeat(&self) -> bool {
+        let take = |room: i64| (room >= 100).then_some(room - 100);
+        let is_taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        self.repeated.fetch_add(u64::from(is_taken), Ordering::Relaxed);
+        is_taken
+    }
+
+    /// Whether no peer is fit for calls only since a moment ago, so that waiting is worth it.
+    pub(super) fn is_just_down(&self, patience: Duration) -> bool {
+        let now = now();
+        let began = self.down_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        let since = began.unwrap_or_else(|since| since);
+        since == 0 || now.saturating_sub(since) < OUTAGE.min(patience).as_millis() as u64
+    }
+
+    fn note_up(&self) {
+        if self.down_since.load(Ordering::Relaxed) != 0 {
+            self.down_since.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What is known of one address of a server.
+#[derive(Debug)]
+pub struct Health {
+    tally: Arc<Tally>,
+    address: SocketAddr,
+    state: AtomicU64,
+    /// Calls that are there now.
+    outstanding: AtomicU32,
+    /// When it was last probed, whether it is being probed, and how often that was in vain.
+    probed_at: AtomicU64,
+    is_probed: AtomicBool,
+    vain_probes: AtomicU32,
+}
+
+impl Health {
+    /// An address of which nothing bad is known.
+    pub fn new(tally: Arc<Tally>, address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            tally,
+            address,
+            state: AtomicU64::new(Breaker::GOOD.to_bits()),
+            outstanding: AtomicU32::new(0),
+            probed_at: AtomicU64::new(0),
+            is_probed: AtomicBool::new(false),
+            vain_probes: AtomicU32::new(0),
+        })
+    }
+
+    /// What it has in common with the other addresses of its server.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Whether it is called like any other.
+    pub fn is_good(&self) -> bool {
+        self.breaker().is_closed()
+    }
+
+    /// Calls that are there now.
+    pub(super) fn outstanding(&self) -> u32 {
+        self.outstanding.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn standing(&self, is_last_resort: bool) -> Standing {
+        let breaker = self.breaker();
+        if breaker.is_closed() { Standing::Good } else { breaker.standing(now(), is_last_resort) }
+    }
+
+    /// A call goes there.
+    pub(super) fn seat(self: &Arc<Self>) -> Seat {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        Seat { health: self.clone(), is_trial: false, is_settled: false }
+    }
+
+    /// One call goes there to try it; none where another has just begun to.
+    pub(super) fn try_seat(self: &Arc<Self>, is_last_resort: bool, patience: Duration) -> Option<Seat> {
+        let (now, bits) = (now(), self.state.load(Ordering::Relaxed));
+        let breaker = Breaker::from_bits(bits);
+        if breaker.standing(now, is_last_resort) != Standing::ToBeTried {
+            return None;
+        }
+        let next = breaker.tried(now, patience).to_bits();
+        self.state.compare_exchange(bits, next, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        Some(Seat { health: self.clone(), is_trial: true, is_settled: false })
+    }
+
+    /// Notes what became of a request that is no call of its own: one of several that a call is made of.
+    pub fn note(&self, fault: Option<Fault>) {
+        self.settle(fault, false);
+    }
+
+    /// Whether it should be probed now, which who asks then does: while it is shut, else every so often, where that is
+    /// wanted.
+    pub fn takes_probe(&self, every: Option<Duration>, is_urgent: bool) -> bool {
+        let pause = if self.is_good() { every } else { Some(self.probe_pause(is_urgent)) };
+        let (now, last) = (now(), self.probed_at.load(Ordering::Relaxed));
+        let is_due = pause.is_some_and(|pause| now.saturating_sub(last) >= pause.as_millis() as u64);
+        // One at a time: a peer that swallows probes would soon have all there may be.
+        if !is_due || self.is_probed.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        self.probed_at.store(now, Ordering::Relaxed);
+        true
+    }
+
+    fn probe_pause(&self, is_urgent: bool) -> Duration {
+        let longest = if is_urgent { 1_000 } else { 5_000 };
+        let vain = self.vain_probes.load(Ordering::Relaxed).min(6);
+        Duration::from_millis((250_u64 << vain).min(longest))
+    }
+
+    /// Notes what became of a probe of our own.
+    pub fn probed(&self, fault: Option<Fault>, is_real_call: bool) {
+        self.is_probed.store(false, Ordering::Relaxed);
+        self.tally.probes[usize::from(fault.is_some())].fetch_add(1, Ordering::Relaxed);
+        match fault {
+            None => self.vain_probes.store(0, Ordering::Relaxed),
+            Some(_) => drop(self.vain_probes.fetch_add(1, Ordering::Relaxed)),
+        }
+        let change = self.update(|breaker, now| breaker.probed(now, fault, is_real_call, jitter(now)));
+        self.tell(change, fault);
+    }
+
+    fn breaker(&self) -> Breaker {
+        Breaker::from_bits(self.state.load(Ordering::Relaxed))
+    }
+
+    fn update(&self, next: impl Fn(Breaker, u64) -> (Breaker, Change)) -> Change {
+        let mut bits = self.state.load(Ordering::Relaxed);
+        loop {
+            let (breaker, change) = next(Breaker::from_bits(bits), now());
+            let next = breaker.to_bits();
+            if next == bits {
+                return change;
+            }
+            match self.state.compare_exchange_weak(bits, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return change,
+                Err(found) => bits = found,
+            }
+        }
+    }
+
+    fn settle(&self, fault: Option<Fault>, is_trial: bool) {
+        let change = match fault {
+            None if self.state.load(Ordering::Relaxed) & !(u64::MAX << 20) == Breaker::GOOD.to_bits() => {
+                Change::None
+            }
+            None => self.update(|breaker, now| breaker.succeeded(now, is_trial)),
+            Some(fault) => self.update(|breaker, now| breaker.failed(now, fault, is_trial, jitter(now))),
+        };
+        if fault.is_none() {
+            self.tally.note_up();
+        }
+        self.tell(change, fault);
+    }
+
+    fn tell(&self, change: Change, fault: Option<Fault>) {
+        let (id, address) = (&self.tally.server, self.address);
+        match change {
+            Change::None => {}
+            Change::Opened => {
+                self.tally.opened.fetch_add(1, Ordering::Relaxed);
+                self.vain_probes.store(0, Ordering::Relaxed);
+                self.probed_at.store(0, Ordering::Relaxed);
+                let why = fault.map_or("", Fault::as_str);
+                warn!(server.id = %id, "server `{id}` is not called at `{address}` for now: {why}, again and again");
+                if self.breaker().is_out_of_reach() {
+                    self.tally.look_up.notify_one();
+                }
+            }
+            Change::Closed => {
+                self.tally.note_up();
+                info!(server.id = %id, "server `{id}` is called at `{address}` again");
+            }
+        }
+    }
+}
+
+/// From 0 to 1023, different from one moment to the next.
+fn jitter(now: u64) -> u64 {
+    (now ^ u64::from(std::process::id())).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54
+}
+
+/// A call's place at a peer. Dropped without a word it says nothing of the peer.
+#[derive(Debug)]
+pub struct Seat {
+    health: Arc<Health>,
+    is_trial: bool,
+    is_settled: bool,
+}
+
+impl Seat {
+    /// The call had a good answer, or this is what was wrong.
+    pub fn settle(&mut self, fault: Option<Fault>) {
+        if !std::mem::replace(&mut self.is_settled, true) {
+            let room = &self.health.tally.room;
+            if fault.is_none() && room.load(Ordering::Relaxed) < MOST_REPEATED {
+                room.fetch_add(PER_CALL, Ordering::Relaxed);
+            }
+            self.health.settle(fault, self.is_trial);
+        }
+    }
+
+    /// The same where the call tries the peer; what other calls showed was noted with each of their requests.
+    pub fn settle_trial(&mut self, fault: Option<Fault>) {
+        if self.is_trial {
+            self.settle(fault);
+        }
+    }
+
+    /// The peer it is at.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.health.outstanding.fetch_sub(1, Ordering::Relaxed);
+        if self.is_trial && !self.is_settled {
+            self.health.update(|breaker, now| (breaker.untried(now), Change::None));
+        }
+    }
+}
