@@ -5,6 +5,8 @@
 
 use tracing_subscriber::EnvFilter;
 
+use std::net::SocketAddr;
+
 use super::{
     auth, limits, listen,
     problems::Complaint,
