@@ -203,11 +203,13 @@ fn is_served(catalog: &Catalog, server: &Server) -> bool {
     catalog.get(server.id.as_str()).is_some_and(|server| server.is_enabled)
 }
 
-/// Where those servers are that are called from now on and are not where they were.
+/// Where those servers are that are called from now on and are not where they were, or not trusted by the same.
 async fn found(catalog: &Catalog, known: &Catalog, addresses: &Addresses) -> Addresses {
     let is_elsewhere = |server: &&Arc<Server>| {
         let before = known.get(server.id.as_str()).filter(|before| before.is_enabled);
-        server.is_enabled && before.is_none_or(|before| before.peers != server.peers)
+        let is_same =
+            |before: &Arc<Server>| before.peers == server.peers && before.care.tls == server.care.tls;
+        server.is_enabled && !before.is_some_and(is_same)
     };
     let servers: Vec<_> = catalog.iter().filter(is_elsewhere).cloned().collect();
     snapshot::addresses::all_now(&servers, addresses).await

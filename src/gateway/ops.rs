@@ -27,7 +27,7 @@ use tokio::{net::TcpStream, sync::watch};
 use crate::{
     record::{
         Recorder,
-        metrics::{IntCounter, Metrics},
+        metrics::{IntCounter, Metrics, PEER_STATES},
     },
     snapshot::Current,
     upstream::Destination,
@@ -101,7 +101,7 @@ impl Ops {
 /// Notes how a server's peers stand, and what was counted where no metric is at hand.
 fn note_peers(metrics: &Metrics, server: &str, all: &[Destination]) {
     let good = all.iter().filter(|destination| destination.health.is_good()).count();
-    for (state, count) in [("known", all.len()), ("healthy", good)] {
+    for (state, count) in PEER_STATES.into_iter().zip([all.len(), good]) {
         metrics.peers.with_label_values(&[server, state]).set(count as i64);
     }
     let Some(tally) = all.first().map(|first| first.health.tally()) else { return };

@@ -15,6 +15,9 @@ use crate::names::ServerId;
 const BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
+/// How a server's addresses stand: those there are, and those that are called.
+pub const PEER_STATES: [&str; 2] = ["known", "healthy"];
+
 macro_rules! metrics {
     ($($field:ident: $type:ident = $make:expr;)*) => {
         /// All metrics, ready to be counted on.
@@ -138,6 +141,9 @@ impl Metrics {
         for figure in [&self.tools, &self.tools_withheld, &self.catalog_stale, &self.catalog_age_seconds] {
             // An error means that it never had any.
             drop(figure.remove_label_values(&[server.as_str()]));
+        }
+        for state in PEER_STATES {
+            drop(self.peers.remove_label_values(&[server.as_str(), state]));
         }
     }
 

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     access::tenant::Tenants,
-    catalog::server::{PeerUrl, Server},
+    catalog::{
+        care::TlsFiles,
+        server::{PeerUrl, Server},
+    },
     names::ServerId,
     upstream::{Destination, OwnAddresses, allowed::AllowedHosts},
 };
@@ -149,7 +152,8 @@ impl Keeper {
         let is_same = |((id, url), entry): (&Key, &Entry)| {
             let server = snapshot.catalog.get(id.as_str());
             let peer = server.and_then(|server| allowed.read(url, server.dialect.is_mcp()));
-            peer.as_ref() == entry.server.peers.first()
+            let tls = server.and_then(tls_of_own);
+            peer.as_ref() == entry.server.peers.first() && tls == entry.server.care.tls
         };
         let (stay, go): (Vec<_>, Vec<_>) =
             self.entries.iter().partition(|(key, entry)| is_same((key, entry)));
@@ -188,9 +192,9 @@ impl Keeper {
                  its calls are refused"
             );
         };
+        let tls = tls_of_own(server);
         let mut server = Server { peers: [peer].into(), ..Server::clone(server) };
-        // As whom we are believed at the server itself is nothing to show here.
-        server.care.tls = server.care.tls.and_then(|tls| tls.for_others()).map(Arc::new);
+        server.care.tls = tls;
         let server = Arc::new(server);
         let found = written_out(&server);
         self.entries.insert(key.clone(), Entry { server, failures: 0 });
@@ -263,6 +267,11 @@ impl Keeper {
         let due = self.queue.first().filter(|_| has_room).map(|(_, due, _)| *due);
         due.map_or(until_shown, |due| until_shown.min(due.saturating_duration_since(Instant::now())))
     }
+}
+
+/// Whom to believe at a group's own address. As whom we are believed at the server itself is nothing to show there.
+fn tls_of_own(server: &Arc<Server>) -> Option<Arc<TlsFiles>> {
+    server.care.tls.as_ref().and_then(|tls| tls.for_others()).map(Arc::new)
 }
 
 /// An address in numbers needs no look-up.

@@ -77,6 +77,13 @@ impl Destination {
         Self { place: native::place_of(&peer, address), peer, address, health, tls: None }
     }
 
+    /// Whether it is one of this server's, called as the server is called now: nobody's credential goes to another's, and
+    /// no authority is believed that the configuration does not name any more.
+    fn is_of(&self, server: &Server) -> bool {
+        let (known, named) = (self.tls.as_ref().map(|tls| tls.fingerprint()), server.care.tls.as_ref());
+        server.peers.contains(&self.peer) && known == named.map(|tls| tls.fingerprint)
+    }
+
     /// The peers of a server at these addresses. What is known of those that were known before stays.
     pub fn of(server: &Server, found: Vec<(PeerUrl, SocketAddr)>, known: &[Self]) -> Vec<Self> {
         let tally = known.first().map(|known| known.health.tally().clone());
@@ -106,9 +113,9 @@ pub struct Addresses {
 
 impl Addresses {
     /// Where this server is for everybody; empty when no name of it resolves. A server that is configured differently by
-    /// now has other addresses: nobody's credential goes to another's.
+    /// now has other addresses.
     pub fn of(&self, server: &Server) -> Arc<[Destination]> {
-        let is_its_own = |destination: &Destination| server.peers.contains(&destination.peer);
+        let is_its_own = |destination: &Destination| destination.is_of(server);
         match self.shared.get(&server.id) {
             Some(all) if all.iter().all(is_its_own) => all.clone(),
             known => {
@@ -125,7 +132,7 @@ impl Addresses {
         let mut former = HashMap::clone(&self.former);
         for (id, known) in &self.shared {
             let now = catalog.get(id.as_str()).filter(|server| server.is_enabled);
-            let is_here = |at: &Destination| now.is_some_and(|server| server.peers.contains(&at.peer));
+            let is_here = |at: &Destination| now.is_some_and(|server| at.is_of(server));
             if known.iter().all(is_here) {
                 shared.insert(id.clone(), known.clone());
             } else {

@@ -32,8 +32,9 @@ async fn a_server_without_a_living_peer_fails_its_own_callers_at_once_and_serves
     for turn in 1..=2 {
         one.kill();
         two.kill();
-        // What the peers had taken when they died is lost to whoever asked.
-        own.run_for(Duration::from_millis(200)).await;
+        // What the peers had taken when they died is lost to whoever asked; and for three seconds it may be a restart, which
+        // calls wait for.
+        own.run_for(Duration::from_millis(3200)).await;
         let without = own.run_for(SPAN).await;
         let is_told =
             |outcome: &Outcome| matches!(outcome, Outcome::Answered(502 | 503, code) if !code.is_empty());
