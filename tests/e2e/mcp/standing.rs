@@ -166,7 +166,8 @@ impl Scene {
             read_timeout_secs = 1
         };
         let setup = grants.setup().server_with("native", &format!("http://{}/mcp", server.address), keys);
-        let gateway = setup.start().await;
+        // All of them are one caller's.
+        let gateway = setup.set("limits.streams_per_caller", 0).start().await;
         let token = email_token(CALLER);
         let session = End::through(gateway.url("/native/mcp"), &token).session().await;
         let before = resident_kib(&gateway);
