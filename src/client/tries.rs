@@ -72,7 +72,7 @@ impl<'a> Tries<'a> {
             }
             Stopped::Lost(refusal) if is_repeatable && !self.is_repeated && may_repeat(pick.as_ref()) => {
                 if !self.way.course().has_other(self.tried) {
-                    self.tried = Tried::default();
+                    self.tried.forget_all();
                 }
                 (self.is_repeated, self.refusal) = (true, Some(refusal));
             }

@@ -186,7 +186,7 @@ impl Underway {
             return false;
         }
         if !course.has_other(self.tries.tried) {
-            self.tries.tried = Tried::default();
+            self.tries.tried.forget_all();
         }
         self.tries.is_repeated = true;
         true

@@ -6,10 +6,15 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{Destination, breaker::Standing, health::Seat, unreachable};
+use super::{
+    Destination,
+    breaker::Standing,
+    health::{OUTAGE, Seat},
+    unreachable,
+};
 use crate::refusal::Refusal;
 
 /// Between two looks whether a server is there again.
@@ -35,22 +40,31 @@ enum Bound {
     ToProbe,
 }
 
-/// The addresses that a request has been tried at: of the first hundred and more, which nobody has.
+/// How far a request has come: the addresses it has been tried at (of the first hundred and more, which nobody has), and
+/// since when it waits for a good one.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Tried(u128);
+pub struct Tried {
+    at: u128,
+    waits_since: Option<Instant>,
+}
 
 impl Tried {
     fn has(self, at: usize) -> bool {
-        at >= 128 || self.0 & 1 << at != 0
+        at >= 128 || self.at & 1 << at != 0
     }
 
     fn note(&mut self, at: usize) {
-        self.0 |= 1 << at;
+        self.at |= 1 << at;
     }
 
     /// The last address counts as not tried: it was another thing that went wrong.
     pub fn forget(&mut self, at: usize) {
-        self.0 &= !(1 << at);
+        self.at &= !(1 << at);
+    }
+
+    /// None counts as tried any more.
+    pub fn forget_all(&mut self) {
+        self.at = 0;
     }
 }
 
@@ -150,10 +164,11 @@ impl Course {
                 Ok(pick) => return Ok(pick),
                 Err(wait) => wait,
             };
-            if !self.may_wait(patience) {
+            if !self.may_wait(*tried, patience) {
                 return Err(self.unfit(wait));
             }
-            *tried = Tried::default();
+            tried.waits_since.get_or_insert_with(Instant::now);
+            tried.forget_all();
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -163,7 +178,7 @@ impl Course {
         let is_there = |at: usize| {
             !tried.has(at) && !matches!(self.destinations[at].health.standing(true), Standing::Shut(_))
         };
-        (0..self.destinations.len()).any(is_there) || self.may_wait(patience)
+        (0..self.destinations.len()).any(is_there) || self.may_wait(tried, patience)
     }
 
     /// Whether there is another address than those tried.
@@ -171,8 +186,10 @@ impl Course {
         (0..self.destinations.len()).any(|at| !tried.has(at))
     }
 
-    fn may_wait(&self, patience: Duration) -> bool {
+    /// A peer that comes and goes lets no outage begin: a request waits no longer than one may last, whatever it looks like.
+    fn may_wait(&self, tried: Tried, patience: Duration) -> bool {
         self.bound != Bound::ToProbe
+            && tried.waits_since.is_none_or(|since| since.elapsed() < OUTAGE.min(patience))
             && self.destinations.first().is_some_and(|first| first.health.tally().is_just_down(patience))
     }
 
@@ -238,6 +255,24 @@ mod tests {
         assert!(refusal.retry_after_secs() >= Some(1));
         trial.seat.as_mut().unwrap().settle(None);
         assert!(course.pick(&mut Tried::default()).is_ok(), "it is well again");
+    }
+
+    #[tokio::test]
+    async fn a_request_does_not_wait_for_ever_for_a_peer_that_comes_and_goes() {
+        let course = course(1);
+        // Longer than it is shut for, so that no outage is as long.
+        let patience = Duration::from_millis(800);
+        let mut tried = Tried::default();
+        let began = Instant::now();
+        let refusal = loop {
+            shut(&course, 0, Fault::Unreached);
+            match course.next(&mut tried, patience).await {
+                Ok(_) => course.destinations[0].health.probed(None, true),
+                Err(refusal) => break refusal,
+            }
+            assert!(began.elapsed() < Duration::from_secs(5), "it waits still");
+        };
+        assert!(began.elapsed() >= patience && refusal.retry_after_secs() >= Some(1));
     }
 
     #[tokio::test]

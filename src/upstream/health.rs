@@ -19,7 +19,7 @@ use super::breaker::{Breaker, Change, Fault, Standing};
 use crate::names::ServerId;
 
 /// How long a server that has just gone away is waited for, where nothing was sent: a restart takes as long.
-const OUTAGE: Duration = Duration::from_secs(3);
+pub(super) const OUTAGE: Duration = Duration::from_secs(3);
 /// What a call adds to the room for repeated ones, in hundredths of a call: not more than one in five is sent twice.
 const PER_CALL: i64 = 20;
 /// Room for repeated calls at most, and at the beginning.

@@ -80,18 +80,27 @@ impl Destination {
     /// Whether it is one of this server's, called as the server is called now: nobody's credential goes to another's, and
     /// no authority is believed that the configuration does not name any more.
     fn is_of(&self, server: &Server) -> bool {
-        let (known, named) = (self.tls.as_ref().map(|tls| tls.fingerprint()), server.care.tls.as_ref());
-        server.peers.contains(&self.peer) && known == named.map(|tls| tls.fingerprint)
+        let named = server.care.tls.as_ref().map(|tls| tls.fingerprint);
+        server.peers.contains(&self.peer) && self.fingerprint() == named
     }
 
-    /// The peers of a server at these addresses. What is known of those that were known before stays.
+    /// Of what is trusted and shown there.
+    fn fingerprint(&self) -> Option<u64> {
+        self.tls.as_ref().map(|tls| tls.fingerprint())
+    }
+
+    /// The peers of a server at these addresses. What is known of those that were known before stays, unless another
+    /// authority is believed now: calls underway that believe the former one must not fail for those that do not.
     pub fn of(server: &Server, found: Vec<(PeerUrl, SocketAddr)>, known: &[Self]) -> Vec<Self> {
         let tally = known.first().map(|known| known.health.tally().clone());
         let tally = tally.unwrap_or_else(|| Tally::new(server.id.clone()));
         let known_tls = known.first().and_then(|known| known.tls.clone());
         let tls = peer::Trust::of(server, known_tls);
+        let fingerprint = tls.as_ref().map(|tls| tls.fingerprint());
         let at = |(peer, address)| {
-            let same = known.iter().find(|known| known.peer == peer && known.address == address);
+            let same = known.iter().find(|known| {
+                known.peer == peer && known.address == address && known.fingerprint() == fingerprint
+            });
             let health = same.map_or_else(|| Health::new(tally.clone(), address), |same| same.health.clone());
             Self { place: native::place_of(&peer, address), peer, address, health, tls: tls.clone() }
         };

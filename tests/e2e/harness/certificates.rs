@@ -11,8 +11,8 @@ use super::{deadline::within, gateway::Setup};
 
 /// An authority.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    root: rcgen::Certificate,
+    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) root: rcgen::Certificate,
     /// Its certificate, and the gateway's with its key.
     pub folder: tempfile::TempDir,
 }
@@ -39,6 +39,11 @@ impl Authority {
     /// The authority's certificate in PEM.
     pub fn root(&self) -> String {
         self.path("root.pem")
+    }
+
+    /// The certificate it issued last and its key, in PEM.
+    pub fn files(&self) -> (String, String) {
+        (self.path("gateway.pem"), self.path("gateway.key"))
     }
 
     /// Puts a new certificate and key for `localhost` and `127.0.0.1` where the gateway looks for them, and gives back
@@ -90,7 +95,7 @@ impl Authority {
 impl Setup {
     /// Has the gateway speak TLS, with what this authority issues.
     pub fn tls(self, authority: &Authority) -> Self {
-        let (certificate, key) = (authority.path("gateway.pem"), authority.path("gateway.key"));
+        let (certificate, key) = authority.files();
         self.set("listen.certificate", certificate).set("listen.private_key", key)
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     fmt::Write,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -34,7 +35,8 @@ const STREAM: &[u8] =
 
 /// The peer.
 pub struct EventPeer {
-    port: Port,
+    address: SocketAddr,
+    _port: Option<Port>,
     every: Duration,
     /// Whether streams end, as they should end.
     is_over: watch::Sender<bool>,
@@ -51,8 +53,19 @@ impl Drop for EventPeer {
 impl EventPeer {
     /// One whose streams have an event each time `every` has passed.
     pub fn start(every: Duration) -> Self {
+        let port = Port::take();
+        let address = port.address().parse().unwrap();
+        Self::on(address, Some(port), every)
+    }
+
+    /// One at this address.
+    pub fn start_at(address: SocketAddr, every: Duration) -> Self {
+        Self::on(address, None, every)
+    }
+
+    fn on(address: SocketAddr, port: Option<Port>, every: Duration) -> Self {
         let (is_over, answered) = (watch::Sender::new(false), Arc::default());
-        let peer = Self { port: Port::take(), every, is_over, answered, accepting: Mutex::default() };
+        let peer = Self { address, _port: port, every, is_over, answered, accepting: Mutex::default() };
         peer.start_again();
         peer
     }
@@ -67,7 +80,7 @@ impl EventPeer {
     /// Listens again after [`Self::kill`].
     pub fn start_again(&self) {
         let _apart = apart().enter();
-        let listener = listen(&self.port);
+        let listener = listen(self.address);
         let (every, is_over, answered) = (self.every, self.is_over.clone(), self.answered.clone());
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -90,20 +103,20 @@ impl EventPeer {
 
     /// `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
-        self.port.address()
+        self.address.to_string()
     }
 
     /// `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.port.address())
+        format!("http://{}", self.address)
     }
 }
 
-/// A listener on a port that may have connections left from before.
-pub fn listen(port: &Port) -> TcpListener {
+/// A listener at an address that may have connections left from before.
+pub fn listen(address: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
-    socket.bind(port.address().parse().unwrap()).unwrap();
+    socket.bind(address).unwrap();
     socket.listen(1024).unwrap()
 }
 

@@ -80,7 +80,8 @@ pub async fn said(command: Command) -> Value {
 /// A server that runs beside the gateway. It is killed when this is dropped.
 pub struct Server {
     process: Child,
-    _port: Option<Port>,
+    /// Its own, unless it chose one itself.
+    port: Option<Port>,
     url: String,
     stdout: Lines,
     stderr: Lines,
@@ -92,19 +93,23 @@ impl Server {
         let mut process = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = Lines::of(process.stdout.take().unwrap());
         let stderr = Lines::of(process.stderr.take().unwrap());
-        Self { process, _port: None, url: String::new(), stdout, stderr }
+        Self { process, port: None, url: String::new(), stdout, stderr }
     }
 
     /// A program that is told its port, once something listens there.
     pub async fn start(command: impl FnOnce(&Port) -> Command) -> Self {
-        let port = Port::take();
+        Self::start_on(Port::take(), command).await
+    }
+
+    /// The same on this port.
+    pub async fn start_on(port: Port, command: impl FnOnce(&Port) -> Command) -> Self {
         let mut server = Self::spawn(command(&port));
         server.url = format!("http://{}", port.address());
         let ended = tokio::time::timeout(PATIENCE, server.listens(&port)).await;
         ended.unwrap_or_else(|_| {
             panic!("nothing listens:\n{}\n{}", server.stdout.text(), server.stderr.text())
         });
-        server._port = Some(port);
+        server.port = Some(port);
         server
     }
 
@@ -116,6 +121,12 @@ impl Server {
             }
             looks.tick().await;
         }
+    }
+
+    /// Kills it; returns its port once its sockets are closed.
+    pub async fn kill(mut self) -> Port {
+        self.process.kill().await.unwrap();
+        self.port.take().expect("a port of the harness")
     }
 
     /// A path of it.

@@ -17,8 +17,9 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{trust::Authority, with_peers};
+use super::with_peers;
 use crate::harness::{
+    certificates::Authority,
     deadline::within,
     fake_peer::openapi,
     grants::{CALLER, Grants},
@@ -135,9 +136,8 @@ async fn a_server_of_http2_without_tls_is_called_over_few_connections() {
 #[tokio::test]
 async fn a_server_that_chooses_http2_in_the_handshake_is_called_with_it() {
     for keys in ["http2 = 'auto'", "http2 = true"] {
-        let folder = tempfile::tempdir().unwrap();
         let authority = Authority::new();
-        let ca = authority.write(folder.path(), "ca.pem");
+        let ca = authority.root();
         let mut config = authority.serves("localhost", None);
         config.alpn_protocols = vec![b"h2".to_vec()];
         let peer = Peer::start(Some(config)).await;

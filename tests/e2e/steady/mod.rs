@@ -16,7 +16,9 @@ use crate::harness::{
 
 mod all_peers;
 mod grants_away;
+mod moving;
 mod one_bad_peer;
+mod real_peer;
 mod sick_peers;
 
 const INITIALIZE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"client","version":"1"}}}"#;
