@@ -3,6 +3,7 @@
 mod faults;
 mod gone;
 mod http2;
+mod mcp;
 mod names;
 mod retries;
 mod trust;
