@@ -172,7 +172,8 @@ impl ProxyHttp for Configured {
         journey: &mut Journey,
     ) -> pingora::Result<Box<HttpPeer>> {
         let Underway { trip, tries, .. } = journey.underway().ok_or_else(no_trip)?;
-        let destination = tries.next(trip).await.map_err(refused)?;
+        tries.next(trip).await.map_err(refused)?;
+        let destination = tries.destination(trip).ok_or_else(no_trip)?;
         caught(|| Ok(Box::new(http_peer(trip, destination))))
     }
 
