@@ -14,13 +14,12 @@ use super::{
     built::{Built, Opened},
     certificate,
     reload::{Reloads, Taken},
-    shared::{Shared, client_settings},
+    shared::{Shared, client_settings, prober_settings},
     stopping::LastThings,
     tasks::Tasks,
 };
 use crate::{
     catalog::{Catalog, server::Server},
-    client::{self, Client},
     config::Config,
     gateway::{
         configured::{Configured, Judge},
@@ -105,7 +104,7 @@ impl Keeper {
     }
 
     fn begin(&self, tasks: &mut Tasks, built: &Built, wishes: mpsc::Receiver<Wish>) -> anyhow::Result<Told> {
-        let Shared { current, refresher, recorder, live, bench, .. } = &self.shared;
+        let Shared { current, refresher, recorder, live, bench, prober, .. } = &self.shared;
         let metrics = &recorder.metrics;
         let current = || current.clone();
         let Opened { store, sources, believed } = Opened::new(&built.config)?;
@@ -123,9 +122,7 @@ impl Keeper {
         let tools = snapshot::tools::keep(current(), told.sources.subscribe(), pinner, wishes);
         tasks.begin("tool lists", tools);
         snapshot::names::ask(&built.config.nameservers);
-        // Those of others: a probe must not take a call's connection, nor have its session.
-        let prober = Client::new(client::Settings { max_answer_bytes: built.config.catalog.max_bytes });
-        tasks.begin("peers' health", snapshot::probing::keep(current(), prober));
+        tasks.begin("peers' health", snapshot::probing::keep(current(), prober.clone()));
         tasks.begin("addresses", snapshot::addresses::keep(current()));
         let own = snapshot::own_addresses::keep(current(), told.allowed.subscribe());
         tasks.begin("own addresses", own);
@@ -144,7 +141,7 @@ impl Keeper {
         told: &Told,
         tasks: &mut Tasks,
     ) -> anyhow::Result<(Built, Taken)> {
-        let Shared { current, recorder, bench, client, own_key, .. } = &self.shared;
+        let Shared { current, recorder, bench, client, prober, own_key, .. } = &self.shared;
         let built = Built::new(Arc::new(next), Some(before), own_key)?;
         let (config, running) = (&built.config, &before.config);
         let Opened { store, sources, believed } = Opened::new(config)?;
@@ -169,6 +166,7 @@ impl Keeper {
         }
         snapshot::names::ask(&config.nameservers);
         client.take(&client_settings(config));
+        prober.take(&prober_settings(config));
         self.shared.limiting.replace(config.limits.clone());
         current.set_max_stale(config.access.max_stale);
         let are_others = !catalog.is_same(&known);
@@ -185,6 +183,7 @@ impl Keeper {
         }
         for server in known.iter().filter(|server| !is_kept(&catalog, server)) {
             client.forget(&server.id);
+            prober.forget(&server.id);
             told.sources.borrow().forget(&server.id);
         }
         let gone = known.iter().filter(|server| !is_served(&catalog, server));

@@ -38,6 +38,8 @@ pub struct Shared {
     pub refresher: Refresher,
     pub documents: Documents,
     pub client: Client,
+    /// Probes peers: not with what calls use, or one would take a call's connection or have its session.
+    pub prober: Client,
     pub desk: Arc<Desk>,
     pub live: Arc<LiveTrips>,
     pub leaving: Arc<Leaving>,
@@ -65,6 +67,7 @@ impl Shared {
             refresher,
             documents: Documents::new(DOCUMENT_BYTES),
             client: Client::new(client_settings(config)),
+            prober: Client::new(prober_settings(config)),
             desk: Desk::new(config.gateway.mcp.session_ttl),
             live: Arc::default(),
             leaving: Arc::new(Leaving::new(config.gateway.shutdown_grace)),
@@ -78,4 +81,9 @@ impl Shared {
 /// How servers of MCP are called.
 pub fn client_settings(config: &Config) -> client::Settings {
     client::Settings { max_answer_bytes: config.gateway.mcp.max_list_bytes }
+}
+
+/// How they are probed: what they offer is asked for.
+pub fn prober_settings(config: &Config) -> client::Settings {
+    client::Settings { max_answer_bytes: config.catalog.max_bytes }
 }

@@ -23,12 +23,7 @@ pub struct Deadlines {
 impl Deadlines {
     /// The answer's beginning and each of its pieces within `read`, and all of it in ten minutes, or twice that.
     pub fn of(connect: Duration, read: Duration) -> Self {
-        Self { connect, first_byte: read, read, total: Self::total_for(read) }
-    }
-
-    /// The time for a whole answer, where its beginning may take so long and nothing is said of the rest.
-    pub fn total_for(first_byte: Duration) -> Duration {
-        (first_byte * 2).max(Duration::from_secs(600))
+        Self { connect, first_byte: read, read, total: (read * 2).max(Duration::from_secs(600)) }
     }
 }
 

@@ -258,7 +258,7 @@ pub(super) fn refused_with(status: StatusCode, headers: &HeaderMap) -> Refusal {
 }
 
 /// What a body is labelled as; none where that is not said once.
-fn media_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
     let mut labels = headers.get_all(header::CONTENT_TYPE).iter();
     let label = labels.next()?.to_str().ok()?;
     let is_only = labels.next().is_none();

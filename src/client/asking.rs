@@ -70,13 +70,7 @@ impl Client {
         loop {
             let destination = tries.next().await?;
             match self.try_ask(way, &destination, &ask, !tries.is_renewed).await {
-                Ok(replies) => {
-                    // What was heard of the peer on the way there was noted by `Outbox`.
-                    if let Some(mut seat) = tries.seat() {
-                        seat.settle(None);
-                    }
-                    return Ok(replies);
-                }
+                Ok(replies) => return Ok(replies.seated(tries.seat())),
                 Err(stopped) => tries.note(stopped, ask.is_repeatable)?,
             }
         }

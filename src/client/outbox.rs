@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::sync::Semaphore;
 
 use super::{
+    answer,
     session::SessionRef,
     stopped::{Stopped, fault_of},
 };
@@ -114,7 +115,7 @@ impl Outbox {
         if status == http::StatusCode::NOT_FOUND && self.session.is_one() {
             return Err(Stopped::Unrun(native::unknown_session("the server knows the session no more")));
         }
-        Err(Stopped::Refused(super::answer::refused_with(status, incoming.headers())))
+        Err(Stopped::Refused(answer::refused_with(status, incoming.headers())))
     }
 
     /// Answers what the server asks us, whatever comes of it. A server that asks faster than it takes answers gets none:
@@ -165,13 +166,24 @@ impl Outbox {
         let request = http::Request::builder().method(method).uri(path).body(body);
         let mut request = request.map_err(|_| unwritable("the peer's path"))?;
         *request.headers_mut() = headers;
-        let sent = self.wire.send(&way_peer(&self.way, &self.destination), request).await;
-        match &sent {
+        let mut sent = self.wire.send(&way_peer(&self.way, &self.destination), request).await;
+        match &mut sent {
             // The peer itself, or what stands in front of it.
             Ok(incoming) if matches!(incoming.status().as_u16(), 502..=504) => {
                 self.destination.health.note(Some(Fault::SaidSo));
             }
-            Ok(_) => self.destination.health.note(None),
+            // Streams break off.
+            Ok(incoming)
+                if answer::media_type(incoming.headers()).as_deref() == Some("text/event-stream") => {}
+            // Half of an answer is none. A good one is noted by who asked: a greeting that is answered says little.
+            Ok(incoming) => {
+                let health = self.destination.health.clone();
+                incoming.at_end(move |failed| {
+                    if let Some(fault) = failed.and_then(fault_of) {
+                        health.note(Some(fault));
+                    }
+                });
+            }
             Err(failed) => {
                 if let Some(fault) = fault_of(*failed) {
                     self.destination.health.note(Some(fault));

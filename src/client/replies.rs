@@ -17,7 +17,7 @@ use super::{
 use crate::{
     mcp::{outgoing, splice::quoted, told::Told},
     refusal::{Code, Refusal},
-    upstream,
+    upstream::{self, health::Seat},
 };
 
 /// Times that an answer is taken up again at one and the same event.
@@ -30,6 +30,8 @@ pub struct Replies {
     session: Option<Arc<Session>>,
     cancel: Option<Cancel>,
     is_over: bool,
+    /// The question's place at the peer, until the answer is there.
+    seat: Option<Seat>,
     /// After which event it was taken up again, and how often.
     resumed: (String, u8),
 }
@@ -79,7 +81,26 @@ impl Replies {
     }
 
     fn new(id: u64, source: Source, session: Option<Arc<Session>>, cancel: Option<Cancel>) -> Self {
-        Self { id, source, session, cancel, is_over: false, resumed: Default::default() }
+        Self { id, source, session, cancel, is_over: false, seat: None, resumed: Default::default() }
+    }
+
+    /// With the question's place at the peer. A stream of events may last for days: it is answered once it has begun.
+    pub(super) fn seated(mut self, seat: Option<Seat>) -> Self {
+        self.seat = seat;
+        if !matches!(&self.source, Source::Answer(reader, _) if !reader.is_stream()) {
+            self.settle(None);
+        }
+        self
+    }
+
+    /// What was heard of the peer on the way there was noted by `Outbox`.
+    fn settle(&mut self, stopped: Option<&Stopped>) {
+        if let Some(mut seat) = self.seat.take() {
+            match stopped {
+                None => seat.settle(None),
+                Some(stopped) => seat.settle_trial(stopped.fault()),
+            }
+        }
     }
 
     /// Whether the server was asked in a revision without sessions.
@@ -138,6 +159,7 @@ impl Replies {
             }
             Told::Result { .. } | Told::Error { .. } if is_last(&told, self.id) => {
                 self.is_over = true;
+                self.settle(None);
                 if let Some(cancel) = &mut self.cancel {
                     cancel.is_needless();
                 }
@@ -171,6 +193,7 @@ impl Replies {
             }
         }
         self.is_over = true;
+        self.settle(stopped.as_ref());
         match (&self.source, stopped) {
             (Source::Answer(reader, _), None) if !reader.is_stream() => {
                 Err(bad_answer("it does not answer the question"))

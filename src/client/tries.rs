@@ -12,7 +12,7 @@ use crate::{
     upstream::{
         Destination, Way,
         breaker::Fault,
-        course::{Pick, Tried},
+        course::{Course, Pick, Tried},
         health::Seat,
     },
 };
@@ -20,6 +20,7 @@ use crate::{
 /// Where a question is tried: one address after the other, and round again until a restarting server had time enough.
 pub(super) struct Tries<'a> {
     way: &'a Way,
+    course: Course,
     tried: Tried,
     pick: Option<Pick>,
     refusal: Option<Refusal>,
@@ -32,15 +33,23 @@ pub(super) struct Tries<'a> {
 impl<'a> Tries<'a> {
     pub(super) fn new(way: &'a Way) -> Self {
         let tried = Tried::default();
-        Self { way, tried, pick: None, refusal: None, is_repeated: false, is_renewed: false }
+        Self {
+            way,
+            course: way.course().clone(),
+            tried,
+            pick: None,
+            refusal: None,
+            is_repeated: false,
+            is_renewed: false,
+        }
     }
 
     /// Where to try next; the last refusal when it has been tried enough.
     pub(super) async fn next(&mut self) -> Result<Destination, Refusal> {
         self.pick = None;
-        match self.way.course().next(&mut self.tried, self.way.patience()).await {
+        match self.course.next(&mut self.tried, self.way.patience()).await {
             Ok(pick) => {
-                let destination = self.way.course().destination(pick.at).cloned();
+                let destination = self.course.destination(pick.at).cloned();
                 self.pick = Some(pick);
                 destination.ok_or_else(|| Refusal::internal("an address that is not there"))
             }
@@ -71,7 +80,7 @@ impl<'a> Tries<'a> {
                 self.refusal = Some(refusal);
             }
             Stopped::Lost(refusal) if is_repeatable && !self.is_repeated && may_repeat(pick.as_ref()) => {
-                if !self.way.course().has_other(self.tried) {
+                if !self.course.has_other(self.tried) {
                     self.tried.forget_all();
                 }
                 (self.is_repeated, self.refusal) = (true, Some(refusal));

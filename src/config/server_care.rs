@@ -43,7 +43,9 @@ pub(super) fn deadlines(table: &mut Reader<'_>, default: Deadlines) -> Read<Dead
     // Whoever says how long an answer may be silent means its beginning, too, unless they say otherwise.
     let for_first = if has_read { read.unwrap_or(default.first_byte) } else { default.first_byte };
     let first_byte = table.duration("first_byte_timeout_secs", for_first, least..=day);
-    let for_all = Deadlines::total_for(first_byte.unwrap_or(for_first)).max(default.total);
+    let first = first_byte.unwrap_or(for_first);
+    // A longer wait for the beginning leaves time for the rest.
+    let for_all = if first > default.first_byte { default.total.max(first * 2) } else { default.total };
     let total = table.duration("total_timeout_secs", for_all, least..=day);
     let found = Deadlines { connect: connect?, first_byte: first_byte?, read: read?, total: total? };
     if found.total < found.first_byte {
@@ -248,6 +250,10 @@ mod tests {
             [5.0, 2.0, 2.0, 600.0]
         );
         assert_eq!(of("[upstream]\nfirst_byte_timeout_secs = 9", ""), [5.0, 9.0, 300.0, 600.0]);
+        let short = "[upstream]\nfirst_byte_timeout_secs = 4\ntotal_timeout_secs = 10";
+        assert_eq!(of(short, ""), [5.0, 4.0, 300.0, 10.0]);
+        assert_eq!(of(short, "first_byte_timeout_secs = 3"), [5.0, 3.0, 300.0, 10.0]);
+        assert_eq!(of(short, "first_byte_timeout_secs = 8"), [5.0, 8.0, 300.0, 16.0]);
         let all = "connect_timeout_secs = '0.25'\nfirst_byte_timeout_secs = 3\nread_timeout_secs = 2\ntotal_timeout_secs = 4";
         assert_eq!(of("", all), [0.25, 3.0, 2.0, 4.0]);
         check(

@@ -123,6 +123,7 @@ impl Wire {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             is_reused,
+            at_end: None,
         };
         incoming.read_head(peer.options.read_timeout).await?;
         Ok(incoming)
@@ -145,7 +146,11 @@ pub struct Incoming {
     status: StatusCode,
     headers: HeaderMap,
     is_reused: bool,
+    at_end: Option<AtEnd>,
 }
+
+/// Is told how the body of an answer ends.
+type AtEnd = Box<dyn FnOnce(Option<Failed>) + Send + Sync>;
 
 impl Incoming {
     /// Its status.
@@ -163,8 +168,23 @@ impl Incoming {
         self.is_reused
     }
 
+    /// Tells once how its body ends, unless nobody reads so far.
+    pub fn at_end(&mut self, tell: impl FnOnce(Option<Failed>) + Send + Sync + 'static) {
+        self.at_end = Some(Box::new(tell));
+    }
+
     /// The next piece of its body; none at its end. The next piece must come within `deadline`, where there is one.
     pub async fn chunk(&mut self, deadline: Option<Duration>) -> Result<Option<Bytes>, Failed> {
+        let read = self.read_chunk(deadline).await;
+        if !matches!(read, Ok(Some(_)))
+            && let Some(tell) = self.at_end.take()
+        {
+            tell(read.as_ref().err().copied());
+        }
+        read
+    }
+
+    async fn read_chunk(&mut self, deadline: Option<Duration>) -> Result<Option<Bytes>, Failed> {
         let Some(session) = &mut self.session else { return Ok(None) };
         let read = session.read_response_body();
         let read = match deadline {

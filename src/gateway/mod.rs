@@ -174,7 +174,8 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<Box<HttpPeer>> {
         let body_timeout = journey.gateway.settings.body_timeout;
         let Underway { trip, tries, .. } = journey.underway().ok_or_else(no_trip)?;
-        let destination = tries.next(trip).await.map_err(refused)?;
+        tries.next(trip).await.map_err(refused)?;
+        let destination = tries.destination(trip).ok_or_else(no_trip)?;
         caught(|| {
             let mut peer = http_peer(trip, destination);
             // It runs while the client still sends, who has its own time for that.

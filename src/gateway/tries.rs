@@ -43,14 +43,13 @@ pub struct Tries {
 }
 
 impl Tries {
-    /// Where the trip goes next.
-    pub async fn next<'t>(&mut self, trip: &'t Trip) -> Result<&'t Destination, Refusal> {
+    /// Chooses where the trip goes next.
+    pub async fn next(&mut self, trip: &mut Trip) -> Result<(), Refusal> {
         self.pick = None;
-        let pick = trip.course().next(&mut self.tried, trip.patience()).await?;
+        let pick = trip.next(&mut self.tried).await?;
         (self.is_sent, self.is_whole, self.is_timed, self.is_stream) = (false, false, false, false);
-        let destination = trip.course().destination(pick.at);
         self.pick = Some(pick);
-        destination.ok_or_else(|| Refusal::internal("an address that is not there"))
+        Ok(())
     }
 
     /// Where the present try goes.

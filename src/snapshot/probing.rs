@@ -37,8 +37,10 @@ pub async fn keep(current: Arc<Current>, client: Client) {
             Some(()) = probes.next(), if !probes.is_empty() => {}
             _ = ticks.tick() => {
                 look = look.wrapping_add(1);
-                for (server, destination, is_own) in due(&current, look.is_multiple_of(LOOKS_AT_OWN)) {
-                    if probes.len() < AT_ONCE {
+                let due = due(&current, look.is_multiple_of(LOOKS_AT_OWN));
+                let room = AT_ONCE.saturating_sub(probes.len());
+                for Due { server, destination, is_own, .. } in due.into_iter().take(room) {
+                    if destination.health.take_probe() {
                         probes.push(probe(client.clone(), server, destination, is_own).boxed());
                     }
                 }
@@ -47,15 +49,25 @@ pub async fn keep(current: Arc<Current>, client: Client) {
     }
 }
 
-/// Which peers are to be probed now.
-fn due(current: &Current, with_own: bool) -> Vec<(Arc<Server>, Destination, bool)> {
+/// A peer that is to be probed.
+struct Due {
+    since: u64,
+    server: Arc<Server>,
+    destination: Destination,
+    is_own: bool,
+}
+
+/// Which peers are to be probed now, first those that have waited longest.
+fn due(current: &Current, with_own: bool) -> Vec<Due> {
     let snapshot = current.load();
     let mut due = Vec::new();
     let mut look_at = |server: &Arc<Server>, all: &[Destination], is_own: bool| {
         let is_urgent = !all.iter().any(|destination| destination.health.is_good());
         let every = server.care.probe.every.filter(|_| !is_own);
-        let found = all.iter().filter(|destination| destination.health.takes_probe(every, is_urgent));
-        due.extend(found.map(|destination| (server.clone(), destination.clone(), is_own)));
+        due.extend(all.iter().filter_map(|destination| {
+            let since = destination.health.probe_due(every, is_urgent)?;
+            Some(Due { since, server: server.clone(), destination: destination.clone(), is_own })
+        }));
     };
     for (id, all) in snapshot.addresses.shared() {
         if let Some(server) = snapshot.catalog.get(id.as_str()).filter(|server| server.is_enabled) {
@@ -67,6 +79,7 @@ fn due(current: &Current, with_own: bool) -> Vec<(Arc<Server>, Destination, bool
             own.values().for_each(|all| look_at(server, all, true));
         }
     }
+    due.sort_by_key(|due| due.since);
     due
 }
 

@@ -18,6 +18,10 @@ const SICK: (u64, u64) = (1_000, 30_000);
 const FORGOTTEN: u64 = 60_000;
 /// So long after its time a peer is tried with anybody's call, although nobody has probed it.
 const UNPROBED: u64 = 30_000;
+/// So long a call that tries a peer is waited for before another may: it may hang for minutes at one that is well again.
+const TRIAL: u64 = 10_000;
+/// A call that tries a peer which answers probes will soon have an answer, too.
+const SOON: u64 = 1_000;
 
 /// What was wrong with a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,15 +75,15 @@ pub enum Change {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It is called. `since` is when that began.
+    /// It is called.
     Closed,
-    /// It is not called until `since`.
+    /// It is not called for a while.
     Open,
-    /// One call tries it; until `since` it is waited for.
+    /// One call tries it (half-open).
     Trial,
 }
 
-/// The state of one peer.
+/// The state of one peer: a circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breaker {
     phase: Phase,
@@ -91,7 +95,7 @@ pub struct Breaker {
     times: u8,
     in_a_row: u8,
     weight: u8,
-    /// Milliseconds on the clock of the process.
+    /// Since when it is in this phase, in milliseconds on the clock of the process.
     since: u64,
 }
 
@@ -150,29 +154,45 @@ impl Breaker {
         self.is_unreached && !self.is_closed()
     }
 
-    /// Whether it may be called. `is_last_resort` where there is no good one instead.
+    /// Whether it may be called. `is_last_resort` where there is no good one instead: then the calls that try it cannot be
+    /// spared by waiting longer.
     pub fn standing(self, now: u64, is_last_resort: bool) -> Standing {
-        match self.phase {
-            Phase::Closed => Standing::Good,
-            Phase::Open | Phase::Trial if now < self.since => Standing::Shut(millis(self.since - now)),
+        let due = match self.phase {
+            Phase::Closed => return Standing::Good,
+            Phase::Open if is_last_resort => self.since + self.pause().min(self.limits().0),
+            Phase::Open => self.since + self.pause(),
             // A trial that was never told of is one that is over.
-            Phase::Open | Phase::Trial
-                if is_last_resort || self.is_cleared || now - self.since > UNPROBED =>
-            {
-                Standing::ToBeTried
-            }
-            Phase::Open | Phase::Trial => Standing::Shut(millis(UNREACHED.1)),
+            Phase::Trial => self.since + TRIAL,
+        };
+        if now < due {
+            Standing::Shut(millis(due - now))
+        } else if is_last_resort || self.is_cleared || now - due > UNPROBED {
+            Standing::ToBeTried
+        } else {
+            Standing::Shut(millis(UNREACHED.1))
         }
     }
 
-    /// One call begins to try it, and is waited for so long.
-    pub fn tried(self, now: u64, patience: Duration) -> Self {
-        Self { phase: Phase::Trial, since: now + patience.as_millis() as u64, ..self }
+    /// Whether it is shut, but answers probes, so that it may soon be called.
+    pub fn is_hopeful(self, now: u64) -> bool {
+        match self.phase {
+            Phase::Closed => false,
+            Phase::Open => self.is_cleared,
+            Phase::Trial => self.is_cleared && now.saturating_sub(self.since) < SOON,
+        }
+    }
+
+    /// One call begins to try it.
+    pub fn tried(self, now: u64) -> Self {
+        Self { phase: Phase::Trial, since: now, ..self }
     }
 
     /// The call that tried it was given up, so nothing is known.
     pub fn untried(self, now: u64) -> Self {
-        if self.phase == Phase::Trial { Self { phase: Phase::Open, since: now, ..self } } else { self }
+        match self.phase {
+            Phase::Trial => Self { phase: Phase::Open, since: now.saturating_sub(self.pause()), ..self },
+            Phase::Closed | Phase::Open => self,
+        }
     }
 
     /// A call had a good answer. One that began before the peer was shut says nothing of it.
@@ -186,8 +206,8 @@ impl Breaker {
         }
     }
 
-    /// A call failed. `jitter` is from 0 to 1023.
-    pub fn failed(self, now: u64, fault: Fault, is_trial: bool, jitter: u64) -> (Self, Change) {
+    /// A call failed.
+    pub fn failed(self, now: u64, fault: Fault, is_trial: bool) -> (Self, Change) {
         match self.phase {
             Phase::Closed => {
                 let in_a_row = (self.in_a_row + 1).min(15);
@@ -198,24 +218,27 @@ impl Breaker {
                 }
                 let is_long_ago = now.saturating_sub(self.since) > FORGOTTEN;
                 let times = if is_long_ago { 0 } else { self.times };
-                (Self { times, ..self }.opened(now, fault, jitter), Change::Opened)
+                (Self { times, ..self }.opened(now, fault), Change::Opened)
             }
-            Phase::Open | Phase::Trial if is_trial => (self.opened(now, fault, jitter), Change::None),
+            Phase::Open | Phase::Trial if is_trial => (self.opened(now, fault), Change::None),
             Phase::Open | Phase::Trial => (self, Change::None),
         }
     }
 
     /// A probe of our own had an answer, or none. One that is a real call says as much as a caller's does; another only
     /// that the peer is there.
-    pub fn probed(self, now: u64, fault: Option<Fault>, is_real_call: bool, jitter: u64) -> (Self, Change) {
+    pub fn probed(self, now: u64, fault: Option<Fault>, is_real_call: bool) -> (Self, Change) {
         match (self.phase, fault) {
             (Phase::Closed, None) => (self, Change::None),
-            (Phase::Closed, Some(fault)) => self.failed(now, fault, false, jitter),
+            (Phase::Closed, Some(fault)) => self.failed(now, fault, false),
             (_, None) if self.is_unreached || is_real_call => (self.closed(now), Change::Closed),
             (_, None) => (Self { is_cleared: true, ..self }, Change::None),
-            (Phase::Open, Some(_)) => {
-                let since = self.since.max(now + UNREACHED.0);
-                (Self { is_cleared: false, since, ..self }, Change::None)
+            (Phase::Open, Some(fault)) => {
+                // What was sick and is gone is another process when it is back.
+                let is_unreached = self.is_unreached || fault == Fault::Unreached;
+                let shut = Self { is_unreached, is_cleared: false, ..self };
+                let since = self.since.max((now + UNREACHED.0).saturating_sub(shut.pause()));
+                (Self { since, ..shut }, Change::None)
             }
             (Phase::Trial, Some(_)) => (self, Change::None),
         }
@@ -233,21 +256,30 @@ impl Breaker {
         }
     }
 
-    fn opened(self, now: u64, fault: Fault, jitter: u64) -> Self {
-        let is_unreached = fault == Fault::Unreached;
-        let (first, longest) = if is_unreached { UNREACHED } else { SICK };
-        let wait = (first << self.times).min(longest);
-        // Between four fifths and six fifths of it, so that not all replicas try at once.
-        let wait = wait * 4 / 5 + wait * 2 / 5 * jitter.min(1023) / 1023;
+    fn opened(self, now: u64, fault: Fault) -> Self {
         Self {
             phase: Phase::Open,
-            is_unreached,
+            is_unreached: fault == Fault::Unreached,
             is_cleared: false,
             times: (self.times + 1).min(15),
             in_a_row: 0,
             weight: 0,
-            since: now + wait,
+            since: now,
         }
+    }
+
+    /// First and longest time without calls.
+    fn limits(self) -> (u64, u64) {
+        if self.is_unreached { UNREACHED } else { SICK }
+    }
+
+    /// How long it is not called.
+    fn pause(self) -> u64 {
+        let (first, longest) = self.limits();
+        let wait = (first << self.times.saturating_sub(1)).min(longest);
+        // Between four fifths and six fifths of it, so that not all replicas try at once: their clocks differ.
+        let jitter = self.since.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+        wait * 4 / 5 + wait * 2 / 5 * jitter / 1023
     }
 }
 
@@ -262,7 +294,7 @@ mod tests {
     use super::*;
 
     fn failing(fault: Fault, times: usize) -> Breaker {
-        (0..times).fold(Breaker::GOOD, |breaker, _| breaker.failed(1_000, fault, false, 0).0)
+        (0..times).fold(Breaker::GOOD, |breaker, _| breaker.failed(1_000, fault, false).0)
     }
 
     #[test]
@@ -273,7 +305,7 @@ mod tests {
         assert!(failing(Fault::Unreached, 1).is_closed() && !failing(Fault::Unreached, 2).is_closed());
         let mut breaker = Breaker::GOOD;
         for _ in 0..7 {
-            breaker = breaker.failed(0, Fault::HungUp, false, 0).0;
+            breaker = breaker.failed(0, Fault::HungUp, false).0;
             breaker = breaker.succeeded(0, false).0;
             breaker = breaker.succeeded(0, false).0;
         }
@@ -285,7 +317,7 @@ mod tests {
         let mut breaker = Breaker::GOOD;
         for calls in 0.. {
             assert!(calls < 20, "still called");
-            breaker = breaker.failed(0, Fault::TooSlow, false, 0).0;
+            breaker = breaker.failed(0, Fault::TooSlow, false).0;
             if !breaker.is_closed() {
                 break;
             }
@@ -293,80 +325,109 @@ mod tests {
         }
     }
 
+    /// How long it is not called from now on.
+    fn shut_for(breaker: Breaker, now: u64, is_last_resort: bool) -> u64 {
+        match breaker.standing(now, is_last_resort) {
+            Standing::Shut(wait) => wait.as_millis() as u64,
+            Standing::Good | Standing::ToBeTried => 0,
+        }
+    }
+
+    /// This long, give or take what keeps replicas apart.
+    fn is_about(wait: u64, millis: u64) -> bool {
+        (millis * 4 / 5..=millis * 6 / 5).contains(&wait)
+    }
+
     #[test]
     fn one_call_tries_a_sick_peer_after_its_time_and_decides() {
         let open = failing(Fault::HungUp, 3);
-        assert_eq!(open.standing(1_000, true), Standing::Shut(millis(800)));
-        assert_eq!(open.standing(1_800, true), Standing::ToBeTried);
+        assert!(is_about(shut_for(open, 1_000, true), 1_000));
+        assert_eq!(open.standing(2_200, true), Standing::ToBeTried);
         assert_ne!(
-            open.standing(1_800, false),
+            open.standing(2_200, false),
             Standing::ToBeTried,
             "others are good, and nobody has probed it"
         );
-        let cleared = open.probed(1_500, None, false, 0).0;
+        assert!(!open.is_hopeful(1_500));
+        let cleared = open.probed(1_500, None, false).0;
         assert!(!cleared.is_closed(), "the probe only shows that it is there");
-        assert_eq!(cleared.standing(1_800, false), Standing::ToBeTried);
-        let trial = cleared.tried(1_800, millis(5_000));
-        assert_eq!(trial.standing(1_801, true), Standing::Shut(millis(4_999)), "one at a time");
-        assert_eq!(trial.standing(6_800, true), Standing::ToBeTried, "one that was lost is over");
-        assert_eq!(trial.succeeded(1_900, true).1, Change::Closed);
-        assert_eq!(trial.succeeded(1_900, false), (trial, Change::None), "it began before");
-        let again = trial.failed(1_900, Fault::TooSlow, true, 0).0;
-        assert_eq!(again.standing(1_900, true), Standing::Shut(millis(1_600)), "for longer");
-        assert_eq!(trial.untried(1_900).standing(1_900, true), Standing::ToBeTried);
+        assert!(cleared.is_hopeful(1_500));
+        assert_eq!(cleared.standing(2_200, false), Standing::ToBeTried);
+        let trial = cleared.tried(2_200);
+        assert_eq!(trial.standing(2_201, true), Standing::Shut(millis(TRIAL - 1)), "one at a time");
+        assert!(trial.is_hopeful(2_201) && !trial.is_hopeful(2_200 + SOON), "a trial that hangs is no hope");
+        assert_eq!(trial.standing(2_200 + TRIAL, true), Standing::ToBeTried, "one that was lost is over");
+        assert_eq!(trial.succeeded(2_300, true).1, Change::Closed);
+        assert_eq!(trial.succeeded(2_300, false), (trial, Change::None), "it began before");
+        let again = trial.failed(2_300, Fault::TooSlow, true).0;
+        assert!(is_about(shut_for(again, 2_300, false), 2_000), "for longer");
+        assert_eq!(trial.untried(2_300).standing(2_300, true), Standing::ToBeTried);
+    }
+
+    #[test]
+    fn a_peer_that_is_the_only_one_is_tried_again_after_its_first_time_however_often_it_failed() {
+        let (mut breaker, mut now) = (failing(Fault::HungUp, 3), 1_000);
+        for _ in 0..8 {
+            now += 60_000;
+            breaker = breaker.tried(now).failed(now, Fault::HungUp, true).0;
+            assert!(shut_for(breaker, now, true) <= SICK.0);
+        }
+        assert!(
+            is_about(shut_for(breaker, now, false), SICK.1),
+            "where others are good, for its longest time"
+        );
     }
 
     #[test]
     fn a_probe_that_is_answered_ends_it_where_the_peer_was_only_out_of_reach_or_was_really_called() {
         let unreached = failing(Fault::Unreached, 2);
         assert!(unreached.is_out_of_reach());
-        assert_eq!(unreached.probed(1_001, None, false, 0).1, Change::Closed);
-        assert_eq!(failing(Fault::HungUp, 3).probed(1_001, None, true, 0).1, Change::Closed);
-        let probed = unreached.probed(2_000, Some(Fault::Unreached), false, 0).0;
-        assert_eq!(probed.standing(2_000, true), Standing::Shut(millis(250)));
+        assert_eq!(unreached.probed(1_001, None, false).1, Change::Closed);
+        assert_eq!(failing(Fault::HungUp, 3).probed(1_001, None, true).1, Change::Closed);
+        let probed = unreached.probed(2_000, Some(Fault::Unreached), false).0;
+        assert!(is_about(shut_for(probed, 2_000, true), UNREACHED.0));
+        let restarted = failing(Fault::HungUp, 3).probed(1_100, Some(Fault::Unreached), false).0;
+        assert_eq!(restarted.probed(1_200, None, false).1, Change::Closed, "it is another process now");
     }
 
     #[test]
     fn who_failed_long_ago_is_shut_as_if_for_the_first_time() {
-        let shut_for = |breaker: Breaker, now| match breaker.standing(now, true) {
-            Standing::Shut(wait) => wait,
-            Standing::Good | Standing::ToBeTried => Duration::ZERO,
-        };
         let mut breaker = Breaker::GOOD;
-        let mut waits = Vec::new();
         let mut now = 100_000;
-        for pause in [0, 0, 61_000] {
+        for (pause, expected) in [(0, 1_000), (0, 2_000), (61_000, 1_000)] {
             now += pause;
             for _ in 0..3 {
-                breaker = breaker.failed(now, Fault::HungUp, false, 1_023).0;
+                breaker = breaker.failed(now, Fault::HungUp, false).0;
             }
-            waits.push(shut_for(breaker, now).as_millis());
+            let wait = shut_for(breaker, now, false);
+            assert!(is_about(wait, expected), "{wait} instead of {expected}");
             now += 10_000;
-            breaker = breaker.tried(now, millis(100)).succeeded(now, true).0;
+            breaker = breaker.tried(now).succeeded(now, true).0;
         }
-        assert_eq!(waits, [1_200, 2_400, 1_200]);
     }
 
     proptest! {
         #[test]
         fn whatever_happens_a_peer_is_tried_again_within_its_longest_time(
-            events in prop::collection::vec((0..6_u8, 0..5_000_u64, 0..1024_u64), 0..200)
+            events in prop::collection::vec((0..6_u8, 0..5_000_u64), 0..200)
         ) {
             let (mut breaker, mut now) = (Breaker::GOOD, 1_u64);
-            for (event, pause, jitter) in events {
+            for (event, pause) in events {
                 now += pause;
                 breaker = match event {
-                    0 => breaker.failed(now, Fault::HungUp, true, jitter).0,
-                    1 => breaker.failed(now, Fault::Unreached, false, jitter).0,
+                    0 => breaker.failed(now, Fault::HungUp, true).0,
+                    1 => breaker.failed(now, Fault::Unreached, false).0,
                     2 => breaker.succeeded(now, true).0,
-                    3 if breaker.standing(now, true) == Standing::ToBeTried => breaker.tried(now, millis(5_000)),
-                    4 => breaker.probed(now, None, false, jitter).0,
-                    5 => breaker.probed(now, Some(Fault::TooSlow), false, jitter).0,
+                    3 if breaker.standing(now, true) == Standing::ToBeTried => breaker.tried(now),
+                    4 => breaker.probed(now, None, false).0,
+                    5 => breaker.probed(now, Some(Fault::TooSlow), false).0,
                     _ => breaker.untried(now),
                 };
                 prop_assert_eq!(Breaker::from_bits(breaker.to_bits()), breaker);
                 let longest = SICK.1 * 6 / 5;
                 prop_assert!(!matches!(breaker.standing(now + longest, true), Standing::Shut(_)));
+                let unprobed = now + longest + UNPROBED + 1;
+                prop_assert!(!matches!(breaker.standing(unprobed, false), Standing::Shut(_)));
             }
         }
     }

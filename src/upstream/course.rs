@@ -19,8 +19,6 @@ use crate::refusal::Refusal;
 
 /// Between two looks whether a server is there again.
 const PAUSE: Duration = Duration::from_millis(25);
-/// So long a call that tries a peer is waited for before another may.
-const TRIAL: Duration = Duration::from_secs(10);
 
 /// The addresses a request may go to.
 #[derive(Debug, Clone)]
@@ -128,7 +126,7 @@ impl Course {
                     }
                 }
                 (_, Standing::ToBeTried) => {
-                    if let Some(seat) = health.try_seat(false, TRIAL) {
+                    if let Some(seat) = health.try_seat(false) {
                         tried.note(at);
                         return Ok(Pick { at, seat: Some(seat) });
                     }
@@ -150,15 +148,14 @@ impl Course {
     fn last_resort(&self, tried: &mut Tried) -> Option<Pick> {
         let count = self.destinations.len();
         let mut untried = (0..count).map(|step| (self.first + step) % count).filter(|at| !tried.has(*at));
-        let (at, seat) =
-            untried.find_map(|at| Some((at, self.destinations[at].health.try_seat(true, TRIAL)?)))?;
+        let (at, seat) = untried.find_map(|at| Some((at, self.destinations[at].health.try_seat(true)?)))?;
         tried.note(at);
         Some(Pick { at, seat: Some(seat) })
     }
 
-    /// Where to try next. A server none of whose peers is fit is waited for as long as it has only just gone away, at
-    /// most `patience`.
-    pub async fn next(&self, tried: &mut Tried, patience: Duration) -> Result<Pick, Refusal> {
+    /// Where to try next. A server none of whose peers is fit is waited for as long as it has only just gone away or is
+    /// about to come back, at most `patience`; where its names lead elsewhere meanwhile, it is tried there.
+    pub async fn next(&mut self, tried: &mut Tried, patience: Duration) -> Result<Pick, Refusal> {
         loop {
             let wait = match self.pick(tried) {
                 Ok(pick) => return Ok(pick),
@@ -170,6 +167,7 @@ impl Course {
             tried.waits_since.get_or_insert_with(Instant::now);
             tried.forget_all();
             tokio::time::sleep(PAUSE).await;
+            self.follow();
         }
     }
 
@@ -190,7 +188,20 @@ impl Course {
     fn may_wait(&self, tried: Tried, patience: Duration) -> bool {
         self.bound != Bound::ToProbe
             && tried.waits_since.is_none_or(|since| since.elapsed() < OUTAGE.min(patience))
-            && self.destinations.first().is_some_and(|first| first.health.tally().is_just_down(patience))
+            && self.destinations.first().is_some_and(|first| {
+                first.health.tally().is_just_down(patience)
+                    || self.destinations.iter().any(|at| at.health.is_hopeful())
+            })
+    }
+
+    /// Goes where the server's names lead by now: the same names, so that nothing is sent to anybody else.
+    fn follow(&mut self) {
+        let latest = self.destinations.first().and_then(|first| first.health.tally().latest());
+        let Some(latest) = latest.filter(|latest| !Arc::ptr_eq(latest, &self.destinations)) else { return };
+        let is_known = |at: &Destination| self.destinations.iter().any(|known| at.is_named_like(known));
+        if self.bound == Bound::No && latest.iter().all(is_known) {
+            (self.destinations, self.first) = (latest, 0);
+        }
     }
 
     fn unfit(&self, wait: Duration) -> Refusal {
@@ -244,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_call_tries_a_shut_peer_and_the_others_are_refused_at_once() {
-        let course = course(1);
+        let mut course = course(1);
         shut(&course, 0, Fault::HungUp);
         let mut tried = Tried::default();
         assert!(course.pick(&mut tried).is_err(), "its time has not come");
@@ -259,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_does_not_wait_for_ever_for_a_peer_that_comes_and_goes() {
-        let course = course(1);
+        let mut course = course(1);
         // Longer than it is shut for, so that no outage is as long.
         let patience = Duration::from_millis(800);
         let mut tried = Tried::default();
@@ -277,12 +288,51 @@ mod tests {
 
     #[tokio::test]
     async fn a_trial_that_is_given_up_lets_another_begin() {
-        let course = course(1);
+        let mut course = course(1);
         shut(&course, 0, Fault::Unreached);
         let first = course.next(&mut Tried::default(), Duration::from_secs(60)).await.unwrap();
         assert!(course.pick(&mut Tried::default()).is_err(), "one at a time");
         drop(first);
         assert!(course.pick(&mut Tried::default()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn calls_beside_the_one_that_tries_a_peer_which_answers_probes_wait_for_it() {
+        let mut course = course(1);
+        let patience = Duration::from_millis(50);
+        shut(&course, 0, Fault::HungUp);
+        let mut others = course.clone();
+        let outage = course.next(&mut Tried::default(), patience).await;
+        assert!(outage.is_err(), "it lasts longer than a call is patient");
+        course.destinations[0].health.probed(None, false);
+        let mut tried = Tried::default();
+        let mut trial = course.next(&mut tried, Duration::from_secs(60)).await.expect("its time has come");
+        let waiting = tokio::spawn(async move {
+            others.next(&mut Tried::default(), Duration::from_secs(60)).await.map(|pick| pick.at)
+        });
+        tokio::task::yield_now().await;
+        trial.seat.as_mut().unwrap().settle(None);
+        assert_eq!(waiting.await.unwrap().unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_goes_where_the_name_leads_by_now_and_to_no_other_name() {
+        let mut course = course(1);
+        let tally = course.destinations[0].health.tally().clone();
+        let at = |host: &str, port| {
+            let address = ([127, 0, 0, 1], port).into();
+            let health = super::super::health::Health::new(tally.clone(), address);
+            let peer = PeerUrl::parse(host).unwrap();
+            Arc::from([Destination { health, ..Destination::new(peer, address) }])
+        };
+        shut(&course, 0, Fault::Unreached);
+        let (another, moved) = (at("http://other", 2), at("http://h", 3));
+        tally.moved(&another);
+        course.follow();
+        assert_eq!(course.destinations[0].address.port(), 1);
+        tally.moved(&moved);
+        let pick = course.next(&mut Tried::default(), Duration::from_secs(60)).await.unwrap();
+        assert_eq!(course.destination(pick.at).unwrap().address.port(), 3);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -15,7 +15,10 @@ use std::{
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::breaker::{Breaker, Change, Fault, Standing};
+use super::{
+    Destination,
+    breaker::{Breaker, Change, Fault, Standing},
+};
 use crate::names::ServerId;
 
 /// How long a server that has just gone away is waited for, where nothing was sent: a restart takes as long.
@@ -50,6 +53,8 @@ pub struct Tally {
     down_since: AtomicU64,
     /// Woken when its names should be looked up before their time.
     pub(crate) look_up: Notify,
+    /// Where its names were last found to lead: for calls that wait for one of the places before.
+    latest: Mutex<Weak<[Destination]>>,
 }
 
 impl Tally {
@@ -65,6 +70,7 @@ impl Tally {
             room: AtomicI64::new(MOST_REPEATED),
             down_since: AtomicU64::new(0),
             look_up: Notify::new(),
+            latest: Mutex::new(Weak::<[Destination; 0]>::new()),
         })
     }
 
@@ -82,6 +88,16 @@ impl Tally {
         let began = self.down_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         let since = began.unwrap_or_else(|since| since);
         since == 0 || now.saturating_sub(since) < OUTAGE.min(patience).as_millis() as u64
+    }
+
+    /// Its names lead there now.
+    pub(super) fn moved(&self, destinations: &Arc<[Destination]>) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(destinations);
+    }
+
+    /// Where its names were last found to lead.
+    pub(super) fn latest(&self) -> Option<Arc<[Destination]>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 
     fn note_up(&self) {
@@ -102,7 +118,7 @@ pub struct Health {
     /// When it was last probed, whether it is being probed, and how often that was in vain.
     probed_at: AtomicU64,
     is_probed: AtomicBool,
-    vain_probes: AtomicU32,
+    needless_probes: AtomicU32,
 }
 
 impl Health {
@@ -115,7 +131,7 @@ impl Health {
             outstanding: AtomicU32::new(0),
             probed_at: AtomicU64::new(0),
             is_probed: AtomicBool::new(false),
-            vain_probes: AtomicU32::new(0),
+            needless_probes: AtomicU32::new(0),
         })
     }
 
@@ -139,6 +155,11 @@ impl Health {
         if breaker.is_closed() { Standing::Good } else { breaker.standing(now(), is_last_resort) }
     }
 
+    /// Whether it is not called, and may be in a moment: it answers probes.
+    pub(super) fn is_hopeful(&self) -> bool {
+        self.breaker().is_hopeful(now())
+    }
+
     /// A call goes there.
     pub(super) fn seat(self: &Arc<Self>) -> Seat {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
@@ -146,13 +167,13 @@ impl Health {
     }
 
     /// One call goes there to try it; none where another has just begun to.
-    pub(super) fn try_seat(self: &Arc<Self>, is_last_resort: bool, patience: Duration) -> Option<Seat> {
+    pub(super) fn try_seat(self: &Arc<Self>, is_last_resort: bool) -> Option<Seat> {
         let (now, bits) = (now(), self.state.load(Ordering::Relaxed));
         let breaker = Breaker::from_bits(bits);
         if breaker.standing(now, is_last_resort) != Standing::ToBeTried {
             return None;
         }
-        let next = breaker.tried(now, patience).to_bits();
+        let next = breaker.tried(now).to_bits();
         self.state.compare_exchange(bits, next, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         Some(Seat { health: self.clone(), is_trial: true, is_settled: false })
@@ -163,35 +184,36 @@ impl Health {
         self.settle(fault, false);
     }
 
-    /// Whether it should be probed now, which who asks then does: while it is shut, else every so often, where that is
-    /// wanted.
-    pub fn takes_probe(&self, every: Option<Duration>, is_urgent: bool) -> bool {
-        let pause = if self.is_good() { every } else { Some(self.probe_pause(is_urgent)) };
-        let (now, last) = (now(), self.probed_at.load(Ordering::Relaxed));
-        let is_due = pause.is_some_and(|pause| now.saturating_sub(last) >= pause.as_millis() as u64);
-        // One at a time: a peer that swallows probes would soon have all there may be.
-        if !is_due || self.is_probed.swap(true, Ordering::Relaxed) {
-            return false;
+    /// Since when a probe of it is due, on the clock of the process; none when none is. While it is shut it is probed, else
+    /// every so often, where that is wanted.
+    pub fn probe_due(&self, every: Option<Duration>, is_urgent: bool) -> Option<u64> {
+        let pause = if self.is_good() { every? } else { self.probe_pause(is_urgent) };
+        let due = self.probed_at.load(Ordering::Relaxed) + pause.as_millis() as u64;
+        (due <= now() && !self.is_probed.load(Ordering::Relaxed)).then_some(due)
+    }
+
+    /// Takes a probe, which who takes it makes; none while another is underway: a peer that swallows probes would soon have
+    /// all there may be.
+    pub fn take_probe(&self) -> bool {
+        let is_taken = !self.is_probed.swap(true, Ordering::Relaxed);
+        if is_taken {
+            self.probed_at.store(now(), Ordering::Relaxed);
         }
-        self.probed_at.store(now, Ordering::Relaxed);
-        true
+        is_taken
     }
 
     fn probe_pause(&self, is_urgent: bool) -> Duration {
         let longest = if is_urgent { 1_000 } else { 5_000 };
-        let vain = self.vain_probes.load(Ordering::Relaxed).min(6);
-        Duration::from_millis((250_u64 << vain).min(longest))
+        let needless = self.needless_probes.load(Ordering::Relaxed).min(6);
+        Duration::from_millis((250_u64 << needless).min(longest))
     }
 
     /// Notes what became of a probe of our own.
     pub fn probed(&self, fault: Option<Fault>, is_real_call: bool) {
         self.is_probed.store(false, Ordering::Relaxed);
         self.tally.probes[usize::from(fault.is_some())].fetch_add(1, Ordering::Relaxed);
-        match fault {
-            None => self.vain_probes.store(0, Ordering::Relaxed),
-            Some(_) => drop(self.vain_probes.fetch_add(1, Ordering::Relaxed)),
-        }
-        let change = self.update(|breaker, now| breaker.probed(now, fault, is_real_call, jitter(now)));
+        self.needless_probes.fetch_add(1, Ordering::Relaxed);
+        let change = self.update(|breaker, now| breaker.probed(now, fault, is_real_call));
         self.tell(change, fault);
     }
 
@@ -220,7 +242,7 @@ impl Health {
                 Change::None
             }
             None => self.update(|breaker, now| breaker.succeeded(now, is_trial)),
-            Some(fault) => self.update(|breaker, now| breaker.failed(now, fault, is_trial, jitter(now))),
+            Some(fault) => self.update(|breaker, now| breaker.failed(now, fault, is_trial)),
         };
         if fault.is_none() {
             self.tally.note_up();
@@ -230,17 +252,18 @@ impl Health {
 
     fn tell(&self, change: Change, fault: Option<Fault>) {
         let (id, address) = (&self.tally.server, self.address);
+        // As often as it is found so: who looks its name up asks no more than once a second.
+        if fault == Some(Fault::Unreached) && self.breaker().is_out_of_reach() {
+            self.tally.look_up.notify_one();
+        }
         match change {
             Change::None => {}
             Change::Opened => {
                 self.tally.opened.fetch_add(1, Ordering::Relaxed);
-                self.vain_probes.store(0, Ordering::Relaxed);
+                self.needless_probes.store(0, Ordering::Relaxed);
                 self.probed_at.store(0, Ordering::Relaxed);
                 let why = fault.map_or("", Fault::as_str);
                 warn!(server.id = %id, "server `{id}` is not called at `{address}` for now: {why}, again and again");
-                if self.breaker().is_out_of_reach() {
-                    self.tally.look_up.notify_one();
-                }
             }
             Change::Closed => {
                 self.tally.note_up();
@@ -248,11 +271,6 @@ impl Health {
             }
         }
     }
-}
-
-/// From 0 to 1023, different from one moment to the next.
-fn jitter(now: u64) -> u64 {
-    (now ^ u64::from(std::process::id())).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54
 }
 
 /// A call's place at a peer. Dropped without a word it says nothing of the peer.

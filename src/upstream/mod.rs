@@ -21,7 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::Method;
@@ -38,7 +38,7 @@ use crate::{
     names::ServerId,
     refusal::{Code, Refusal},
 };
-use course::Course;
+use course::{Course, Pick, Tried};
 use health::{Health, Tally};
 use native::Native;
 pub use way::{Wanted, Way, own_way, plan_ask};
@@ -84,6 +84,11 @@ impl Destination {
         server.peers.contains(&self.peer) && self.fingerprint() == named
     }
 
+    /// Whether both are what the same name stands for, trusted alike.
+    fn is_named_like(&self, other: &Self) -> bool {
+        self.peer == other.peer && self.fingerprint() == other.fingerprint()
+    }
+
     /// Of what is trusted and shown there.
     fn fingerprint(&self) -> Option<u64> {
         self.tls.as_ref().map(|tls| tls.fingerprint())
@@ -98,15 +103,26 @@ impl Destination {
         let tls = peer::Trust::of(server, known_tls);
         let fingerprint = tls.as_ref().map(|tls| tls.fingerprint());
         let at = |(peer, address)| {
-            let same = known.iter().find(|known| {
+            let is_same = |known: &&Self| {
                 known.peer == peer && known.address == address && known.fingerprint() == fingerprint
-            });
+            };
+            let same = known.iter().find(is_same);
             let health = same.map_or_else(|| Health::new(tally.clone(), address), |same| same.health.clone());
             Self { place: native::place_of(&peer, address), peer, address, health, tls: tls.clone() }
         };
         found.into_iter().map(at).collect()
     }
 }
+
+/// Where a server was, and since when it is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Former {
+    since: Instant,
+    destinations: Arc<[Destination]>,
+}
+
+/// How long a request may be on its way until it asks where its server is.
+const FORMER: Duration = Duration::from_secs(300);
 
 /// The addresses that groups have of their own, by server and as written: those that may be called.
 pub type OwnAddresses = HashMap<ServerId, Arc<HashMap<Box<str>, Arc<[Destination]>>>>;
@@ -115,8 +131,8 @@ pub type OwnAddresses = HashMap<ServerId, Arc<HashMap<Box<str>, Arc<[Destination
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     shared: HashMap<ServerId, Arc<[Destination]>>,
-    /// Where servers were that are somewhere else, or gone, since the last reload: for requests that began before it.
-    former: Arc<HashMap<ServerId, Arc<[Destination]>>>,
+    /// Where servers were that are somewhere else, or gone, since a reload: for requests that began before it.
+    former: Arc<HashMap<ServerId, Former>>,
     own: Arc<OwnAddresses>,
 }
 
@@ -128,7 +144,7 @@ impl Addresses {
         match self.shared.get(&server.id) {
             Some(all) if all.iter().all(is_its_own) => all.clone(),
             known => {
-                let former = self.former.get(&server.id);
+                let former = self.former.get(&server.id).map(|former| &former.destinations);
                 let all = known.into_iter().chain(former).flat_map(|all| all.iter());
                 all.filter(|destination| is_its_own(destination)).cloned().collect()
             }
@@ -139,13 +155,14 @@ impl Addresses {
     pub fn among(&self, catalog: &Catalog, found: &Self) -> Self {
         let mut shared = HashMap::new();
         let mut former = HashMap::clone(&self.former);
+        former.retain(|_, former| former.since.elapsed() < FORMER);
         for (id, known) in &self.shared {
             let now = catalog.get(id.as_str()).filter(|server| server.is_enabled);
             let is_here = |at: &Destination| now.is_some_and(|server| at.is_of(server));
             if known.iter().all(is_here) {
                 shared.insert(id.clone(), known.clone());
             } else {
-                former.insert(id.clone(), known.clone());
+                former.insert(id.clone(), Former { since: Instant::now(), destinations: known.clone() });
                 if known.iter().any(is_here) {
                     shared.insert(id.clone(), known.iter().filter(|at| is_here(at)).cloned().collect());
                 }
@@ -162,6 +179,9 @@ impl Addresses {
 
     /// These addresses with one server's replaced.
     pub fn with(&self, server: ServerId, destinations: Arc<[Destination]>) -> Self {
+        if let Some(first) = destinations.first() {
+            first.health.tally().moved(&destinations);
+        }
         let mut addresses = self.clone();
         addresses.shared.insert(server, destinations);
         addresses
@@ -288,6 +308,12 @@ impl Trip {
     /// Where it may go.
     pub fn course(&self) -> &Course {
         &self.course
+    }
+
+    /// Where to try next.
+    pub async fn next(&mut self, tried: &mut Tried) -> Result<Pick, Refusal> {
+        let patience = self.patience();
+        self.course.next(tried, patience).await
     }
 
     /// How long it waits for a server that has just gone away.

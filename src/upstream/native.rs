@@ -25,6 +25,8 @@ pub struct Native {
     pub session: Option<String>,
     /// Path and query of the message endpoint that a legacy HTTP+SSE server named.
     pub endpoint: Option<String>,
+    /// Whether it may be sent again although the first may have been run.
+    pub is_repeatable: bool,
 }
 
 /// Plans a request of native MCP. `place` is where its session lives, if it has one.
@@ -34,7 +36,8 @@ pub fn plan(
     place: Option<Place>,
     addresses: &Addresses,
 ) -> Result<Trip, Refusal> {
-    Trip::begin(permit, Errand::Native(native), place, addresses)
+    let is_repeatable = native.is_repeatable;
+    Ok(Trip { is_repeatable, ..Trip::begin(permit, Errand::Native(native), place, addresses)? })
 }
 
 /// The addresses of the peer that holds the session, the one it was opened at first.

@@ -25,6 +25,17 @@ use crate::{
 
 /// No server has a tool of this name: it holds what names may not.
 const NO_TOOL: &str = "<no such tool>";
+/// Methods that read (MCP 2026-07-28, Server Features): nothing is another thing afterwards.
+const READING: [&str; 8] = [
+    "completion/complete",
+    "ping",
+    "prompts/get",
+    "prompts/list",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "tools/list",
+];
 
 /// What a request asked, as far as the gateway looks.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +52,8 @@ pub struct Asked {
     pub tool: Option<String>,
     /// The tools that a batch calls, each with the number of its calls.
     pub batch: Vec<(String, u32)>,
+    /// Whether it only asks what there is, which does no harm twice.
+    pub is_reading: bool,
     /// Whether it asks to be told of changes as long as it stands (`subscriptions/listen`).
     pub is_listening: bool,
     /// The id to answer to, as it stands in the body.
@@ -79,6 +92,7 @@ impl Asked {
             is_get: false,
             is_modern: revision.as_deref().is_some_and(mcp::is_modern),
             is_probe: method == Some("server/discover"),
+            is_reading: method.is_some_and(|method| READING.contains(&method)),
             may_list: method.is_none() || method == Some("tools/list"),
             is_listening: method == Some("subscriptions/listen"),
             id: body.id().map(str::to_owned),

@@ -101,8 +101,17 @@ impl Gateway {
         let Whereabouts { session, endpoint, place } = self.whereabouts(request, &permit, &asked)?;
         self.limit_native(journey, &permit, &asked).await?;
         let upstream_session = session.as_ref().map(|session| session.upstream.clone());
-        let native = Native { method: request.method.clone(), session: upstream_session, endpoint };
-        let trip = native::plan(permit.clone(), native, place, &self.current.load().addresses)?;
+        let snapshot = self.current.load();
+        let is_repeatable = match &asked.tool {
+            Some(tool) => {
+                let tool = snapshot.tools.find(permit.server().id.as_str(), tool);
+                tool.is_some_and(|tool| permit.server().may_repeat(tool))
+            }
+            None => asked.is_reading,
+        };
+        let native =
+            Native { method: request.method.clone(), session: upstream_session, endpoint, is_repeatable };
+        let trip = native::plan(permit.clone(), native, place, &snapshot.addresses)?;
         let what = journey.record.tool.clone().map_or(Use::Stream, Use::Tool);
         let live = self.begin_live(&permit, what, change_count)?;
         let seal = Seal { keys: self.session_keys.clone(), ttl: self.settings.mcp.session_ttl };

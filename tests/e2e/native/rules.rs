@@ -143,7 +143,7 @@ async fn an_answer_that_cannot_be_told_apart_is_not_passed_on() {
         "200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip",
     ] {
         let (mut client, mut call) = sent(&scene, LIST).await;
-        call.send(format!("HTTP/1.1 \r\n{head}\r\ncontent-length: 6\r\n\r\ndrop_b")).await;
+        call.send(format!("HTTP/1.1 {head}\r\ncontent-length: 6\r\n\r\ndrop_b")).await;
         assert_eq!(refusal(&client.read_answer().await).2, "peer_bad_answer", "{head}");
     }
 }

@@ -35,7 +35,8 @@ async fn a_peer_that_swallows_calls_gets_no_more_than_a_few_and_harms_neither_pe
     let before = silent.requests().len();
     healthy(&gateway, 1).await;
     let swallowed = silent.requests().len() - before;
-    assert!(swallowed <= 4, "each caller can wait there once: {swallowed}");
+    // And one more that was being answered when it fell silent.
+    assert!(swallowed <= 5, "each caller can wait there once: {swallowed}");
     // Its address is good for nothing, so nothing is tried there.
     load.goes_on(100).await;
     assert_eq!(silent.requests().len() - before, swallowed);

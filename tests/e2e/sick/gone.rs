@@ -2,10 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Load, call, done, healthy, start, working};
-use crate::harness::{deadline::until, fake_peer::FakePeer, grants::CALLER, tokens::email_token};
+use super::{Load, call, done, good, healthy, start, with_peers, working};
+use crate::harness::{
+    deadline::until,
+    fake_peer::{Behaviour, FakePeer},
+    gateway::Gateway,
+    grants::{CALLER, Grants},
+    tokens::email_token,
+    wire::answer,
+};
 
 #[tokio::test]
 async fn one_of_two_peers_that_is_killed_under_load_costs_no_call_and_gets_calls_again_by_itself() {
@@ -66,4 +74,38 @@ async fn a_server_that_only_restarts_costs_no_call_and_one_that_is_gone_is_refus
     let back = Instant::now();
     until("the server called again", || async { (call(&gateway).await.status == 200).then_some(()) }).await;
     assert!(back.elapsed() < Duration::from_secs(4), "it took {:?}", back.elapsed());
+}
+
+/// Probes of a server that were answered.
+async fn answered(gateway: &Gateway, server: &str) -> f64 {
+    let labels = [("server", server), ("result", "answered")];
+    gateway.metrics().await.sum("portcullis_peer_probes_total", &labels)
+}
+
+#[tokio::test]
+async fn everybody_who_calls_at_once_is_answered_by_a_server_that_is_well_again() {
+    let peer = working().await;
+    let (gateway, _grants) = start(&[&peer], "").await;
+    peer.set("/work", Behaviour::Answer(answer("503 Service Unavailable", "application/json", b"{}")));
+    until("a server that is left alone", || async { (call(&gateway).await.status == 502).then_some(()) })
+        .await;
+    peer.set("/work", good());
+    let before = answered(&gateway, "alpha").await;
+    until("probes", || async { (answered(&gateway, "alpha").await > before + 1.0).then_some(()) }).await;
+    let statuses = join_all((0..20).map(async |_| call(&gateway).await.status.as_u16())).await;
+    assert_eq!(statuses, [200; 20]);
+}
+
+#[tokio::test]
+async fn every_server_is_probed_however_many_there_are() {
+    let peer = working().await;
+    let ids: Vec<_> = (0..70).map(|number| format!("s{number}")).collect();
+    let grants = Grants::of(&["s0"]).await;
+    let keys = "health = { every_secs = 1 }";
+    let setup = ids.iter().fold(grants.setup(), |setup, id| with_peers(setup, id, &[peer.url()], keys));
+    let gateway = setup.start().await;
+    for id in &ids {
+        let what = format!("probes of {id}");
+        until(&what, || async { (answered(&gateway, id).await >= 2.0).then_some(()) }).await;
+    }
 }

@@ -5,6 +5,7 @@ mod faults;
 mod gone;
 mod http2;
 mod http2_clients;
+mod mcp;
 mod names;
 mod retries;
 mod trust;
