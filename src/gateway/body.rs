@@ -12,7 +12,6 @@ use pingora::{ErrorType, proxy::Session};
 use super::{
     Settings,
     framing::{self, End},
-    line::Line,
     native,
 };
 use crate::{
@@ -227,24 +226,7 @@ pub(super) async fn read_piece(session: &mut Session) -> Result<Bytes, Refusal> 
 }
 
 async fn next_piece(session: &mut Session) -> Result<Option<Bytes>, Refusal> {
-    let piece = match Line::body_patience() {
-        None => session.as_downstream_mut().read_request_body().await,
-        Some(patience) => tokio::time::timeout(patience, read_frame(session))
-            .await
-            .map_err(|_| Refusal::new(Code::BadRequest, "the body did not arrive in time"))?,
-    };
-    piece.map_err(|error| unreadable(&error))
-}
-
-/// The next piece of a body over HTTP/2, where an empty one need not be the last.
-async fn read_frame(session: &mut Session) -> pingora::Result<Option<Bytes>> {
-    let session = session.as_downstream_mut();
-    loop {
-        let piece = session.read_request_body().await?;
-        if piece.as_ref().is_none_or(|piece| !piece.is_empty()) || session.is_body_done() {
-            return Ok(piece);
-        }
-    }
+    session.as_downstream_mut().read_request_body().await.map_err(|error| unreadable(&error))
 }
 
 /// What follows a body that cannot be read is anybody's guess, and no next request.

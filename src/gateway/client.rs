@@ -100,7 +100,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// What a failed write means: nothing, where the client's leaving does not count.
     fn forgive(&mut self, outcome: Poll<io::Result<usize>>, whole: usize) -> Poll<io::Result<usize>> {
-        match self.taking.note(outcome, &self.line) {
+        let outcome = match outcome {
+            // Ends as if it had failed.
+            Poll::Ready(Ok(bytes)) if !self.taking.took(bytes, &self.line) => {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            outcome => outcome,
+        };
+        match outcome {
             Poll::Ready(Err(_)) if self.may_leave() => {
                 self.is_deaf = true;
                 Poll::Ready(Ok(whole))
@@ -111,6 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 Poll::Ready(Ok(bytes))
             }
             Poll::Pending => {
+                self.taking.wait(&self.line);
                 self.line.note_client(true);
                 Poll::Pending
             }

@@ -49,8 +49,6 @@ pub struct Terms {
     header_timeout: Duration,
     /// How long it may be idle.
     pub keepalive_timeout: Duration,
-    /// How long the next piece of a body may take.
-    pub body_timeout: Duration,
     /// How many streams of HTTP/2 run at once.
     pub max_streams: usize,
     /// How large the headers of a request may be.
@@ -100,7 +98,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
         let terms = Terms {
             header_timeout: settings.header_timeout,
             keepalive_timeout: settings.keepalive_timeout,
-            body_timeout: settings.body_timeout,
             max_header_bytes: settings.max_header_bytes,
             max_streams: settings.max_h2_streams,
             is_introduced: is_balancer && settings.addresses.is_proxy_protocol_on,
@@ -150,9 +147,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
         };
         line.arm(terms.header_timeout);
         (facts.tls, facts.alpn) = (Some(agreed.digest), agreed.alpn);
-        let client = Box::new(Client::new(agreed.stream, facts, line.clone(), taking));
+        let client = Box::new(Client::new(agreed.stream, facts, line.clone(), taking.clone()));
         if agreed.is_h2 {
-            let streams = Streams::new(self.inner.clone(), line, &terms, &self.metrics);
+            let streams = Streams::new(self.inner.clone(), line, (&terms, taking), &self.metrics);
             drop(Arc::new(streams).process_new(client, shutdown).await);
         } else {
             drop(self.inner.process_new(client, shutdown).await);

@@ -22,18 +22,6 @@ tokio::task_local! {
 /// No deadline is running.
 const DISARMED: u64 = u64::MAX;
 
-/// Time between two looks whether an answer is due.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Why something on a line ended from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
-    /// Its permit was withdrawn.
-    Withdrawn,
-    /// Its answer did not begin in time.
-    Unanswered,
-}
-
 /// One connection, as seen by the requests on it; of HTTP/2 each stream has a line of its own.
 pub struct Line {
     opened: Instant,
@@ -59,8 +47,6 @@ pub struct Line {
     forsaken: Forsaken,
     /// The client's address, as a balancer told it at the connection's beginning.
     told: OnceLock<IpAddr>,
-    /// How long the next piece of a body may take, where the framework does not look after that.
-    body_patience: OnceLock<Duration>,
 }
 
 impl Line {
@@ -84,38 +70,29 @@ impl Line {
             seat: Mutex::new(seat),
             forsaken,
             told: OnceLock::new(),
-            body_patience: OnceLock::new(),
         };
         line.arm(first_header);
         Arc::new(line)
     }
 
     /// The line of one stream of this connection.
-    pub fn of_stream(&self, body_patience: Duration) -> Arc<Self> {
-        let line = Self::new(body_patience, None, self.forsaken.clone());
+    pub fn of_stream(&self) -> Arc<Self> {
+        let line = Self::new(Duration::ZERO, None, self.forsaken.clone());
         line.disarm();
         if let Some(told) = self.told() {
             line.tell(told);
         }
-        // New, so that nothing is set yet.
-        let _ = line.body_patience.set(body_patience);
         line
     }
 
-    /// How long the next piece of the running request's body may take, where the framework does not look after that.
-    pub fn body_patience() -> Option<Duration> {
-        LINE.try_with(|line| line.body_patience.get().copied()).ok().flatten()
-    }
-
-    /// Runs `work` on this line, until it ends or is to end.
-    pub async fn carry<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> Result<T, Cut> {
+    /// Runs `work` on this line, until it ends; none where it is cut before.
+    pub async fn carry<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> Option<T> {
         let work = LINE.scope(self.clone(), work);
         tokio::select! {
             // In this order: an answer that can be finished at once is.
             biased;
-            done = work => Ok(done),
-            () = self.withdrawn() => Err(Cut::Withdrawn),
-            () = self.unanswered() => Err(Cut::Unanswered),
+            done = work => Some(done),
+            () = self.withdrawn() => None,
         }
     }
 
@@ -177,6 +154,12 @@ impl Line {
         self.end_due_millis.store(due, Ordering::Relaxed);
     }
 
+    /// Whether the time is over in which the peer's answer had to end.
+    pub fn is_past_end(&self) -> bool {
+        let due = self.end_due_millis.load(Ordering::Relaxed);
+        due != DISARMED && self.opened.elapsed() >= Duration::from_millis(due)
+    }
+
     /// The peer's answer may go on for as long as it likes.
     pub fn may_go_on(&self) {
         self.end_due_millis.store(DISARMED, Ordering::Relaxed);
@@ -235,10 +218,15 @@ impl Line {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
     }
 
-    /// A write waits for the client to take more, or no longer does.
+    /// A write waits for the client to take more, or no longer does. The time that took is not the peer's: it has so much
+    /// more to end its answer.
     pub fn note_blocked(&self, is_blocked: bool) {
-        let since = if is_blocked { self.opened.elapsed().as_millis() as u64 } else { DISARMED };
-        self.blocked_since_millis.store(since, Ordering::Relaxed);
+        let now = self.opened.elapsed().as_millis() as u64;
+        let since = self.blocked_since_millis.swap(if is_blocked { now } else { DISARMED }, Ordering::Relaxed);
+        let end = self.end_due_millis.load(Ordering::Relaxed);
+        if !is_blocked && since != DISARMED && end != DISARMED {
+            self.end_due_millis.store(end + now.saturating_sub(since), Ordering::Relaxed);
+        }
     }
 
     /// The client takes too little.
@@ -291,18 +279,15 @@ impl Line {
         }
     }
 
-    /// Returns when an answer that was due has not begun. Looks now and then while none is due.
-    async fn unanswered(&self) {
-        loop {
-            match self.answer_due() {
-                Some(due) if due <= Instant::now() => {
-                    self.note_overdue();
-                    return;
-                }
-                Some(due) => tokio::time::sleep_until(due.into()).await,
-                None => tokio::time::sleep(LOOK).await,
+    /// Returns when an answer that is due has not begun, or is not over. Never while none is due.
+    pub async fn unanswered(&self) {
+        while let Some(due) = self.answer_due() {
+            if due <= Instant::now() {
+                return self.note_overdue();
             }
+            tokio::time::sleep_until(due.into()).await;
         }
+        std::future::pending().await
     }
 
     /// Returns when a deadline has passed. Looks again every `patience` while none is running, so

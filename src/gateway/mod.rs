@@ -29,6 +29,7 @@ mod seats;
 pub mod served;
 mod settings;
 pub mod sign_in;
+mod stream;
 pub mod streams;
 mod taking;
 #[cfg(test)]
@@ -171,10 +172,17 @@ impl ProxyHttp for Configured {
         _session: &mut Session,
         journey: &mut Journey,
     ) -> pingora::Result<Box<HttpPeer>> {
+        let body_timeout = journey.gateway.settings.body_timeout;
         let Underway { trip, tries, .. } = journey.underway().ok_or_else(no_trip)?;
         tries.next(trip).await.map_err(refused)?;
         let destination = tries.destination(trip).ok_or_else(no_trip)?;
-        caught(|| Ok(Box::new(http_peer(trip, destination))))
+        caught(|| {
+            let mut peer = http_peer(trip, destination);
+            // It runs while the client still sends, who has its own time for that.
+            let silence = &mut peer.options.read_timeout;
+            *silence = silence.map(|silence| silence.max(body_timeout) + MARGIN);
+            Ok(Box::new(peer))
+        })
     }
 
     fn fail_to_connect(
@@ -240,8 +248,11 @@ impl ProxyHttp for Configured {
                 is_judged = true;
             }
             cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
-            if is_end && cargo.exchange().is_none() {
-                tries.expect_answer(trip);
+            if is_end {
+                tries.note_whole();
+                if cargo.exchange().is_none() {
+                    tries.expect_answer(trip);
+                }
             }
             if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
                 journey.record.refuse(&denied);
@@ -357,6 +368,9 @@ impl ProxyHttp for Configured {
         }
     }
 }
+
+/// So much longer than the gateway's own clocks the framework waits for a silent peer.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// A phase whose panic becomes a refusal: by itself the framework would hang up without a word.
 fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {

@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -23,7 +22,9 @@ use pingora::{
 
 use super::{
     guard::Terms,
-    line::{Cut, Line},
+    line::Line,
+    stream::Stream,
+    taking::Taking,
 };
 use crate::record::metrics::Metrics;
 
@@ -33,15 +34,20 @@ pub struct Streams<A> {
     connection: Arc<Line>,
     running: AtomicUsize,
     most: usize,
-    body_timeout: Duration,
+    taking: Taking,
     options: HttpServerOptions,
     max_header_bytes: usize,
     metrics: Arc<Metrics>,
 }
 
 impl<A> Streams<A> {
-    /// The streams of `connection`.
-    pub fn new(app: Arc<A>, connection: Arc<Line>, terms: &Terms, metrics: &Arc<Metrics>) -> Self {
+    /// The streams of `connection`, each with a reader who may be so slow.
+    pub fn new(
+        app: Arc<A>,
+        connection: Arc<Line>,
+        (terms, taking): (&Terms, Taking),
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(terms.keepalive_timeout);
         Self {
@@ -49,7 +55,7 @@ impl<A> Streams<A> {
             connection,
             running: AtomicUsize::new(0),
             most: terms.max_streams,
-            body_timeout: terms.body_timeout,
+            taking,
             options,
             max_header_bytes: terms.max_header_bytes,
             metrics: metrics.clone(),
@@ -90,12 +96,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> HttpServerApp for Streams<A> {
             reset("malformed");
             return None;
         }
-        let line = self.connection.of_stream(self.body_timeout);
+        let line = self.connection.of_stream();
+        if let ServerSession::H2(stream) = session {
+            let stream = Stream::new(stream, line.clone(), self.taking.clone());
+            session = ServerSession::new_custom(Box::new(stream));
+        }
         // A session that is dropped resets its stream, and no other.
-        match line.carry(self.app.process_new_http(session, shutdown)).await {
-            Ok(_) => {}
-            Err(Cut::Withdrawn) => reset("withdrawn"),
-            Err(Cut::Unanswered) => reset("answer_overdue"),
+        if line.carry(self.app.process_new_http(session, shutdown)).await.is_none() {
+            reset("withdrawn");
         }
         None
     }

@@ -1,18 +1,14 @@
 //! How slowly a client takes what is written to it.
 //!
 //! Decides when it is too slow: the framework bounds each write, so that a client which takes a few bytes now and then
-//! could hold a call, its server's connection and what is buffered for ever. Never writes itself: `client` does.
+//! could hold a call, its server's connection and what is buffered for ever. Never writes itself: `client` and `stream` do.
 
-use std::{
-    io,
-    task::Poll,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::line::Line;
 
 /// The time a client owes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Taking {
     /// How much may be owed.
     patience: Duration,
@@ -28,34 +24,36 @@ impl Taking {
         Self { patience, rate, owed: Duration::ZERO, blocked: None }
     }
 
-    /// A write came to this. One that a client took too slowly ends as if it had failed.
-    pub fn note(&mut self, outcome: Poll<io::Result<usize>>, line: &Line) -> Poll<io::Result<usize>> {
-        match &outcome {
-            Poll::Pending => {
-                if self.blocked.is_none() {
-                    self.blocked = Some(Instant::now());
-                    line.note_blocked(true);
-                }
-            }
-            Poll::Ready(Ok(bytes)) => {
-                if let Some(since) = self.blocked.take() {
-                    self.owed += since.elapsed();
-                    line.note_blocked(false);
-                }
-                if self.rate == 0 || self.owed.is_zero() {
-                    self.owed = Duration::ZERO;
-                    return outcome;
-                }
-                let paid = Duration::from_secs_f64(*bytes as f64 / self.rate as f64);
-                self.owed = self.owed.saturating_sub(paid);
-                if self.owed > self.patience {
-                    line.note_slow();
-                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                }
-            }
-            Poll::Ready(Err(_)) => {}
+    /// Bytes that a client at the lowest rate takes in half of its patience.
+    pub fn in_half_its_time(&self) -> u64 {
+        self.patience.as_secs().saturating_mul(self.rate) / 2
+    }
+
+    /// A write waits for the client.
+    pub fn wait(&mut self, line: &Line) {
+        if self.blocked.is_none() {
+            self.blocked = Some(Instant::now());
+            line.note_blocked(true);
         }
-        outcome
+    }
+
+    /// The client has taken so many bytes: whether that was fast enough.
+    pub fn took(&mut self, bytes: usize, line: &Line) -> bool {
+        if let Some(since) = self.blocked.take() {
+            self.owed += since.elapsed();
+            line.note_blocked(false);
+        }
+        if self.rate == 0 || self.owed.is_zero() {
+            self.owed = Duration::ZERO;
+            return true;
+        }
+        let paid = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        self.owed = self.owed.saturating_sub(paid);
+        if self.owed > self.patience {
+            line.note_slow();
+            return false;
+        }
+        true
     }
 }
 
@@ -73,7 +71,7 @@ mod tests {
         // Blocked for ten seconds before each write, against a patience of 30 and 100 bytes a second.
         let write = |taking: &mut Taking, bytes: usize| {
             taking.blocked = Instant::now().checked_sub(Duration::from_secs(10));
-            matches!(taking.note(Poll::Ready(Ok(bytes)), &line), Poll::Ready(Ok(_)))
+            taking.took(bytes, &line)
         };
         let taking = || Taking::new(Duration::from_secs(30), 100);
         let mut slow = taking();
@@ -91,9 +89,9 @@ mod tests {
     fn a_write_that_is_blocked_is_slow_once_its_time_is_over() {
         let line = Line::new(Duration::from_secs(60), None, Forsaken { seats: Arc::default(), most: 1 });
         let mut taking = Taking::new(Duration::from_secs(30), 100);
-        assert!(taking.note(Poll::Pending, &line).is_pending());
+        taking.wait(&line);
         assert!(line.is_reader_slow(Duration::ZERO) && !line.is_reader_slow(Duration::from_secs(30)));
-        let _ = taking.note(Poll::Ready(Ok(1)), &line);
+        assert!(taking.took(1, &line));
         assert!(!line.is_reader_slow(Duration::ZERO));
     }
 }

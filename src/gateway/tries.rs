@@ -2,12 +2,10 @@
 //!
 //! Decides that a request is sent a second time only when nothing of the first was, or when it may be run twice: the
 //! operator or the tool says so, or the client names it by an `Idempotency-Key`. Never after a deadline: its client has
-//! waited long enough. Waits for nothing but a server that has just gone away.
+//! waited long enough. Waits for nothing but a server that has just gone away. A peer is at fault for what it owes once it
+//! has the whole request, and never for the time that its client took.
 
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use pingora::{Error, ErrorSource, ErrorType, proxy::Session};
 
@@ -34,10 +32,14 @@ pub struct Tries {
     pick: Option<Pick>,
     /// The head of the request has been written: from here on it may be run.
     is_sent: bool,
+    /// All of the request has been written: from here on the peer owes an answer.
+    is_whole: bool,
+    /// An answer is waited for that has its time. Not a stream; and an exchange of native MCP keeps its own.
+    is_timed: bool,
+    /// What began to come is a stream.
+    is_stream: bool,
     /// It was sent again although it may have been run.
     is_repeated: bool,
-    /// When all of an answer must be there that is no stream.
-    ends_at: Option<Instant>,
 }
 
 impl Tries {
@@ -45,7 +47,7 @@ impl Tries {
     pub async fn next(&mut self, trip: &mut Trip) -> Result<(), Refusal> {
         self.pick = None;
         let pick = trip.next(&mut self.tried).await?;
-        (self.is_sent, self.ends_at) = (false, None);
+        (self.is_sent, self.is_whole, self.is_timed, self.is_stream) = (false, false, false, false);
         self.pick = Some(pick);
         Ok(())
     }
@@ -60,43 +62,44 @@ impl Tries {
         self.is_sent = true;
     }
 
-    /// All of the request has been written: an answer is due that is no stream.
+    /// All of the request has been written.
+    pub fn note_whole(&mut self) {
+        self.is_whole = true;
+    }
+
+    /// An answer is due.
     pub fn expect_answer(&mut self, trip: &Trip) {
-        let deadlines = &trip.server().deadlines;
-        self.ends_at = Some(Instant::now() + deadlines.total);
-        if let Some(line) = Line::current() {
-            line.expect_answer(deadlines.first_byte);
-            line.must_end(deadlines.total);
+        // A server may answer before it has heard all.
+        self.is_timed = !self.is_stream;
+        if let Some(line) = Line::current().filter(|_| self.is_timed) {
+            line.expect_answer(trip.server().deadlines.first_byte);
+            line.must_end(trip.server().deadlines.total);
         }
     }
 
-    /// The head of the answer is here.
+    /// The head of the answer is here: what follows has its time as well, unless that is a stream.
     pub fn note_head(&mut self, trip: &Trip, answer: &AnswerSeen) {
-        // An exchange of native MCP keeps its own time.
-        let is_timed = self.ends_at.is_some();
+        let is_timed = self.is_timed;
         if answer.is_stream {
-            self.ends_at = None;
+            (self.is_timed, self.is_stream) = (false, true);
             self.settle_by(answer, trip.server().tier);
         }
-        if is_timed && let Some(line) = Line::current() {
-            line.answer_began();
+        if let Some(line) = Line::current().filter(|_| is_timed) {
             if answer.is_stream {
+                line.answer_began();
                 line.may_go_on();
+            } else {
+                line.expect_answer(trip.server().deadlines.read);
             }
         }
     }
 
-    /// A piece of the answer is here. Where it is one too late, it is refused: the connection of a client that shares it
-    /// with others has no clock of its own.
+    /// A piece of the answer is here, and the next one is due. Where it is one too late, it is refused: what comes all the
+    /// time leaves no moment in which a clock is looked at.
     pub fn note_piece(&self, trip: &Trip) -> Result<(), Refusal> {
-        let Some(ends_at) = self.ends_at else { return Ok(()) };
-        let deadlines = &trip.server().deadlines;
-        if deadlines.read < deadlines.first_byte
-            && let Some(line) = Line::current()
-        {
-            line.expect_answer(deadlines.read);
-        }
-        if Instant::now() < ends_at {
+        let Some(line) = Line::current().filter(|_| self.is_timed) else { return Ok(()) };
+        line.expect_answer(trip.server().deadlines.read);
+        if !line.is_past_end() {
             return Ok(());
         }
         Err(Refusal::new(Code::PeerTooSlow, "the server did not end its answer in time"))
@@ -104,9 +107,7 @@ impl Tries {
 
     /// The answer is all there.
     pub fn note_end(&self) {
-        if self.ends_at.is_some()
-            && let Some(line) = Line::current()
-        {
+        if let Some(line) = Line::current().filter(|_| self.is_timed) {
             line.answer_began();
         }
     }
@@ -118,7 +119,12 @@ impl Tries {
         }
     }
 
+    /// Whatever happens before the peer has the whole request may be its client's doing: one that is slow has servers hang
+    /// up, and not only on itself.
     fn settle(&mut self, fault: Option<Fault>) {
+        if !self.is_whole && fault.is_some_and(|fault| fault != Fault::Unreached) {
+            return;
+        }
         if let Some(seat) = self.pick.as_mut().and_then(|pick| pick.seat.as_mut()) {
             seat.settle(fault);
         }

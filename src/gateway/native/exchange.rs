@@ -213,11 +213,14 @@ impl Exchange {
         }
         self.replace_session(header, destination.place)?;
         self.is_stream = media_type(header).as_deref() == Some("text/event-stream");
-        if let Some(line) = Line::current()
-            && self.is_stream
-        {
-            line.answer_began();
-            line.may_go_on();
+        if let Some(line) = Line::current() {
+            if self.is_stream {
+                line.answer_began();
+                line.may_go_on();
+            } else if !self.asked.is_get {
+                // What follows is due, too: only a stream may be silent.
+                line.expect_answer(self.permit.server().deadlines.read);
+            }
         }
         self.begin_edit(header, destination)
     }

@@ -107,9 +107,17 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// The answer, and the stream whose body may still be open.
+    pub async fn answer_and_stream(self) -> (Result<H2Answer, h2::Error>, h2::SendStream<Bytes>) {
+        let answer = within("the head of an answer", self.answer).await.map(|answer| {
+            let (head, body) = answer.into_parts();
+            H2Answer { status: head.status.as_u16(), headers: head.headers, body }
+        });
+        (answer, self.stream)
+    }
+
     pub async fn answer(self) -> Result<H2Answer, h2::Error> {
-        let (head, body) = within("the head of an answer", self.answer).await?.into_parts();
-        Ok(H2Answer { status: head.status.as_u16(), headers: head.headers, body })
+        self.answer_and_stream().await.0
     }
 }
 

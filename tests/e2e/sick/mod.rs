@@ -1,8 +1,10 @@
 //! Servers with sick peers: nobody else is harmed, calls go where they can be answered, and a peer comes back by itself.
 
+mod clients;
 mod faults;
 mod gone;
 mod http2;
+mod http2_clients;
 mod mcp;
 mod names;
 mod retries;
