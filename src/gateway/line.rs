@@ -222,7 +222,8 @@ impl Line {
     /// more to end its answer.
     pub fn note_blocked(&self, is_blocked: bool) {
         let now = self.opened.elapsed().as_millis() as u64;
-        let since = self.blocked_since_millis.swap(if is_blocked { now } else { DISARMED }, Ordering::Relaxed);
+        let since =
+            self.blocked_since_millis.swap(if is_blocked { now } else { DISARMED }, Ordering::Relaxed);
         let end = self.end_due_millis.load(Ordering::Relaxed);
         if !is_blocked && since != DISARMED && end != DISARMED {
             self.end_due_millis.store(end + now.saturating_sub(since), Ordering::Relaxed);

@@ -76,7 +76,9 @@ impl Stream {
                 line.note_taken();
                 Ok(())
             }
-            Ok(()) => Err(Error::explain(ErrorType::WriteTimedout, "the answer is taken too slowly").into_down()),
+            Ok(()) => {
+                Err(Error::explain(ErrorType::WriteTimedout, "the answer is taken too slowly").into_down())
+            }
             Err(error) => {
                 if *error.etype() == ErrorType::WriteTimedout {
                     line.note_slow();

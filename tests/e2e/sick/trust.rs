@@ -29,9 +29,14 @@ async fn a_server_of_a_private_authority_that_asks_who_calls_is_called_and_nobod
     let grants = Grants::of(&ids).await;
     let whole =
         format!("tls_name = 'localhost'\nca = '{ca}'\nclient_cert = '{certificate}'\nclient_key = '{key}'");
-    let setup = with_peers(grants.setup(), "right", &[url.clone()], &whole);
+    let setup = with_peers(grants.setup(), "right", std::slice::from_ref(&url), &whole);
     // The same address, and no use of what the first has.
-    let setup = with_peers(setup, "nobody", &[url.clone()], &format!("tls_name = 'localhost'\nca = '{ca}'"));
+    let setup = with_peers(
+        setup,
+        "nobody",
+        std::slice::from_ref(&url),
+        &format!("tls_name = 'localhost'\nca = '{ca}'"),
+    );
     let gateway = with_peers(setup, "nothing", &[url], "").start().await;
     gateway.knows_tools("right", 1).await;
     for _ in 0..3 {
