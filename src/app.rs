@@ -23,7 +23,6 @@ mod upgrade;
 
 use std::{
     ffi::OsString,
-    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -54,7 +53,7 @@ use listeners::Listeners;
 use reload::Reloads;
 pub use reload::{LogFilter, Origin};
 use shared::Shared;
-pub use sockets::Inherited;
+pub use sockets::{Inherited, refuse_unusable};
 pub use stopping::LastThings;
 
 /// File descriptors for everything but calls: databases, listeners, tool lists, logs.
@@ -126,22 +125,6 @@ pub fn run(start: Start) -> anyhow::Result<()> {
 pub fn install_crypto() {
     // An error means that one is installed already, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
-}
-
-/// Refuses addresses that this machine does not have or may not use. One at which somebody listens is none of them: that
-/// may be the gateway itself.
-pub fn refuse_unusable(settings: &gateway::Settings) -> anyhow::Result<()> {
-    for (key, address) in [("listen.http", settings.http), ("listen.ops", settings.ops)] {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
-            bound => {
-                drop(bound.with_context(|| {
-                    format!("cannot listen on `{address}`; change `{key}` in gateway.toml")
-                })?)
-            }
-        }
-    }
-    Ok(())
 }
 
 /// How many connections the process has room for.
