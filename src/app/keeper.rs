@@ -65,6 +65,7 @@ struct Told {
     store: watch::Sender<store::Settings>,
     sources: watch::Sender<Sources>,
     allowed: watch::Sender<Arc<AllowedHosts>>,
+    prober: Client,
 }
 
 impl Keeper {
@@ -122,10 +123,13 @@ impl Keeper {
         let metrics = &recorder.metrics;
         let current = || current.clone();
         let Opened { store, sources, believed } = Opened::new(&built.config)?;
+        // Its own: a probe must not take a call's connection, nor have its session.
+        let prober = Client::new(prober_settings(&built.config));
         let told = Told {
             store: watch::Sender::new(built.config.store.clone()),
             sources: watch::Sender::new(sources),
             allowed: watch::Sender::new(Arc::new(built.config.allowed_hosts.clone())),
+            prober: prober.clone(),
         };
         tasks.begin("grants", snapshot::grants::keep(current(), store, told.store.subscribe()));
         let (pinner, sights) = Pinner::new();
@@ -136,8 +140,6 @@ impl Keeper {
         let tools = snapshot::tools::keep(current(), told.sources.subscribe(), pinner, wishes);
         tasks.begin("tool lists", tools);
         snapshot::names::ask(&built.config.nameservers);
-        // Those of others: a probe must not take a call's connection, nor have its session.
-        let prober = Client::new(client::Settings { max_answer_bytes: built.config.catalog.max_bytes });
         tasks.begin("peers' health", snapshot::probing::keep(current(), prober));
         tasks.begin("addresses", snapshot::addresses::keep(current()));
         let own = snapshot::own_addresses::keep(current(), told.allowed.subscribe());
@@ -182,6 +184,7 @@ impl Keeper {
         }
         snapshot::names::ask(&config.nameservers);
         client.take(&client_settings(config));
+        told.prober.take(&prober_settings(config));
         self.shared.limiting.replace(config.limits.clone());
         current.set_max_stale(config.access.max_stale);
         let are_others = !catalog.is_same(&known);
@@ -204,6 +207,11 @@ impl Keeper {
         let taken = Taken { gone: gone.map(|server| server.id.clone()).collect() };
         Ok((built, taken))
     }
+}
+
+/// How servers are probed: they may say as much as when their tools are read.
+fn prober_settings(config: &Config) -> client::Settings {
+    client::Settings { max_answer_bytes: config.catalog.max_bytes }
 }
 
 /// Whether the server is asked as before.
