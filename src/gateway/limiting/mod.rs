@@ -136,10 +136,10 @@ impl Limiting {
         match Box::pin(shared.count(charges)).await {
             // Each replica for itself: that Redis is away must not be a caller's trouble.
             None => {}
-            Some(Counted::Passed(more)) => {
-                let at = (0..more.len()).min_by_key(|at| more[*at]);
-                if let Some((at, charge)) = at.and_then(|at| Some((at, charges.iter().nth(at)?))) {
-                    let left = Left { more: more[at], next: charge.rate.interval() };
+            Some(Counted::Passed(left)) => {
+                if let Some((charge, (more, next))) = charges.iter().zip(left).min_by_key(|(_, left)| left.0)
+                {
+                    let left = Left { more, next };
                     tightest = Some(Tightest { kind: charge.kind, rate: charge.rate, left });
                 }
             }
