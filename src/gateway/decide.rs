@@ -136,7 +136,8 @@ impl Gateway {
             origin::refuse_foreign(request, &self.settings)?;
         }
         journey.record.scheme = Some(caller.scheme().as_str());
-        journey.held.caller = Some(caller.clone());
+        // Before anything of the body is read: one caller's many that never end must not be everybody's overload.
+        self.limiting.begin(&mut journey.held, &caller)?;
         Ok(caller)
     }
 
