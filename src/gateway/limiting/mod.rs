@@ -206,6 +206,14 @@ impl Limiting {
 }
 
 impl Gateway {
+    /// Refuses tool calls whose limit is reached already. Counts nothing.
+    pub(super) fn foresee_calls(&self, permit: &Permit, tools: &[(&str, u32)]) -> Result<(), Refusal> {
+        let limiting = &self.limiting;
+        limiting.refuse_streaming(permit.caller())?;
+        let charges = limiting.limits.of_calls(permit.caller(), permit.server(), tools);
+        limiting.limits.foresee(&charges, limiting.limits.now()).map_err(told::refuse)
+    }
+
     /// Lets tool calls of a permitted server begin: so many of each tool, all or none of them.
     pub(super) async fn limit_calls(
         &self,

@@ -119,3 +119,18 @@ async fn nobody_holds_a_server_alone() {
     scene.peer.arrived(11).await;
     assert_eq!(scene.gateway.call("/alpha/fetch", &admin, &json!({})).await.code(), "server_busy");
 }
+
+#[tokio::test]
+async fn a_call_that_is_refused_for_its_body_costs_nothing() {
+    let scene = Scene::start(|setup| setup.set("limits.calls_per_caller", "2/h")).await;
+    for body in ["{", "{\"a\":1}}", "nonsense"] {
+        let refused = ask(&scene, post("/alpha/search", &scene.token, body)).await;
+        assert_eq!(refused.status, 400, "{body}: {}", refused.text());
+    }
+    assert_eq!(scene.statuses("/alpha/search", 3).await, passing_then_limited(2, 1));
+    // Whoever is over a limit hears of that, whatever is wrong with the body.
+    assert_eq!(ask(&scene, post("/alpha/search", &scene.token, "nonsense")).await.status, 429);
+    let unsent =
+        head("POST", "/alpha/search", &scene.token, &["content-type: application/json", "content-length: 9"]);
+    assert_eq!(ask(&scene, unsent).await.status, 429, "nobody waits for a body that cannot be taken");
+}
