@@ -219,7 +219,9 @@ class Stage:
             f'[listen]\nhttp = "127.0.0.1:{http}"\nops = "127.0.0.1:{ops}"\n{extra}\n'
             # One caller asks here more often than a thousand do elsewhere; each call is counted all the same.
             '[limits]\ncalls_per_caller = "1000000/s"\nrequests_per_address = "off"\nstreams_per_caller = 0\n'
-            'running_per_server = 0\n')
+            'running_per_server = 0\n'
+            # Nor do a thousand callers come from one address.
+            'requests_per_caller = 0\nconnections_per_address = 0\n')
         (folder / "servers.toml").write_text("".join(
             f'[servers.{id}]\nname = "{id}"\nurl = "{url}"\n{server_keys}\n' for id, url in servers.items()))
         environment = {"DATABASE_URL": database, "WEBUI_SECRET_KEY": SECRET}

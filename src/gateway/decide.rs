@@ -136,7 +136,8 @@ impl Gateway {
             origin::refuse_foreign(request, &self.settings)?;
         }
         journey.record.scheme = Some(caller.scheme().as_str());
-        journey.held.caller = Some(caller.clone());
+        // Before anything of the body is read: one caller's many that never end must not be everybody's overload.
+        self.limiting.begin(&mut journey.held, &caller)?;
         Ok(caller)
     }
 
@@ -151,15 +152,19 @@ impl Gateway {
         refuse_disabled(permit.server())?;
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
-        self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
+        // Looked at before the body and counted after it, so that what is refused for its body costs nothing.
+        let calls = [(tool.name.as_str(), 1)];
+        self.foresee_calls(&permit, &calls)?;
         if permit.server().dialect.is_mcp() {
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
+            self.limit_calls(journey, &permit, &calls).await?;
             let calling = self.call_mcp(session, journey, (permit, tool), arguments, change_count);
             return Box::pin(calling).await;
         }
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
         let body = Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
+        self.limit_calls(journey, trip.permit(), &calls).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
     }

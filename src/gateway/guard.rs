@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     client::{Client, Facts},
     configured::Configured,
-    limiting::TooMany,
+    limiting::{self, TooMany},
     line::{Forsaken, Line},
     proxy_protocol::{self, NoHeader},
     seats::Seats,
@@ -55,7 +55,6 @@ pub struct Terms {
     pub max_header_bytes: usize,
     /// Whether it begins with a PROXY protocol header: it does when a balancer of ours sends those.
     is_introduced: bool,
-    is_balancer: bool,
     /// How slow a reader may be.
     write_timeout: Duration,
     min_answer_rate: u64,
@@ -101,7 +100,6 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
             max_header_bytes: settings.max_header_bytes,
             max_streams: settings.max_h2_streams,
             is_introduced: is_balancer && settings.addresses.is_proxy_protocol_on,
-            is_balancer,
             write_timeout: settings.write_timeout,
             min_answer_rate: settings.min_answer_rate,
         };
@@ -131,7 +129,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
             }
         }
         // Held as long as the connection is open.
-        let Ok(_seat) = self.admit(&line, peer, &terms) else { return self.close("too_many_of_address") };
+        let Ok(_seat) = self.admit(&line, peer) else { return self.close("too_many_of_address") };
         let taking = Taking::new(terms.write_timeout, terms.min_answer_rate);
         let Some(tls) = &self.tls else {
             let client = Client::new(socket, facts, line, taking);
@@ -157,15 +155,13 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
     }
 
     /// A place for the connection among those of its address.
-    fn admit(
-        &self,
-        line: &Line,
-        peer: SocketAddr,
-        terms: &Terms,
-    ) -> Result<Option<limit::seats::Seat>, TooMany> {
+    fn admit(&self, line: &Line, peer: SocketAddr) -> Result<Option<limit::seats::Seat>, TooMany> {
+        let gateway = self.configured.now();
+        let address = line.told().unwrap_or_else(|| peer.ip().to_canonical());
         // Behind a balancer that tells no address it is nobody's.
-        let end = (!terms.is_balancer).then(|| peer.ip().to_canonical());
-        self.configured.now().limiting.connect(line.told().or(end))
+        let is_somebody_s = !gateway.settings.addresses.is_balancer(address);
+        let seat = gateway.limiting.connect(is_somebody_s.then_some(address));
+        seat.inspect_err(|_| limiting::suspect_a_crowd(address))
     }
 
     /// Closes the connections that wait for a request.

@@ -207,28 +207,29 @@ impl Journey {
     }
 
     /// What the gateway answers itself is a stream.
-    pub fn note_own_stream(&mut self) {
+    pub fn note_own_stream(&mut self) -> Result<(), Refusal> {
         if let Stage::Serving(serving) = &mut self.stage
             && !std::mem::replace(&mut serving.is_stream, true)
         {
             self.gateway.recorder.metrics.open_streams.inc();
-            self.gateway.limiting.note_stream(&mut self.held);
+            self.gateway.limiting.note_stream(&mut self.held)?;
         }
+        Ok(())
     }
 
     /// The head of the peer's answer is here.
-    pub fn note_answer(&mut self, status: u16, is_stream: bool) {
+    pub fn note_answer(&mut self, status: u16, is_stream: bool) -> Result<(), Refusal> {
         self.record.status = status;
-        let open_streams = &self.gateway.recorder.metrics.open_streams;
-        if let Stage::Underway(underway) = &mut self.stage {
-            underway.answer.status = status;
-            if is_stream && !underway.answer.is_stream {
-                underway.answer.is_stream = true;
-                open_streams.inc();
-                self.gateway.limiting.note_stream(&mut self.held);
-            }
-            underway.tries.note_head(&underway.trip, &underway.answer);
+        let Stage::Underway(underway) = &mut self.stage else { return Ok(()) };
+        underway.answer.status = status;
+        let is_news = is_stream && !underway.answer.is_stream;
+        underway.answer.is_stream |= is_stream;
+        underway.tries.note_head(&underway.trip, &underway.answer);
+        if is_news {
+            self.gateway.recorder.metrics.open_streams.inc();
+            self.gateway.limiting.note_stream(&mut self.held)?;
         }
+        Ok(())
     }
 
     /// The request has ended: by this outcome, or as what is known of it says.

@@ -289,7 +289,7 @@ impl ProxyHttp for Configured {
                 exchange.answer_head(header, destination).map_err(refused)?;
             }
             hygiene::frame_for(session.req_header().version, header);
-            journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header));
+            journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header)).map_err(refused)?;
             reply::mark(header, journey)?;
             reply::end_connection_when_draining(session);
             cors::mark(header, journey)

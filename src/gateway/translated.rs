@@ -181,8 +181,11 @@ async fn stream(session: &mut Session, journey: &mut Journey, mut replies: Repli
             reply::send_event(session, journey, name, &data).await?;
             if ended.is_some() { reply::end_events(session).await } else { Ok(()) }
         };
-        if sending.await.is_err() {
-            return Ok(forsaken(session, journey));
+        if let Err(error) = sending.await {
+            return match error.root_cause().downcast_ref::<Refusal>() {
+                Some(refusal) => Err(refusal.clone()),
+                None => Ok(forsaken(session, journey)),
+            };
         }
         if let Some(ended) = ended {
             journey.record.arrive_back();

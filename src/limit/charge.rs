@@ -1,6 +1,6 @@
 //! What a request costs: each limit that it counts against, under which name and how much.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use sha2::{Digest, Sha256};
 
@@ -69,6 +69,9 @@ impl<'c> Charges<'c> {
     }
 }
 
+/// What addresses begin with that a translator made: `64:ff9b::/96`.
+const NAT64: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// Where requests come from, as far as one sender can be told from another: an IPv6 network of 64 bits is one sender's.
 #[derive(Debug, Clone, Copy)]
 pub struct Source {
@@ -80,7 +83,7 @@ pub struct Source {
 impl Source {
     /// The source of requests from this address.
     pub fn of(address: IpAddr) -> Self {
-        let address = address.to_canonical();
+        let address = translated(address.to_canonical());
         let mut bytes = [0; 8];
         let length = match address {
             IpAddr::V4(v4) => {
@@ -103,5 +106,16 @@ impl Source {
     /// What all addresses of one sender have in common.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
+    }
+}
+
+/// The address of version 4 that a translator (NAT64, RFC 6052) wrote into one of version 6: all of them are in one network.
+fn translated(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) if v6.octets()[..12] == NAT64 => {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        _ => address,
     }
 }

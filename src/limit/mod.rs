@@ -152,13 +152,12 @@ impl Limits {
     /// Whether [`Limits::take`] would refuse now.
     pub fn foresee(&self, charges: &Charges<'_>, now: u64) -> Result<(), Reached> {
         self.refuse_known(charges, now)?;
-        for charge in charges.iter() {
+        for (at, charge) in charges.iter().enumerate() {
             let (table, key) = self.place(charge);
-            gcra::foresee(table, key, charge.rate, charge.count, now).map_err(|over| Reached {
-                kind: charge.kind,
-                rate: charge.rate,
-                over,
-            })?;
+            if let Err(over) = gcra::foresee(table, key, charge.rate, charge.count, now) {
+                let reached = Reached { kind: charge.kind, rate: charge.rate, over };
+                return Err(self.longest(reached, charges.iter().skip(at + 1), now));
+            }
         }
         Ok(())
     }
@@ -183,9 +182,11 @@ impl Limits {
             return Ok(());
         }
         for charge in charges.iter() {
-            let until = self.refused.get(self.refused.key(&charge.parts())).filter(|until| *until > now);
-            if let Some(until) = until {
-                let over = Over::Until(Duration::from_nanos(until - now));
+            let until = self.refused.get(self.refused.key(&charge.parts())).unwrap_or_default();
+            let wait = Duration::from_nanos(until.saturating_sub(now));
+            // One alone never waits longer than an interval: who would was refused by another rate, before a reload.
+            if !wait.is_zero() && wait <= charge.rate.interval() {
+                let over = Over::Until(wait);
                 return Err(Reached { kind: charge.kind, rate: charge.rate, over });
             }
         }

@@ -46,6 +46,8 @@ pub struct Settings {
     pub unlimited_addresses: Vec<Network>,
     /// Streams that one caller may have open.
     pub streams_per_caller: usize,
+    /// Requests that one caller may have in work at once, open streams aside.
+    pub requests_per_caller: usize,
     /// Connections that one address may have open.
     pub connections_per_address: usize,
     /// Requests that may be in work at once, open streams aside.

@@ -113,6 +113,9 @@ fn strangers_are_told_apart_by_address_and_by_network_of_64_bits() {
     assert_eq!(passing("2001:db8:1:2:ffff::1"), 0);
     assert_eq!(passing("2001:db8:1:3::1"), 3);
     assert_eq!(passing("10.1.2.3"), 10);
+    assert_eq!(passing("64:ff9b::198.51.100.1"), 3, "behind a translator each has its own");
+    assert_eq!(passing("64:ff9b::198.51.100.2"), 3);
+    assert_eq!(passing("198.51.100.2"), 0, "the same one");
 }
 
 #[test]
@@ -127,6 +130,23 @@ fn what_all_replicas_refuse_is_refused_here_until_its_time_comes() {
     let reached = limits.take(&charges, 2 * SECOND).unwrap_err();
     assert_eq!(reached.over, Over::Until(Duration::from_secs(1)));
     assert!(limits.take(&charges, 3 * SECOND).is_ok());
+}
+
+#[test]
+fn what_all_replicas_refused_by_another_rate_is_asked_anew() {
+    let url = Secret::new("redis://127.0.0.1:1".to_owned());
+    let redis = RedisSettings { url, key_prefix: "p".into(), deadline: Duration::from_millis(50) };
+    let settings =
+        |text| Settings { per_caller: rate(text), redis: Some(redis.clone()), ..Settings::default() };
+    let limits = Limits::new(settings("2/h"));
+    let (caller, server) = (ann(), server("github"));
+    let charges = limits.of_calls(&caller, &server, &[("search", 1)]);
+    limits.note_refused(charges.iter().next().unwrap(), Duration::from_secs(1_800), SECOND);
+    assert!(limits.take(&charges, SECOND).is_err());
+    limits.replace(settings("1000/min"));
+    let charges = limits.of_calls(&caller, &server, &[("search", 1)]);
+    assert_eq!(limits.foresee(&charges, SECOND), Ok(()));
+    assert!(limits.take(&charges, SECOND).is_ok(), "a raised limit holds at once");
 }
 
 #[test]

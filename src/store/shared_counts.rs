@@ -15,6 +15,9 @@ use crate::names::Secret;
 /// How long a connection may take.
 const CONNECTING: Duration = Duration::from_secs(1);
 
+/// What a look is counted under. It is gone after a few milliseconds.
+const LOOK: &str = "look";
+
 /// The generic cell rate algorithm over all limits of one request at once: all of it passes, or nothing is counted.
 ///
 /// A key holds the time (µs) at which its name would be at rest. One further ahead than a burst comes from another clock or
@@ -36,7 +39,8 @@ local answer = {0}
 for i = 1, #KEYS do
   local interval, burst = tonumber(ARGV[3*i-2]), tonumber(ARGV[3*i-1])
   redis.call('SET', KEYS[i], string.format('%.2f', now + ahead[i]), 'PX', math.ceil(ahead[i] / 1000) + 1)
-  answer[i+1] = math.floor(burst - ahead[i] / interval + 0.000001)
+  answer[2*i] = math.floor(burst - ahead[i] / interval + 0.000001)
+  answer[2*i+1] = math.ceil((ahead[i] - 1) % interval + 1)
 end
 return answer
 ";
@@ -57,8 +61,8 @@ pub struct Cost {
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Counted {
-    /// It was counted; so many more could come at once, by limit.
-    Passed(Vec<u32>),
+    /// It was counted; so many more could come at once, and after this time one more than that, by limit.
+    Passed(Vec<(u32, Duration)>),
     /// Nothing was counted: the limit at this place, the one that takes longest, lets it pass after this time.
     Refused(usize, Duration),
 }
@@ -83,9 +87,11 @@ impl SharedCounts {
         Ok(Self { connection, script: Script::new(COUNT), key_prefix: key_prefix.to_owned() })
     }
 
-    /// Whether it answers, and has the script.
+    /// Whether it answers, has the script and lets it write: one that is full, or only another's copy, answers all the same.
     pub async fn look(&self) -> anyhow::Result<()> {
-        self.count(&[]).await.map(drop)
+        let look =
+            Cost { name: LOOK.to_owned(), interval: Duration::from_millis(1), burst: u32::MAX, count: 1 };
+        self.count(&[look]).await.map(drop)
     }
 
     /// Counts a request under all its limits.
@@ -106,9 +112,12 @@ impl SharedCounts {
 fn counted(answer: &[i64], limits: usize) -> anyhow::Result<Counted> {
     let (first, rest) = answer.split_first().context("none")?;
     if *first == 0 {
-        ensure!(rest.len() == limits, "another number of limits came back");
-        let more = rest.iter().map(|more| u32::try_from(*more).unwrap_or_default());
-        return Ok(Counted::Passed(more.collect()));
+        ensure!(rest.len() == 2 * limits, "another number of limits came back");
+        let left = rest.chunks_exact(2).map(|left| {
+            let next = Duration::from_micros(u64::try_from(left[1]).unwrap_or_default());
+            (u32::try_from(left[0]).unwrap_or_default(), next)
+        });
+        return Ok(Counted::Passed(left.collect()));
     }
     let at = usize::try_from(*first - 1).ok().filter(|at| *at < limits).context("no such limit")?;
     let wait = rest.first().and_then(|micros| u64::try_from(*micros).ok()).context("no time")?;
@@ -121,9 +130,10 @@ mod tests {
 
     #[test]
     fn an_answer_passes_with_what_is_left_or_refuses_with_a_time() {
-        assert_eq!(counted(&[0, 9, -1], 2).unwrap(), Counted::Passed(vec![9, 0]));
+        let left = vec![(9, Duration::from_micros(7)), (0, Duration::ZERO)];
+        assert_eq!(counted(&[0, 9, 7, -1, -1], 2).unwrap(), Counted::Passed(left));
         assert_eq!(counted(&[2, 1_500], 2).unwrap(), Counted::Refused(1, Duration::from_micros(1_500)));
-        for nonsense in [&[][..], &[0], &[3, 1], &[-1, 1], &[1], &[1, -5]] {
+        for nonsense in [&[][..], &[0], &[0, 9, 7, 9], &[3, 1], &[-1, 1], &[1], &[1, -5]] {
             assert!(counted(nonsense, 2).is_err(), "{nonsense:?}");
         }
     }

@@ -157,6 +157,8 @@ async fn start(peer: &FakePeer, grace_secs: i64) -> (Gateway, Grants) {
     let grants = Grants::of(&["alpha"]).await;
     let setup = grants.setup().server("alpha", &peer.url()).set("shutdown.grace_secs", grace_secs);
     let setup = setup.set("shutdown.upgrade_timeout_secs", 20).set("limits.streams_per_caller", 0);
+    // All of them come from one address.
+    let setup = setup.set("limits.connections_per_address", 0).set("limits.requests_per_caller", 0);
     let gateway = setup.set("log.access", false).start().await;
     gateway.knows_tools("alpha", 2).await;
     (gateway, grants)

@@ -17,6 +17,7 @@ use std::{
 use super::{Gateway, journey::Journey};
 use crate::{
     access::Permit,
+    catalog::server::Server,
     identity::Caller,
     limit::{
         self, Charges, Left, Limits, Over, Reached, Source, Tightest,
@@ -28,10 +29,14 @@ use crate::{
     store::shared_counts::Counted,
 };
 pub use shared::Shared;
+pub(super) use strangers::suspect_a_crowd;
 pub use told::mark;
 
 /// When to try again after what no clock frees: a stream, or a running call, of somebody.
 const SOON: Duration = Duration::from_secs(1);
+
+/// One of so many running calls of a server is nobody's who has much in work already.
+const KEPT: usize = 10;
 
 /// All limits of one gateway.
 pub struct Limiting {
@@ -42,6 +47,10 @@ pub struct Limiting {
     /// Calls whose answers are streams.
     streaming: Arc<Seats>,
     running: Arc<Seats>,
+    /// Requests in work, by caller.
+    working: Arc<Seats>,
+    /// Those of strangers who want to sign in, by address.
+    entering: Arc<Seats>,
     connections: Arc<Seats>,
     pressure: Arc<Pressure>,
     is_watched: AtomicBool,
@@ -61,6 +70,8 @@ pub struct Held {
     pub stream: Option<Seat>,
     /// Its place among the running calls of its server.
     running: Option<Seat>,
+    /// Its place among the requests that its sender has in work.
+    work: Option<Seat>,
     /// What is left after it.
     left: Option<Tightest>,
 }
@@ -78,6 +89,8 @@ impl Limiting {
             standing: Seats::new(),
             streaming: Seats::new(),
             running: Seats::new(),
+            working: Seats::new(),
+            entering: Seats::new(),
             connections: Seats::new(),
             pressure: Arc::default(),
             is_watched: AtomicBool::new(false),
@@ -111,11 +124,33 @@ impl Limiting {
         self.standing.take(caller.name().as_bytes(), most).ok_or_else(too_many_streams)
     }
 
-    /// A call's answer turns out to be a stream.
-    pub fn note_stream(&self, held: &mut Held) {
-        if let (None, Some(caller)) = (&held.stream, &held.caller) {
-            held.stream = self.streaming.take(caller.name().as_bytes(), usize::MAX);
+    /// A believed caller's request is in work from now on.
+    pub fn begin(&self, held: &mut Held, caller: &Arc<Caller>) -> Result<(), Refusal> {
+        held.caller = Some(caller.clone());
+        let most = most(self.limits.settings().requests_per_caller);
+        held.work = Some(self.working.take(caller.name().as_bytes(), most).ok_or_else(too_many_in_work)?);
+        Ok(())
+    }
+
+    /// So is that of somebody who wants to sign in.
+    fn enter(&self, held: &mut Held, source: &Source) -> Result<(), Refusal> {
+        let settings = self.limits.settings();
+        if !settings.is_unlimited(source.address()) {
+            let most = most(settings.requests_per_caller);
+            held.work = Some(self.entering.take(source.bytes(), most).ok_or_else(too_many_in_work)?);
         }
+        Ok(())
+    }
+
+    /// An answer turns out to be a stream: it is no work any more. Of a call's, as many as of those that stand are let be.
+    pub fn note_stream(&self, held: &mut Held) -> Result<(), Refusal> {
+        held.work = None;
+        if let (None, Some(caller)) = (&held.stream, &held.caller) {
+            let most = most(self.limits.settings().streams_per_caller);
+            let seat = self.streaming.take(caller.name().as_bytes(), most);
+            held.stream = Some(seat.ok_or_else(too_many_streams)?);
+        }
+        Ok(())
     }
 
     /// A call may become a stream, so it must not begin while as many of its caller's have.
@@ -129,6 +164,21 @@ impl Limiting {
         Ok(())
     }
 
+    /// A place among the running calls of a server. The last tenth is for callers who have less than half of it in work, so
+    /// that nobody holds a server alone.
+    fn run(&self, caller: &Caller, server: &Server) -> Result<Option<Seat>, Refusal> {
+        let (id, most) = (server.id.as_str().as_bytes(), server.limits.running);
+        if most == 0 {
+            return Ok(None);
+        }
+        let seat = self.running.take(id, most - most / KEPT).or_else(|| {
+            let name = caller.name().as_bytes();
+            let has_much = self.working.taken(name) + self.streaming.taken(name) > most / 2;
+            if has_much { None } else { self.running.take(id, most) }
+        });
+        seat.map(Some).ok_or_else(server_busy)
+    }
+
     /// Counts what a request costs: here, and with the other replicas where they can be asked.
     async fn count(&self, charges: &Charges<'_>) -> Result<Option<Tightest>, Refusal> {
         let mut tightest = self.limits.take(charges, self.limits.now()).map_err(told::refuse)?;
@@ -136,10 +186,10 @@ impl Limiting {
         match Box::pin(shared.count(charges)).await {
             // Each replica for itself: that Redis is away must not be a caller's trouble.
             None => {}
-            Some(Counted::Passed(more)) => {
-                let at = (0..more.len()).min_by_key(|at| more[*at]);
-                if let Some((at, charge)) = at.and_then(|at| Some((at, charges.iter().nth(at)?))) {
-                    let left = Left { more: more[at], next: charge.rate.interval() };
+            Some(Counted::Passed(left)) => {
+                if let Some((charge, (more, next))) = charges.iter().zip(left).min_by_key(|(_, left)| left.0)
+                {
+                    let left = Left { more, next };
                     tightest = Some(Tightest { kind: charge.kind, rate: charge.rate, left });
                 }
             }
@@ -156,6 +206,14 @@ impl Limiting {
 }
 
 impl Gateway {
+    /// Refuses tool calls whose limit is reached already. Counts nothing.
+    pub(super) fn foresee_calls(&self, permit: &Permit, tools: &[(&str, u32)]) -> Result<(), Refusal> {
+        let limiting = &self.limiting;
+        limiting.refuse_streaming(permit.caller())?;
+        let charges = limiting.limits.of_calls(permit.caller(), permit.server(), tools);
+        limiting.limits.foresee(&charges, limiting.limits.now()).map_err(told::refuse)
+    }
+
     /// Lets tool calls of a permitted server begin: so many of each tool, all or none of them.
     pub(super) async fn limit_calls(
         &self,
@@ -168,10 +226,7 @@ impl Gateway {
         }
         let (limiting, server) = (&self.limiting, permit.server());
         limiting.refuse_streaming(permit.caller())?;
-        let running = match server.limits.running {
-            0 => None,
-            most => Some(limiting.running.take(server.id.as_str().as_bytes(), most).ok_or_else(server_busy)?),
-        };
+        let running = limiting.run(permit.caller(), server)?;
         let charges = limiting.limits.of_calls(permit.caller(), server, tools);
         journey.held.left = limiting.count(&charges).await?;
         journey.held.running = running;
@@ -189,6 +244,7 @@ impl Held {
     pub fn let_go(&mut self) {
         self.stream = None;
         self.running = None;
+        self.work = None;
     }
 }
 
@@ -200,6 +256,11 @@ fn most(bound: usize) -> usize {
 fn too_many_streams() -> Refusal {
     let sentence = "you have as many streams open as one caller may; end one first";
     Refusal::new(Code::TooManyStreams, sentence).retry_after(SOON).limited("streams", None)
+}
+
+fn too_many_in_work() -> Refusal {
+    let sentence = "you have as many requests in work as one caller may; wait until one has ended";
+    Refusal::new(Code::TooManyRequests, sentence).retry_after(SOON).limited("requests", None)
 }
 
 fn server_busy() -> Refusal {

@@ -27,6 +27,17 @@ use crate::{
 /// Seconds between two log lines about balancers that nobody listed.
 const QUIET: i64 = 600;
 
+/// Says that an address has too many connections: where that is a balancer's, all callers have it.
+pub(in crate::gateway) fn suspect_a_crowd(address: IpAddr) {
+    static LAST: AtomicI64 = AtomicI64::new(0);
+    if is_quiet_over(&LAST) {
+        warn!(
+            "a connection from `{address}` was closed, which has as many as `limits.connections_per_address` lets one address \
+             have; if it is a load balancer, add it to `listen.balancers`, and if many share it, to `limits.unlimited_addresses`"
+        );
+    }
+}
+
 impl Gateway {
     /// Decides about a request, and counts it where it ends without anybody believed.
     pub(in crate::gateway) async fn decide_and_count(
@@ -55,6 +66,9 @@ impl Gateway {
         let answered = async move {
             self.limiting.refuse_overload()?;
             self.refuse_stranger(journey, session.req_header(), Face::Page, sender)?;
+            if let Some(source) = self.source(journey) {
+                self.limiting.enter(&mut journey.held, &source)?;
+            }
             let step = self.help_to_sign_in(page, session, journey).await?;
             self.count_stranger(journey).await?;
             Ok(step)
@@ -70,25 +84,29 @@ impl Gateway {
         face: Face,
         sender: Option<IpAddr>,
     ) -> Result<(), Refusal> {
-        let Some(address) = journey.record.client else { return Ok(()) };
-        let source = Source::of(address);
-        let limits = &self.limiting.limits;
+        let Some(source) = self.source(journey) else { return Ok(()) };
+        let (address, limits) = (source.address(), &self.limiting.limits);
         let Err(reached) = limits.foresee(&limits.of_stranger(&source), limits.now()) else { return Ok(()) };
         if self.identity.recognises(request, face, sender) {
             return Ok(());
         }
-        let addresses = &self.settings.addresses;
-        let is_told = addresses.is_trusted || sender != Some(address) || addresses.is_balancer(address);
+        let is_told = self.settings.addresses.is_trusted || sender != Some(address);
         if !is_told && request.headers.contains_key("x-forwarded-for") {
             suspect_a_balancer(address);
         }
         Err(told::refuse(reached))
     }
 
+    /// Whom a request of nobody's is charged to: not a balancer that does not say whose it is, or one guesser behind it
+    /// would shut out all the others.
+    fn source(&self, journey: &Journey) -> Option<Source> {
+        let address = journey.record.client?;
+        (!self.settings.addresses.is_balancer(address)).then(|| Source::of(address))
+    }
+
     /// Counts a request that ended without anybody believed. An answer that is over the limit becomes another one.
     async fn count_stranger(&self, journey: &Journey) -> Result<(), Refusal> {
-        let Some(address) = journey.record.client else { return Ok(()) };
-        let source = Source::of(address);
+        let Some(source) = self.source(journey) else { return Ok(()) };
         let limiting: &Limiting = &self.limiting;
         limiting.count(&limiting.limits.of_stranger(&source)).await.map(drop)
     }
@@ -102,13 +120,18 @@ fn is_their_own(refusal: &Refusal) -> bool {
 /// Behind a balancer that is not listed all callers have one address.
 fn suspect_a_balancer(address: IpAddr) {
     static LAST: AtomicI64 = AtomicI64::new(0);
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(since.as_secs()).unwrap_or_default();
-    let last = LAST.load(Ordering::Relaxed);
-    if now - last >= QUIET && LAST.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+    if is_quiet_over(&LAST) {
         warn!(
             "too many requests without a good credential come from `{address}`, which sends `X-Forwarded-For`; if it is a load \
              balancer, add it to `listen.balancers`, and the addresses behind it are counted instead"
         );
     }
+}
+
+/// Whether the last line of a kind is long ago; then this one is the last.
+fn is_quiet_over(last: &AtomicI64) -> bool {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(since.as_secs()).unwrap_or_default();
+    let before = last.load(Ordering::Relaxed);
+    now - before >= QUIET && last.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
 }

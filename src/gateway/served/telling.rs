@@ -43,8 +43,8 @@ impl<'a> Telling<'a> {
         }
         let sending = async {
             if !self.is_open {
-                self.is_open = true;
                 reply::open_events(session, journey, &[]).await?;
+                self.is_open = true;
             }
             reply::send_event(session, journey, "message", message).await
         };
@@ -87,8 +87,11 @@ impl<'a> Telling<'a> {
     }
 }
 
-/// A client that cannot be written to: nobody reads what it is told.
+/// A client that may not have a stream, or one that cannot be written to: nobody reads what that is told.
 fn gone(error: &pingora::Error) -> Refusal {
+    if let Some(refusal) = error.root_cause().downcast_ref::<Refusal>() {
+        return refusal.clone();
+    }
     Refusal::new(Code::BadRequest, "the client has left")
         .because(format_args!("writing: {}", error.etype().as_str()))
         .closing()

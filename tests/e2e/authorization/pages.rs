@@ -4,11 +4,13 @@ use reqwest::{Method, header::HeaderMap};
 use serde_json::json;
 use url::Url;
 
-use super::{SCOPE, Scene, error};
+use super::{SCOPE, Scene, error, with_facade};
 use crate::harness::{
     deadline::until,
     entra::{CLIENT, HOME, Page},
     gateway::Answer,
+    raw::RawClient,
+    request::head,
 };
 
 const CALLBACK: &str = "http://localhost:4711/callback";
@@ -211,6 +213,35 @@ async fn bodies_are_of_one_kind_and_small() {
         let answer = scene.gateway.send(request.body("x".repeat(64 * 1024 + 1))).await;
         assert_eq!(answer.status.as_u16(), status, "{path} {label}");
     }
+}
+
+#[tokio::test]
+async fn bodies_that_never_come_are_no_more_than_one_address_may_have() {
+    let scene = Scene::with(|setup, _| with_facade(setup).set("limits.requests_per_caller", 2)).await;
+    let lines = ["content-type: application/x-www-form-urlencoded", "content-length: 500"];
+    let endless = head("POST", "/oauth/token", "", &lines);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut client = RawClient::connect_from("127.0.0.2", &scene.gateway.address()).await;
+        client.send(&endless).await;
+        open.push(client);
+    }
+    let document = head("GET", "/.well-known/oauth-authorization-server", "", &[]);
+    until("both to be in work", || async {
+        let mut client = RawClient::connect_from("127.0.0.2", &scene.gateway.address()).await;
+        // No question before this one is left.
+        let in_work = scene.gateway.metrics().await.sum("portcullis_requests_in_flight", &[]);
+        (in_work == 2.0 && client.exchange(&document).await.status == 429).then_some(())
+    })
+    .await;
+    let mut third = RawClient::connect_from("127.0.0.2", &scene.gateway.address()).await;
+    let refused = third.exchange(&endless).await;
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (429, Some("too_many_requests")));
+    assert_eq!(
+        scene.token(&[("grant_type", "none")]).await.status.as_u16(),
+        400,
+        "another address is served"
+    );
 }
 
 #[tokio::test]

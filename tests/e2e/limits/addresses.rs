@@ -90,6 +90,20 @@ async fn behind_a_listed_balancer_each_client_has_its_own_address() {
 }
 
 #[tokio::test]
+async fn what_a_balancer_says_of_nobody_is_charged_to_nobody() {
+    let scene = Scene::start(|setup| {
+        setup.set("limits.requests_per_address", "2/h").set("listen.balancers", vec!["127.0.0.9"])
+    })
+    .await;
+    let gateway = &scene.gateway;
+    let hidden = head("GET", "/servers", "bad.bad.bad", &["x-forwarded-for: unknown"]);
+    assert_eq!(from(gateway, "127.0.0.9", &hidden, 5).await, [401; 5]);
+    assert_eq!(from(gateway, "127.0.0.9", &get("/servers", "bad.bad.bad"), 5).await, [401; 5]);
+    let unseen = get("/servers", &email_token("admin@example.com"));
+    assert_eq!(from(gateway, "127.0.0.9", &unseen, 1).await, [200], "one guesser shuts out nobody else");
+}
+
+#[tokio::test]
 async fn listed_addresses_are_not_counted() {
     let scene = Scene::start(|setup| {
         setup

@@ -1,6 +1,7 @@
 //! How much is too much, on every face, in one process and in several: rates, streams, connections, sizes, slowness, load.
 
 mod addresses;
+mod callers;
 mod faces;
 mod overload;
 mod rates;

@@ -7,7 +7,9 @@ use crate::harness::{
     deadline::until_so,
     fake_peer::Behaviour,
     raw::RawClient,
+    raw_peer::RawPeer,
     request::{get, head, post},
+    wire,
 };
 
 async fn client(scene: &Scene) -> RawClient {
@@ -62,6 +64,48 @@ async fn calls_that_became_streams_count_and_their_end_makes_room() {
 }
 
 #[tokio::test]
+async fn calls_that_become_streams_at_the_same_moment_are_no_more_than_may_be() {
+    let peer = RawPeer::with_tools(&["search"]).await;
+    let grants = Grants::of(&["alpha"]).await;
+    let setup = grants.setup().server("alpha", &peer.url()).set("limits.streams_per_caller", 3);
+    let gateway = setup.start().await;
+    gateway.knows_tools("alpha", 1).await;
+    let (mut clients, mut calls) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let mut client = RawClient::connect(&gateway.address()).await;
+        client.send(post("/alpha/search", &email_token(CALLER), "{}")).await;
+        clients.push(client);
+        calls.push(peer.call().await);
+    }
+    // None of them was a stream when the last one began.
+    for call in &mut calls {
+        call.send("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            .await;
+    }
+    let mut statuses = Vec::new();
+    for client in &mut clients {
+        let (status, head) = client.read_head().await;
+        if status == 429 {
+            let body = client.read_body(status, &head).await;
+            assert!(String::from_utf8_lossy(&body).contains("too_many_streams"), "{body:?}");
+        }
+        statuses.push(status);
+    }
+    statuses.sort_unstable();
+    assert_eq!(statuses, passing_then_limited(3, 5));
+    gateway.await_metric("portcullis_limited_total", &[("limit", "streams")], 5).await;
+    gateway.await_metric("portcullis_open_streams", &[], 3).await;
+    drop((clients, calls));
+    gateway.await_metric("portcullis_open_streams", &[], 0).await;
+    // There is room again, and what was refused said nothing of the server.
+    let mut again = RawClient::connect(&gateway.address()).await;
+    again.send(post("/alpha/search", &email_token(CALLER), "{}")).await;
+    let mut call = peer.call().await;
+    call.send(wire::answer("200 OK", "application/json", b"1")).await;
+    assert_eq!(again.read_answer().await.status, 200);
+}
+
+#[tokio::test]
 async fn a_server_runs_so_many_calls_at_once_and_another_is_not_held_up() {
     let alpha = toml::Table::from_iter([("running".to_owned(), 2.into())]);
     let scene = Scene::with_servers(|setup| setup.set("limits.calls_per_caller", "3/h"), alpha).await;
@@ -83,6 +127,27 @@ async fn a_server_runs_so_many_calls_at_once_and_another_is_not_held_up() {
     let admin = email_token("admin@example.com");
     scene.gateway.call_until("/alpha/fetch", &admin, 200).await;
     assert!(scene.limited("running").await >= 1.0, "the refusals before were counted");
+}
+
+#[tokio::test]
+async fn without_any_settings_an_address_has_a_thousand_connections_and_a_balancer_as_many_as_it_likes() {
+    rlimit::increase_nofile_limit(10_000).unwrap();
+    let scene = Scene::start(|setup| setup.shipped_limits().set("listen.balancers", vec!["127.0.0.9"])).await;
+    let address = scene.gateway.address();
+    let mut open = Vec::new();
+    for own in ["127.0.0.9", "127.0.0.2"] {
+        for _ in 0..1_000 {
+            open.push(RawClient::connect_from(own, &address).await);
+        }
+    }
+    let mut one_more = RawClient::connect_from("127.0.0.9", &address).await;
+    assert_eq!(one_more.exchange(get("/health", "")).await.status, 200);
+    let last = open.last_mut().unwrap();
+    assert_eq!(last.exchange(get("/health", "")).await.status, 200);
+    let mut refused = RawClient::connect_from("127.0.0.2", &address).await;
+    assert!(refused.is_closed_within(Duration::from_secs(20)).await);
+    let line = scene.gateway.stderr.find("a word about it", |line| line.contains("connections_per_address"));
+    assert!(line.await.contains("127.0.0.2"));
 }
 
 #[tokio::test]

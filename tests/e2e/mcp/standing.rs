@@ -166,8 +166,10 @@ impl Scene {
             read_timeout_secs = 1
         };
         let setup = grants.setup().server_with("native", &format!("http://{}/mcp", server.address), keys);
-        // All of them are one caller's.
-        let gateway = setup.set("limits.streams_per_caller", 0).start().await;
+        // All of them are one caller's, at one address.
+        let unbounded = ["streams_per_caller", "requests_per_caller", "connections_per_address"];
+        let setup = unbounded.iter().fold(setup, |setup, key| setup.set(&format!("limits.{key}"), 0));
+        let gateway = setup.start().await;
         let token = email_token(CALLER);
         let session = End::through(gateway.url("/native/mcp"), &token).session().await;
         let before = resident_kib(&gateway);
