@@ -31,8 +31,8 @@ pub(super) fn read(table: &mut Reader<'_>, services: ServiceRates) -> Read<(Sett
     let per_address = table.parsed("requests_per_address", "1000/min", rate);
     let unlimited = table.list("unlimited_addresses", gateway_headers::network);
     let streams = table.size("streams_per_caller", 256, 0..=1_000_000);
-    let requests = table.size("requests_per_caller", 500, 0..=1_000_000);
-    let connections = table.size("connections_per_address", 1_000, 0..=1_000_000);
+    let requests = table.size("requests_per_caller", 2_000, 0..=1_000_000);
+    let connections = table.size("connections_per_address", 8_000, 0..=1_000_000);
     let running = table.integer("running_per_server", RUNNING.into(), 0..=MOST_RUNNING.into());
     let in_work = table.size("requests_in_work", 10_000, 0..=10_000_000);
     let lateness = table.integer("shed_late_millis", 500, 0..=60_000).map(Duration::from_millis);
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(rate(limits.per_address).unwrap(), "1000/min");
         assert!(limits.per_server.is_none() && limits.per_tool.is_none() && limits.redis.is_none());
         let at_once = (limits.streams_per_caller, limits.requests_per_caller, limits.connections_per_address);
-        assert_eq!(at_once, (256, 500, 1_000));
+        assert_eq!(at_once, (256, 2_000, 8_000));
     }
 
     #[test]

@@ -213,6 +213,8 @@ async fn a_draining_gateway_says_goaway_and_streams_go_to_their_end() {
     held.end();
     assert!(answer.piece().await.unwrap().is_none_or(|rest| rest.is_empty()));
     drop(answer);
-    assert!(client.ended().await.is_ok());
+    let ended = client.ended().await;
+    // The client's own goodbye may come too late.
+    assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "{ended:?}");
     assert_eq!(scene.gateway.ended().await.code(), Some(0));
 }
