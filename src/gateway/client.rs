@@ -147,7 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Client<S> {
             match Pin::new(&mut client.stream).poll_read(cx, buf) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) if buf.filled().len() > before || buf.remaining() == 0 => {
-                    return Poll::Ready(Ok(()));
+                    let is_well = client.line.hearing().hear(&buf.filled()[before..]);
+                    return Poll::Ready(if is_well { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) });
                 }
                 Poll::Ready(_) if client.may_leave() => {}
                 Poll::Ready(outcome) => return Poll::Ready(outcome),

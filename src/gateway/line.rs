@@ -5,7 +5,7 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,7 +13,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::seats::{Seat, Seats};
+use super::{
+    hearing::Hearing,
+    seats::{Seat, Seats},
+};
+use crate::limit::seats::Seat as Place;
 
 tokio::task_local! {
     static LINE: Arc<Line>;
@@ -44,6 +48,9 @@ pub struct Line {
     is_slow: AtomicBool,
     /// Among the connections, or among the forsaken once the client has left.
     seat: Mutex<Option<Seat>>,
+    /// Among the connections of its address, as long as the client is there.
+    place: Mutex<Option<Place>>,
+    hearing: Mutex<Hearing>,
     forsaken: Forsaken,
     /// The client's address, as a balancer told it at the connection's beginning.
     told: OnceLock<IpAddr>,
@@ -68,6 +75,8 @@ impl Line {
             blocked_since_millis: AtomicU64::new(DISARMED),
             is_slow: AtomicBool::new(false),
             seat: Mutex::new(seat),
+            place: Mutex::default(),
+            hearing: Mutex::default(),
             forsaken,
             told: OnceLock::new(),
         };
@@ -208,6 +217,7 @@ impl Line {
         let Some(seat) = self.forsaken.seats.take(self.forsaken.most) else { return false };
         // The one among the connections is free for others.
         self.take_seat(Some(seat));
+        self.take_place(None);
         let until = (self.opened.elapsed() + within).as_millis() as u64;
         self.forsaken_until_millis.store(until, Ordering::Relaxed);
         true
@@ -216,6 +226,16 @@ impl Line {
     /// Takes this seat, or leaves the one it had.
     pub fn take_seat(&self, seat: Option<Seat>) {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
+    }
+
+    /// Takes this place among the connections of its address, or leaves the one it had.
+    pub fn take_place(&self, place: Option<Place>) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+
+    /// What the client says.
+    pub fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A write waits for the client to take more, or no longer does. The time that took is not the peer's: it has so much

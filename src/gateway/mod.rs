@@ -13,6 +13,7 @@ mod failure;
 mod framing;
 pub mod guard;
 mod head;
+mod hearing;
 mod hygiene;
 mod journey;
 pub mod leaving;
@@ -44,6 +45,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::header::TRANSFER_ENCODING;
 use pingora::{
     Error, ErrorType,
     http::{RequestHeader, ResponseHeader},
@@ -129,6 +131,7 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         if let Some(line) = Line::current() {
             line.disarm();
+            line.hearing().end_head(session.req_header().headers.contains_key(TRANSFER_ENCODING));
         }
         let settings = &journey.gateway.settings;
         let idle = settings.keepalive_timeout.as_secs();

@@ -17,6 +17,7 @@ use std::{
 use super::{Gateway, journey::Journey};
 use crate::{
     access::Permit,
+    catalog::server::Server,
     identity::Caller,
     limit::{
         self, Charges, Left, Limits, Over, Reached, Source, Tightest,
@@ -61,6 +62,8 @@ pub struct Held {
     pub stream: Option<Seat>,
     /// Its place among the running calls of its server.
     running: Option<Seat>,
+    /// One that was taken before it was known whether it is needed.
+    reserved: Option<Seat>,
     /// What is left after it.
     left: Option<Tightest>,
 }
@@ -109,6 +112,19 @@ impl Limiting {
     pub fn stand(&self, caller: &Caller) -> Result<Seat, Refusal> {
         let most = most(self.limits.settings().streams_per_caller);
         self.standing.take(caller.name().as_bytes(), most).ok_or_else(too_many_streams)
+    }
+
+    /// A place among the running calls of a server, for what may turn out to be one.
+    pub fn reserve(&self, held: &mut Held, server: &Server) -> Result<(), Refusal> {
+        held.reserved = self.run(server)?;
+        Ok(())
+    }
+
+    fn run(&self, server: &Server) -> Result<Option<Seat>, Refusal> {
+        match server.limits.running {
+            0 => Ok(None),
+            most => self.running.take(server.id.as_str().as_bytes(), most).map(Some).ok_or_else(server_busy),
+        }
     }
 
     /// A call's answer turns out to be a stream.
@@ -168,9 +184,9 @@ impl Gateway {
         }
         let (limiting, server) = (&self.limiting, permit.server());
         limiting.refuse_streaming(permit.caller())?;
-        let running = match server.limits.running {
-            0 => None,
-            most => Some(limiting.running.take(server.id.as_str().as_bytes(), most).ok_or_else(server_busy)?),
+        let running = match journey.held.reserved.take() {
+            None => limiting.run(server)?,
+            reserved => reserved,
         };
         let charges = limiting.limits.of_calls(permit.caller(), server, tools);
         journey.held.left = limiting.count(&charges).await?;
@@ -189,6 +205,7 @@ impl Held {
     pub fn let_go(&mut self) {
         self.stream = None;
         self.running = None;
+        self.reserved = None;
     }
 }
 

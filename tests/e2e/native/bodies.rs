@@ -230,3 +230,41 @@ async fn a_body_that_comes_in_drops_is_not_waited_for_beyond_its_time() {
         serde_json::from_str::<serde_json::Value>(&line).unwrap()["gateway_millis"].as_f64().unwrap();
     assert!(millis < 5_000.0, "it took {millis} ms to refuse");
 }
+
+#[tokio::test]
+async fn a_body_in_chunks_takes_nothing_of_its_server_s_until_it_is_whole_or_long() {
+    let scene = Scene::start_with("mcp", |setup| {
+        setup.set("listen.body_timeout_secs", 2).set("limits.running_per_server", 1)
+    })
+    .await;
+    let lines = ["content-type: application/json", "transfer-encoding: chunked"];
+    let request = head("POST", "/alpha/mcp", &scene.token, &lines);
+    let mut dripping = Vec::new();
+    for _ in 0..3 {
+        let mut client = scene.client().await;
+        client.send(&request).await;
+        client.send(chunk(b"{")).await;
+        client.send(chunk(b" ")).await;
+        dripping.push(client);
+    }
+    for mut client in dripping {
+        assert_eq!(refusal(&client.read_answer().await), (400, 400, "bad_request".to_owned()));
+    }
+    assert!(!scene.peer.was_called().await, "nothing of them has departed");
+
+    // A long one departs before its end, and then counts as running, for as long as a body may take.
+    let mut long = scene.client().await;
+    long.send(&request).await;
+    for _ in 0..7 {
+        long.send(chunk(&[b' '; 10_000])).await;
+    }
+    let mut call_of_long = scene.peer.call().await;
+    let body = call("echo").to_string();
+    let refused = scene.client().await.exchange(scene.post(&[], &body)).await;
+    assert_eq!(refusal(&refused), (503, 503, "server_busy".to_owned()));
+    let began = std::time::Instant::now();
+    assert_eq!(refusal(&long.read_answer().await), (400, 400, "bad_request".to_owned()));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert_eq!(call_of_long.rest_within(Duration::from_secs(10)).await.as_deref(), Some(&b""[..]));
+    scene.is_unharmed().await;
+}
