@@ -247,11 +247,10 @@ impl Gateway {
 
     fn refuse_malformed(&self, session: &Session) -> Result<(), Refusal> {
         let (request, raw) = (session.req_header(), session.to_h1_raw());
-        head::check(request, &raw, self.settings.max_header_bytes)?;
-        match Line::current() {
-            Some(line) => head::check_as_heard(&line.hearing()),
-            None => Ok(()),
+        if let Some(line) = Line::current() {
+            head::check_as_heard(&line.hearing())?;
         }
+        head::check(request, &raw, self.settings.max_header_bytes)
     }
 
     /// The tool of this name; a miss has the server's list read once more.

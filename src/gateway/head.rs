@@ -20,7 +20,7 @@ const MOST_HEADERS: usize = 256;
 /// size.
 pub fn check(request: &RequestHeader, raw: &[u8], most: usize) -> Result<(), Refusal> {
     if raw.len() > most {
-        return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
+        return Err(too_large());
     }
     // RFC 9112 section 2.2 lets a line end with a bare LF. To a parser that does not, what follows it is part of the line.
     if has_bare_line_feed(raw) {
@@ -48,14 +48,21 @@ pub fn check(request: &RequestHeader, raw: &[u8], most: usize) -> Result<(), Ref
 /// Refuses what the framework has read otherwise than it was said.
 pub fn check_as_heard(heard: &Hearing) -> Result<(), Refusal> {
     match heard.wrong() {
-        Some(Wrong::Chunk) => return Err(framing::broken()),
-        Some(Wrong::Head) | None => {}
+        // Where it ends nobody knows.
+        Some(Wrong::Head) => Err(too_large().closing()),
+        Some(Wrong::Chunk) => Err(framing::broken()),
+        None if heard.is_odd() => Err(odd_line()),
+        None => Ok(()),
     }
-    if heard.is_odd() { Err(odd_line()) } else { Ok(()) }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(Code::HeadersTooLarge, "the request's headers are too large")
 }
 
 fn odd_line() -> Refusal {
-    let sentence = "the request line must be method, path and version with one space between, and have no `#`";
+    let sentence =
+        "the request line must be method, path and version with one space between, and have no `#`";
     Refusal::new(Code::BadPath, sentence).closing()
 }
 

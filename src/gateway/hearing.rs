@@ -16,7 +16,7 @@ use pingora::{
 
 use super::line::Line;
 
-/// Of how many times the largest head that is answered one may be, and is cut then.
+/// A head that is so many times too large is not heard to its end.
 pub const HEAD_SHARE: usize = 4;
 
 /// What is wrong with what was heard.
@@ -83,7 +83,16 @@ impl Hearing {
         self.wrong
     }
 
-    /// These bytes come next; false where they may not be passed on.
+    /// What makes a whole head of one that is too large: it is refused at once then, whatever else it would say. None where it
+    /// has no line yet.
+    pub fn cut_short(&mut self) -> Option<&'static [u8]> {
+        match std::mem::take(&mut self.phase) {
+            Phase::Head(head) if self.wrong == Some(Wrong::Head) => head.cut_short(),
+            _ => None,
+        }
+    }
+
+    /// These bytes come next; false where something is wrong.
     pub fn hear(&mut self, bytes: &[u8]) -> bool {
         match &mut self.phase {
             Phase::Head(head) => {
@@ -114,7 +123,9 @@ struct Head {
     bytes: usize,
     /// Of the line that has not ended.
     line: usize,
-    has_cr: bool,
+    /// All of that line is a CR, or its end is.
+    is_cr: bool,
+    ends_in_cr: bool,
     is_first_over: bool,
     spaces: usize,
     has_tab: bool,
@@ -140,8 +151,8 @@ impl Head {
     /// The rest of a line, without its LF. Whether it is the empty one behind all others.
     fn ends_line(&mut self, rest: &[u8]) -> bool {
         self.part(rest);
-        let is_empty = self.line == usize::from(self.has_cr);
-        (self.line, self.has_cr) = (0, false);
+        let is_empty = self.line == usize::from(self.is_cr);
+        (self.line, self.is_cr, self.ends_in_cr) = (0, false, false);
         // Those in front of a request do not count (RFC 9112 section 2.2).
         let is_end = is_empty && self.is_first_over;
         self.is_first_over |= !is_empty;
@@ -162,8 +173,19 @@ impl Head {
         } else {
             self.may_have_chunks |= matches!(part, [b't' | b'T', b'r' | b'R', ..] | [b't' | b'T']);
         }
+        self.is_cr = self.line == 0 && part == b"\r";
+        self.ends_in_cr = part.ends_with(b"\r");
         self.line += part.len();
-        self.has_cr = part == b"\r";
+    }
+
+    fn cut_short(&self) -> Option<&'static [u8]> {
+        match self {
+            Self { is_first_over: false, .. } => None,
+            Self { line: 0, .. } => Some(b"\r\n"),
+            Self { ends_in_cr: true, .. } => Some(b"\n\r\n"),
+            // The end of a value, or of a name without one.
+            Self { .. } => Some(b"a:\r\n\r\n"),
+        }
     }
 }
 
@@ -302,11 +324,17 @@ mod tests {
 
     #[test]
     fn every_chunk_has_a_size() {
-        for body in ["0\r\n\r\n", "2\r\n{}\r\n0\r\n\r\n", "02 ;a=b\nc\r\n\r\n\r\n00\r\nx: y\r\n\r\n", "A\r\n\r\n\r\n\r\n\r\n\r\n\r\n"]
-        {
+        for body in [
+            "0\r\n\r\n",
+            "2\r\n{}\r\n0\r\n\r\n",
+            "02 ;a=b\nc\r\n\r\n\r\n00\r\nx: y\r\n\r\n",
+            "A\r\n\r\n\r\n\r\n\r\n\r\n\r\n",
+        ] {
             check(CHUNKED, body, (true, true));
         }
-        for body in ["\r\n\r\n", "2\r\n{}\r\n\r\n\r\n", "2\r\n{}\r\n \r\n\r\n", "2\r\n{}\r\n;a=b\r\n\r\n", "g\r\n"] {
+        for body in
+            ["\r\n\r\n", "2\r\n{}\r\n\r\n\r\n", "2\r\n{}\r\n \r\n\r\n", "2\r\n{}\r\n;a=b\r\n\r\n", "g\r\n"]
+        {
             check(CHUNKED, body, (true, false));
         }
         // Not in chunks, so it may be anything.
@@ -319,7 +347,20 @@ mod tests {
         assert!(hearing.hear(b"GET /a HTTP/1.1\r\nx: "));
         assert!(hearing.hear(&[b'y'; 4000]));
         assert!(!hearing.hear(&[b'y'; 100]));
-        assert_eq!(hearing.wrong(), Some(Wrong::Head));
+        assert_eq!((hearing.wrong(), hearing.cut_short()), (Some(Wrong::Head), Some(&b"a:\r\n\r\n"[..])));
+        for (head, end) in [
+            ("GET /", None),
+            ("GET / HTTP/1.1\r", None),
+            ("GET / HTTP/1.1\r\n", Some("\r\n")),
+            ("GET / HTTP/1.1\r\nx: y\r", Some("\n\r\n")),
+            ("GET / HTTP/1.1\r\n\r", Some("\n\r\n")),
+            ("GET / HTTP/1.1\r\nx", Some("a:\r\n\r\n")),
+        ] {
+            let mut cut = Hearing { most: 1, ..Hearing::default() };
+            cut.begin();
+            assert!(!cut.hear(head.as_bytes()));
+            assert_eq!(cut.cut_short(), end.map(str::as_bytes), "{head:?}");
+        }
         let mut hearing = self::hearing();
         assert!(hearing.hear(b"POST /a HTTP/1.1\r\n\r\n"));
         hearing.end_head(false);

@@ -23,6 +23,9 @@ tokio::task_local! {
     static LINE: Arc<Line>;
 }
 
+/// So long a reader may make an answer wait, in all, and still have nothing to do with its end.
+const LONG: Duration = Duration::from_secs(1);
+
 /// No deadline is running.
 const DISARMED: u64 = u64::MAX;
 
@@ -43,8 +46,9 @@ pub struct Line {
     outlives_client: AtomicBool,
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
     forsaken_until_millis: AtomicU64,
-    /// Since when a write waits for the client to take more.
+    /// Since when a write waits for the client to take more, and how long others have.
     blocked_since_millis: AtomicU64,
+    waited_millis: AtomicU64,
     is_slow: AtomicBool,
     /// Among the connections, or among the forsaken once the client has left.
     seat: Mutex<Option<Seat>>,
@@ -73,6 +77,7 @@ impl Line {
             outlives_client: AtomicBool::new(false),
             forsaken_until_millis: AtomicU64::new(DISARMED),
             blocked_since_millis: AtomicU64::new(DISARMED),
+            waited_millis: AtomicU64::new(0),
             is_slow: AtomicBool::new(false),
             seat: Mutex::new(seat),
             place: Mutex::default(),
@@ -242,11 +247,25 @@ impl Line {
     /// more to end its answer.
     pub fn note_blocked(&self, is_blocked: bool) {
         let now = self.opened.elapsed().as_millis() as u64;
-        let since = self.blocked_since_millis.swap(if is_blocked { now } else { DISARMED }, Ordering::Relaxed);
-        let end = self.end_due_millis.load(Ordering::Relaxed);
-        if !is_blocked && since != DISARMED && end != DISARMED {
-            self.end_due_millis.store(end + now.saturating_sub(since), Ordering::Relaxed);
+        let since =
+            self.blocked_since_millis.swap(if is_blocked { now } else { DISARMED }, Ordering::Relaxed);
+        if is_blocked || since == DISARMED {
+            return;
         }
+        let waited = now.saturating_sub(since);
+        self.waited_millis.fetch_add(waited, Ordering::Relaxed);
+        let end = self.end_due_millis.load(Ordering::Relaxed);
+        if end != DISARMED {
+            self.end_due_millis.store(end + waited, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client has made its answer wait for longer than anybody who takes it as it comes.
+    pub fn has_waited(&self) -> bool {
+        let since = self.blocked_since_millis.load(Ordering::Relaxed);
+        let now = self.opened.elapsed().as_millis() as u64;
+        let waits = if since == DISARMED { 0 } else { now.saturating_sub(since) };
+        self.waited_millis.load(Ordering::Relaxed) + waits >= LONG.as_millis() as u64
     }
 
     /// The client takes too little.
@@ -273,6 +292,7 @@ impl Line {
         self.is_cut.store(false, Ordering::Release);
         self.is_slow.store(false, Ordering::Relaxed);
         self.note_blocked(false);
+        self.waited_millis.store(0, Ordering::Relaxed);
         self.answer_began();
         self.may_go_on();
         self.outlive_client(false);
@@ -342,6 +362,27 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn the_time_a_write_waits_for_the_client_is_added_to_the_server_s() {
+        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
+        let line = Line::new(Duration::from_secs(60), None, forsaken);
+        line.must_end(Duration::ZERO);
+        assert!(line.is_past_end() && !line.has_waited());
+        line.must_end(Duration::from_secs(60));
+        let due = line.answer_due();
+        line.note_blocked(true);
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(3) {
+            std::hint::spin_loop();
+        }
+        line.note_blocked(false);
+        assert!(line.answer_due() >= due.map(|due| due + Duration::from_millis(2)));
+        line.waited_millis.store(LONG.as_millis() as u64, Ordering::Relaxed);
+        assert!(line.has_waited());
+        line.settle();
+        assert!(!line.has_waited() && line.answer_due().is_none(), "the next request begins anew");
+    }
 
     #[test]
     fn a_cut_ends_the_request_that_runs_and_none_after_it() {

@@ -76,7 +76,9 @@ impl Stream {
                 line.note_taken();
                 Ok(())
             }
-            Ok(()) => Err(Error::explain(ErrorType::WriteTimedout, "the answer is taken too slowly").into_down()),
+            Ok(()) => {
+                Err(Error::explain(ErrorType::WriteTimedout, "the answer is taken too slowly").into_down())
+            }
             Err(error) => {
                 if *error.etype() == ErrorType::WriteTimedout {
                     line.note_slow();
@@ -273,7 +275,6 @@ impl Session for Stream {
     fn retry_buffer_truncated(&self) -> bool {
         self.session.retry_buffer_truncated()
     }
-
 
     async fn finish_custom(&mut self) -> Result<()> {
         Ok(())

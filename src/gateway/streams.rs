@@ -5,11 +5,9 @@
 //! is kept for a connection (who cuts it, which deadlines it has) has to be kept for a stream here. Never decides
 //! about what is asked.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -20,12 +18,7 @@ use pingora::{
     server::ShutdownWatch,
 };
 
-use super::{
-    guard::Terms,
-    line::Line,
-    stream::Stream,
-    taking::Taking,
-};
+use super::{guard::Terms, line::Line, stream::Stream, taking::Taking};
 use crate::record::metrics::Metrics;
 
 /// The app inside, for the streams of one connection.

@@ -119,10 +119,11 @@ impl Tries {
         }
     }
 
-    /// Whatever happens before the peer has the whole request may be its client's doing: one that is slow has servers hang
-    /// up, and not only on itself.
+    /// Whatever happens before the peer has the whole request, or while its answer waits for the client, may be the client's
+    /// doing: servers hang up on those who are slow.
     fn settle(&mut self, fault: Option<Fault>) {
-        if !self.is_whole && fault.is_some_and(|fault| fault != Fault::Unreached) {
+        let is_of_client = || !self.is_whole || Line::current().is_some_and(|line| line.has_waited());
+        if fault.is_some_and(|fault| fault != Fault::Unreached) && is_of_client() {
             return;
         }
         if let Some(seat) = self.pick.as_mut().and_then(|pick| pick.seat.as_mut()) {

@@ -39,7 +39,6 @@ impl Load {
             Load::Held(..) => Framing::Chunked,
         }
     }
-
 }
 
 /// Reads a body of at most `bound` bytes, as far as it can be read before the peer is called.

@@ -124,7 +124,8 @@ async fn a_client_that_left_its_call_to_go_on_has_no_place_among_its_address_s_c
     scene.peer.set("/search", Behaviour::Stall);
     let address = scene.gateway.address();
     let mut client = RawClient::connect_from("127.0.0.2", &address).await;
-    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"alpha_search","arguments":{}}}"#;
+    let call =
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"alpha_search","arguments":{}}}"#;
     let lines = ["content-type: application/json", "accept: application/json, text/event-stream"];
     client.send(crate::harness::request::post_with("/mcp", &scene.token, &lines, call)).await;
     scene.peer.arrived(1).await;

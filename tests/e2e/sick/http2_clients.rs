@@ -87,7 +87,8 @@ async fn a_slow_reader_gets_all_of_its_answer_and_one_that_takes_nothing_is_let_
     let keys = "first_byte_timeout_secs = 10\nread_timeout_secs = 1\ntotal_timeout_secs = 10";
     let scene = Scene::start(peer.url(), keys, |setup| setup.set("listen.write_timeout_secs", 2)).await;
     let client = scene.client().await;
-    let mut slow = client.begin("POST", "/alpha/work", &scene.token, Some("{}")).await.answer().await.unwrap();
+    let mut slow =
+        client.begin("POST", "/alpha/work", &scene.token, Some("{}")).await.answer().await.unwrap();
     // Some 8 kB a second: a piece of the server's takes longer than any of the times.
     let (began, mut taken) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(12) {
