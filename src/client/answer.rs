@@ -220,12 +220,13 @@ impl Refused {
     }
 
     /// What the asker is told: the server's own error where it is one about the question.
-    pub(super) fn into_told(self) -> Result<Told, Refusal> {
+    pub(super) fn into_told(self) -> Result<Told, Stopped> {
         match self.error {
             // Not about the question but about us, and the asker's own client would take it for its own credential.
-            Some(_) | None if self.status == StatusCode::UNAUTHORIZED => Err(self.refusal),
+            Some(_) | None if self.status == StatusCode::UNAUTHORIZED => Err(Stopped::Refused(self.refusal)),
             Some((id, error)) => Ok(Told::Error { id, error }),
-            None => Err(self.refusal),
+            None if is_of_what_stands_in_front(self.status) => Err(Stopped::Lost(self.refusal)),
+            None => Err(Stopped::Refused(self.refusal)),
         }
     }
 
@@ -255,6 +256,11 @@ pub(super) fn refused_with(status: StatusCode, headers: &HeaderMap) -> Refusal {
         }
         _ => bad_answer(cause),
     }
+}
+
+/// Whether it is what a proxy says whose server is gone: nobody knows what became of the request.
+pub(super) fn is_of_what_stands_in_front(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 502..=504)
 }
 
 /// What a body is labelled as; none where that is not said once.

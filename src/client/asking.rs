@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     Ask, Client, OwnedRewrite,
-    answer::{Limits, Reader, Refused, refused_with},
+    answer::{Limits, Reader, Refused, is_of_what_stands_in_front, refused_with},
     next_id,
     opening::OWN_INFO,
     outbox::{BRIEFLY, Outbox, drain, mirrored},
@@ -26,7 +26,7 @@ use crate::{
         told::Told,
     },
     refusal::{Code, Refusal},
-    upstream::{self, Destination, Way, native},
+    upstream::{self, Destination, Way, breaker::Fault, native},
 };
 
 impl OwnedRewrite {
@@ -88,6 +88,13 @@ impl Client {
             let destination = tries.next().await?;
             let request = request(&destination)?;
             match self.shared.wire.send(&upstream::peer::way_peer(way, &destination), request).await {
+                Ok(incoming)
+                    if is_of_what_stands_in_front(incoming.status()) && tries.may_repeat(is_repeatable) =>
+                {
+                    destination.health.note(Some(Fault::SaidSo));
+                    let refusal = refused_with(incoming.status(), incoming.headers());
+                    tries.note(Stopped::Lost(refusal), is_repeatable)?;
+                }
                 Ok(incoming) => return Ok(Delivered { incoming, seat: tries.seat() }),
                 Err(failed) => {
                     destination.health.note(fault_of(failed));

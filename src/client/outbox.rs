@@ -169,7 +169,7 @@ impl Outbox {
         let mut sent = self.wire.send(&way_peer(&self.way, &self.destination), request).await;
         match &mut sent {
             // The peer itself, or what stands in front of it.
-            Ok(incoming) if matches!(incoming.status().as_u16(), 502..=504) => {
+            Ok(incoming) if answer::is_of_what_stands_in_front(incoming.status()) => {
                 self.destination.health.note(Some(Fault::SaidSo));
             }
             // Streams break off.

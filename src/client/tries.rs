@@ -60,6 +60,11 @@ impl<'a> Tries<'a> {
         }
     }
 
+    /// Whether what does no harm twice would be asked again, and at another address.
+    pub(super) fn may_repeat(&self, is_repeatable: bool) -> bool {
+        is_repeatable && !self.is_repeated && self.course.has_other(self.tried)
+    }
+
     /// The question had an answer: whether that was a good one is known to who read it.
     pub(super) fn seat(&mut self) -> Option<Seat> {
         self.pick.take().and_then(|pick| pick.seat)

@@ -34,7 +34,7 @@ pub struct Failed {
     pub is_sent: bool,
     /// What went wrong.
     pub kind: Fault,
-    /// The framework's word for it.
+    /// What was wrong with TLS, or the framework's word for it.
     pub word: &'static str,
 }
 
@@ -74,7 +74,8 @@ impl Failed {
             ErrorType::InvalidHTTPHeader | ErrorType::H1Error | ErrorType::Custom(_) => Fault::NotHttp,
             _ => Fault::Closed,
         };
-        Self { is_sent, kind, word: error.etype().as_str() }
+        let word = super::tls::trouble(error).unwrap_or_else(|| error.etype().as_str());
+        Self { is_sent, kind, word }
     }
 
     fn slow(word: &'static str) -> Self {

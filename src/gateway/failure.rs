@@ -7,6 +7,7 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use super::{framing, line::Line, tries::SOON};
 use crate::{
+    dial::tls,
     refusal::{Code, Refusal},
     upstream,
 };
@@ -79,7 +80,8 @@ pub fn refusal_for(error: &Error) -> Option<Refusal> {
         return Some(refusal.clone());
     }
     // Not the error itself: the framework's text quotes the peer's or the client's bytes.
-    let cause = format!("{} {}", error.esource().as_str(), error.etype().as_str());
+    let word = if *error.esource() == ErrorSource::Upstream { tls::trouble(error) } else { None };
+    let cause = format!("{} {}", error.esource().as_str(), word.unwrap_or_else(|| error.etype().as_str()));
     let refuse = |code, sentence: &'static str| Some(Refusal::new(code, sentence).because(cause.clone()));
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader) => {

@@ -281,6 +281,9 @@ impl ProxyHttp for Configured {
         if header.status.is_informational() {
             return Ok(());
         }
+        if let Some(underway) = journey.underway() {
+            underway.refuse_stand_in(session, header.status.as_u16())?;
+        }
         caught(|| {
             hygiene::clean_answer(header);
             if let Some(Underway { trip, cargo, tries, .. }) = journey.underway()

@@ -101,10 +101,12 @@ impl Ops {
 /// Notes how a server's peers stand, and what was counted where no metric is at hand.
 fn note_peers(metrics: &Metrics, server: &str, all: &[Destination]) {
     let good = all.iter().filter(|destination| destination.health.is_good()).count();
-    for (state, count) in PEER_STATES.into_iter().zip([all.len(), good]) {
+    let tally = all.first().map(|first| first.health.tally());
+    let unresolved = tally.map_or(0, |tally| tally.unresolved.load(Ordering::Relaxed));
+    for (state, count) in PEER_STATES.into_iter().zip([all.len(), good, unresolved]) {
         metrics.peers.with_label_values(&[server, state]).set(count as i64);
     }
-    let Some(tally) = all.first().map(|first| first.health.tally()) else { return };
+    let Some(tally) = tally else { return };
     let raise = |counter: IntCounter, total: &AtomicU64| {
         counter.inc_by(total.load(Ordering::Relaxed).saturating_sub(counter.get()));
     };

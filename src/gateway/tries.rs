@@ -177,14 +177,7 @@ impl Underway {
             }
             return goes_on;
         }
-        let is_all_there = match &self.cargo {
-            Cargo::Arguments(_) => true,
-            // What was held has gone.
-            Cargo::Native(exchange) => matches!(exchange.load, Load::Whole(_)),
-        };
-        let may_run_twice =
-            is_all_there && (self.trip.is_repeatable() || hygiene::is_named_by_client(session.req_header()));
-        if fault == Fault::TooSlow || !may_run_twice || self.tries.is_repeated {
+        if fault == Fault::TooSlow || !self.may_run_twice(session) {
             return false;
         }
         let Some(seat) = self.tries.pick.as_ref().and_then(|pick| pick.seat.as_ref()) else { return false };
@@ -196,6 +189,32 @@ impl Underway {
         }
         self.tries.is_repeated = true;
         true
+    }
+
+    /// Refuses an answer by which what stands in front of a server says that the server is gone (502, 503, 504), where the
+    /// request goes to another address then.
+    pub fn refuse_stand_in(&self, session: &Session, status: u16) -> pingora::Result<()> {
+        let has_other = || self.trip.course().has_other(self.tries.tried);
+        let is_sent_again = || {
+            let is_all_here = self.tries.is_whole && !session.as_ref().retry_buffer_truncated();
+            is_all_here && has_other() && self.may_run_twice(session)
+        };
+        if matches!(status, 502..=504) && is_sent_again() {
+            let etype = ErrorType::HTTPStatus(status);
+            return Err(Error::create(etype, ErrorSource::Upstream, None, None));
+        }
+        Ok(())
+    }
+
+    /// Whether it may be sent again although the first may have been run: it was not yet, and does no harm.
+    fn may_run_twice(&self, session: &Session) -> bool {
+        let is_all_there = match &self.cargo {
+            Cargo::Arguments(_) => true,
+            // What was held has gone.
+            Cargo::Native(exchange) => matches!(exchange.load, Load::Whole(_)),
+        };
+        let is_harmless = || self.trip.is_repeatable() || hygiene::is_named_by_client(session.req_header());
+        !self.tries.is_repeated && is_all_there && is_harmless()
     }
 
     fn note_unsent(&self) {
@@ -231,6 +250,7 @@ fn fault_of(error: &Error) -> Option<Fault> {
     Some(match error.etype() {
         ErrorType::ReadTimedout | ErrorType::WriteTimedout => Fault::TooSlow,
         ErrorType::InvalidHTTPHeader | ErrorType::H1Error => Fault::NoAnswer,
+        ErrorType::HTTPStatus(_) => Fault::SaidSo,
         _ => Fault::HungUp,
     })
 }

@@ -15,8 +15,8 @@ use crate::names::ServerId;
 const BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-/// How a server's addresses stand: those there are, and those that are called.
-pub const PEER_STATES: [&str; 2] = ["known", "healthy"];
+/// How a server's addresses stand: those there are, those that are called, and names that stand for none.
+pub const PEER_STATES: [&str; 3] = ["known", "healthy", "unresolved"];
 
 macro_rules! metrics {
     ($($field:ident: $type:ident = $make:expr;)*) => {

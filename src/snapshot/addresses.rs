@@ -3,7 +3,11 @@
 //! Each name is asked for again when its TTL is over, and before that when no address of it can be reached. A name that
 //! does not resolve leaves the last known addresses in place and is said once.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{FutureExt, future::join_all};
 use tokio::time::{sleep, timeout};
@@ -16,6 +20,7 @@ use super::{
 };
 use crate::{
     catalog::server::Server,
+    names::ServerId,
     upstream::{Addresses, Destination},
 };
 
@@ -71,17 +76,17 @@ where
     F: Future<Output = io::Result<Found>>,
 {
     let id = &server.id;
-    let mut was_resolved = true;
+    let mut told = Vec::new();
     loop {
         let known = current.load().addresses.of(&server);
-        let Resolved { destinations, good_for, is_complete } = resolve(&server, &known, &look_up).await;
+        let Resolved { destinations, good_for, lost } = resolve(&server, &known, &look_up).await;
         let is_resolved = !destinations.is_empty();
-        match (was_resolved, is_resolved) {
-            (true, false) => warn!(server.id = %id, "no address of server `{id}` resolves; trying again"),
-            (false, true) => info!(server.id = %id, "server `{id}` resolves again"),
-            _ => {}
+        if lost != told {
+            tell(id, &lost, is_resolved);
         }
-        was_resolved = is_resolved;
+        if let Some(first) = destinations.first() {
+            first.health.tally().unresolved.store(lost.len(), Ordering::Relaxed);
+        }
         let destinations: Arc<[Destination]> = if is_resolved { destinations.into() } else { known.clone() };
         if is_resolved && current.load().addresses.found(id) != Some(&destinations) {
             current.change(|snapshot| {
@@ -91,7 +96,8 @@ where
                 snapshot.addresses = Arc::new(snapshot.addresses.with(id.clone(), destinations.clone()));
             });
         }
-        let pause = if is_complete { good_for } else { good_for.min(RETRY) };
+        let pause = if lost.is_empty() { good_for } else { good_for.min(RETRY) };
+        told = lost;
         // However often it is asked for, a name server is asked once a second.
         sleep(SHORTEST.min(pause)).await;
         let rest = pause.saturating_sub(SHORTEST);
@@ -102,13 +108,27 @@ where
     }
 }
 
+/// Tells once what names stand for nothing, and that they do again.
+fn tell(id: &ServerId, lost: &[String], is_resolved: bool) {
+    let names = lost.join("`, `");
+    match (lost.is_empty(), is_resolved) {
+        (true, _) => info!(server.id = %id, "server `{id}` resolves again"),
+        (false, true) => {
+            warn!(server.id = %id, "`{names}` of server `{id}` does not resolve; calls go where it last led; trying again");
+        }
+        (false, false) => {
+            warn!(server.id = %id, "no address of server `{id}` resolves (`{names}`); trying again");
+        }
+    }
+}
+
 /// Where a server is.
 pub(super) struct Resolved {
     pub(super) destinations: Vec<Destination>,
     /// After this its names are to be asked for again.
     pub(super) good_for: Duration,
-    /// Whether each of its names stands for something.
-    pub(super) is_complete: bool,
+    /// Those of its names that stand for nothing.
+    pub(super) lost: Vec<String>,
 }
 
 /// The addresses of all the server's peers, asked for at the same time. A peer whose name does not resolve stays where it
@@ -133,12 +153,13 @@ where
     });
     let looked_up = join_all(lookups).await;
     let good_for = looked_up.iter().map(|(_, found, _)| found.good_for).min().unwrap_or(LONGEST);
-    let is_complete = looked_up.iter().all(|(.., is_resolved)| *is_resolved);
+    let lost = looked_up.iter().filter(|(.., is_resolved)| !is_resolved);
+    let lost = lost.map(|(peer, ..)| peer.host.clone()).collect();
     let at = |(peer, found, _): (&crate::catalog::server::PeerUrl, Found, bool)| {
         found.addresses.into_iter().map(|address| (peer.clone(), address)).collect::<Vec<_>>()
     };
     let found = looked_up.into_iter().flat_map(at).collect();
-    Resolved { destinations: Destination::of(server, found, known), good_for, is_complete }
+    Resolved { destinations: Destination::of(server, found, known), good_for, lost }
 }
 
 #[cfg(test)]
@@ -194,7 +215,7 @@ mod tests {
     async fn what_is_known_of_an_address_stays_for_as_long_as_it_does() {
         let server = at("a", "h");
         let first = resolve(&server, &[], |_, _| async { found(&["10.0.0.2:80", "10.0.0.1:80"], 7) }).await;
-        assert_eq!((first.good_for, first.is_complete), (Duration::from_secs(7), true));
+        assert_eq!((first.good_for, first.lost.len()), (Duration::from_secs(7), 0));
         let second =
             resolve(&server, &first.destinations, |_, _| async { found(&["10.0.0.3:80", "10.0.0.1:80"], 9) });
         let second = second.await.destinations;
@@ -202,6 +223,6 @@ mod tests {
         assert!(Arc::ptr_eq(second[1].health.tally(), first.destinations[0].health.tally()));
         assert_eq!(second[1].address, "10.0.0.3:80".parse().unwrap());
         let gone = resolve(&server, &second, |_, _| async { Err(io::Error::other("no such host")) }).await;
-        assert_eq!((gone.destinations, gone.is_complete), (second, false), "the last known stay");
+        assert_eq!((gone.destinations, gone.lost), (second, vec!["h".to_owned()]), "the last known stay");
     }
 }

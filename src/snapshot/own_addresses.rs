@@ -237,8 +237,8 @@ impl Keeper {
 
     fn note(&mut self, (key, found): Looked) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let Resolved { destinations: found, good_for, is_complete } = found;
-        let pause = if found.is_empty() || !is_complete {
+        let Resolved { destinations: found, good_for, lost } = found;
+        let pause = if found.is_empty() || !lost.is_empty() {
             entry.failures = (entry.failures + 1).min(16);
             (RETRY * 2_u32.pow(entry.failures - 1)).min(LONGEST_RETRY)
         } else {
@@ -354,8 +354,8 @@ mod tests {
         let at =
             Destination::new(PeerUrl::parse("http://one.example.com").unwrap(), ([10, 0, 0, 1], 80).into());
         let resolved = |destinations: Vec<Destination>| {
-            let is_complete = !destinations.is_empty();
-            Resolved { destinations, good_for: SHORTEST, is_complete }
+            let lost = destinations.is_empty().then(|| "own".to_owned()).into_iter().collect();
+            Resolved { destinations, good_for: SHORTEST, lost }
         };
         keeper.note((one.clone(), resolved(vec![at])));
         keeper.shown = None;

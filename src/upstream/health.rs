@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, LazyLock, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -53,6 +53,8 @@ pub struct Tally {
     down_since: AtomicU64,
     /// Woken when its names should be looked up before their time.
     pub(crate) look_up: Notify,
+    /// Names of it that stand for nothing now.
+    pub unresolved: AtomicUsize,
     /// Where its names were last found to lead: for calls that wait for one of the places before.
     latest: Mutex<Weak<[Destination]>>,
 }
@@ -70,6 +72,7 @@ impl Tally {
             room: AtomicI64::new(MOST_REPEATED),
             down_since: AtomicU64::new(0),
             look_up: Notify::new(),
+            unresolved: AtomicUsize::new(0),
             latest: Mutex::new(Weak::<[Destination; 0]>::new()),
         })
     }

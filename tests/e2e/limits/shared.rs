@@ -240,3 +240,33 @@ async fn check_says_when_the_redis_cannot_be_reached() {
     let away = portcullis(folder.path(), &["check", "--connect"]).await;
     assert!(away.code == 0 && away.stderr.contains("each replica would count alone"), "{away:?}");
 }
+
+#[tokio::test]
+async fn two_gateways_behind_nginx_see_a_revocation_of_either_at_once() {
+    let replicas = Replicas::start(|setup| setup.set("limits.calls_per_caller", "off")).await;
+    let nginx = replicas.nginx().await;
+    let call = async || {
+        let mut client = RawClient::connect(&nginx.address()).await;
+        client.exchange(&post("/alpha/search", &replicas.token, "{}")).await.status
+    };
+    for (turn, gateway) in replicas.gateways.iter().enumerate() {
+        assert_eq!([call().await, call().await], [200, 200], "before, time {turn}");
+        let words = |verb| [verb, "--user", CALLER, "alpha"];
+        assert_eq!(portcullis(gateway.folder.path(), &words("revoke")).await.code, 0);
+        let revoked = Instant::now();
+        // Both, as each takes every other connection.
+        let mut refused = 0;
+        while refused < 10 {
+            refused = if call().await == 403 { refused + 1 } else { 0 };
+            assert!(revoked.elapsed() < Duration::from_secs(2), "still called, time {turn}");
+        }
+        assert_eq!(portcullis(gateway.folder.path(), &words("grant")).await.code, 0);
+        for gateway in &replicas.gateways {
+            crate::harness::deadline::until("the grant", || async {
+                let answer = gateway.call("/alpha/search", &replicas.token, &json!({})).await;
+                (answer.status == 200).then_some(())
+            })
+            .await;
+        }
+    }
+}

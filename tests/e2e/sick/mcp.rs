@@ -30,6 +30,8 @@ enum Manner {
     HangsUpFirst,
     /// Begins to answer calls, and goes on with a byte from time to time.
     Drips,
+    /// Answers calls as a proxy does whose server is gone.
+    Is503,
 }
 
 /// A server of MCP without sessions.
@@ -105,7 +107,9 @@ async fn serve(socket: TcpStream, manner: Manner, taken: Arc<Mutex<Vec<String>>>
             Value::Null => answer("202 Accepted", "application/json", b""),
             said => answer("200 OK", "application/json", said.to_string().as_bytes()),
         };
-        if manner == Manner::Drips && method == "tools/call" {
+        if manner == Manner::Is503 && method == "tools/call" {
+            connection.write_all(&answer("503 Service Unavailable", "text/plain", b"no backend")).await?;
+        } else if manner == Manner::Drips && method == "tools/call" {
             let (head, body) = said.split_at(said.len() - 20);
             connection.write_all(head).await?;
             for byte in body {
@@ -180,5 +184,27 @@ async fn a_server_that_drips_its_answers_is_left_alone_on_every_face() {
         }
         assert!((1..=3).contains(&failures), "{face}: {failures} of 30 calls failed");
         assert!(well.taken.lock().unwrap().len() >= 20, "{face}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_run_twice_goes_to_the_other_peer_when_one_says_that_it_has_no_server() {
+    for face in ["/alpha/look", "/alpha/set", "/mcp"] {
+        let (well, sick) = (Peer::start(Manner::Answers).await, Peer::start(Manner::Is503).await);
+        let grants = Grants::of(&["alpha"]).await;
+        let urls = [&well, &sick].map(|peer| format!("http://{}/mcp", peer.address));
+        let gateway = with_peers(grants.setup(), "alpha", &urls, "dialect = 'mcp'").start().await;
+        gateway.knows_tools("alpha", 3).await;
+        let message = match face {
+            "/mcp" => json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call",
+                "params": {"name": "alpha_look", "arguments": {}}}),
+            _ => json!({}),
+        };
+        for _ in 0..20 {
+            let request = gateway.call_request(face, &email_token(CALLER), &message);
+            let answer = gateway.send(request.header("accept", "application/json, text/event-stream")).await;
+            assert!(answer.status == 200 && !answer.text().contains("error"), "{face}: {}", answer.text());
+        }
+        assert!(!sick.taken.lock().unwrap().is_empty(), "{face}: it was never asked");
     }
 }

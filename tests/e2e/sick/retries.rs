@@ -1,5 +1,7 @@
 //! What is sent a second time: only what may be run twice, and only so often.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::{call, healthy, start, working};
@@ -8,6 +10,7 @@ use crate::harness::{
     gateway::Gateway,
     grants::CALLER,
     tokens::email_token,
+    wire::answer,
 };
 
 async fn hanging_up() -> FakePeer {
@@ -57,4 +60,34 @@ async fn calls_are_sent_twice_at_most_and_a_sick_server_is_not_sent_twice_its_ca
     let (gateway, _grants) = start(&[&sick], "retry = ['work']").await;
     assert_eq!(call(&gateway).await.status, 502);
     assert_eq!(sick.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn what_may_run_twice_goes_to_the_other_peer_when_one_answers_503_and_nothing_else_does() {
+    let (well, sick) = (working().await, working().await);
+    sick.set("/work", Behaviour::Answer(answer("503 Service Unavailable", "text/plain", b"no backend")));
+    for (keys, path) in
+        [("retry = ['work']", "/alpha/work"), ("retry = ['work']", "/mcp"), ("", "/alpha/work")]
+    {
+        let (gateway, _grants) = start(&[&well, &sick], keys).await;
+        let before = sick.requests().len();
+        let mut statuses = BTreeMap::<u16, usize>::new();
+        for _ in 0..20 {
+            let answer = match path {
+                "/mcp" => {
+                    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                        "params": {"name": "alpha_work", "arguments": {}}});
+                    gateway.call(path, &email_token(CALLER), &call).await
+                }
+                _ => call(&gateway).await,
+            };
+            assert!(path != "/mcp" || answer.text().contains("done"), "{}", answer.text());
+            *statuses.entry(answer.status.as_u16()).or_default() += 1;
+        }
+        let asked = sick.requests().len() - before;
+        assert!(asked > 0, "{path}: it was never asked");
+        let expected =
+            if keys.is_empty() { [(200, 20 - asked), (503, asked)].into() } else { [(200, 20)].into() };
+        assert_eq!(statuses, expected, "{path} {keys}");
+    }
 }

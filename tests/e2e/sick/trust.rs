@@ -24,18 +24,33 @@ async fn a_server_of_a_private_authority_that_asks_who_calls_is_called_and_nobod
     let peer = FakePeer::start().await.with_json("work", json!("done"));
     let front = TlsFront::of(peer.address(), authority.serves("localhost", Some(&clients)));
     let ids = ["right", "nobody", "nothing"];
+    // One address, so that nothing else is told than what went wrong there.
+    let url = front.url().replace("localhost", "127.0.0.1");
     let grants = Grants::of(&ids).await;
-    let whole = format!("ca = '{ca}'\nclient_cert = '{certificate}'\nclient_key = '{key}'");
-    let setup = with_peers(grants.setup(), "right", &[front.url()], &whole);
+    let whole =
+        format!("tls_name = 'localhost'\nca = '{ca}'\nclient_cert = '{certificate}'\nclient_key = '{key}'");
+    let setup = with_peers(grants.setup(), "right", std::slice::from_ref(&url), &whole);
     // The same address, and no use of what the first has.
-    let setup = with_peers(setup, "nobody", &[front.url()], &format!("ca = '{ca}'"));
-    let gateway = with_peers(setup, "nothing", &[front.url()], "").start().await;
+    let setup = with_peers(
+        setup,
+        "nobody",
+        std::slice::from_ref(&url),
+        &format!("tls_name = 'localhost'\nca = '{ca}'"),
+    );
+    let gateway = with_peers(setup, "nothing", &[url], "").start().await;
     gateway.knows_tools("right", 1).await;
     for _ in 0..3 {
         assert_eq!(status(&gateway, "right").await, 200);
         assert_eq!((status(&gateway, "nobody").await, status(&gateway, "nothing").await), (502, 502));
     }
     assert_eq!(gateway.metrics().await.sum("portcullis_tools", &[("server", "nobody")]), 0.0);
+    // The log says why.
+    for (server, why) in
+        [("nobody", "it wants a certificate of ours"), ("nothing", "of no authority that is believed")]
+    {
+        let of = format!("tool list of server `{server}`");
+        gateway.stderr.find(why, |line| line.contains(&of) && line.contains(why)).await;
+    }
 }
 
 #[tokio::test]
