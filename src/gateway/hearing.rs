@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use http::{HeaderMap, header};
 use pingora::{
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream},
     protocols::http::ServerSession,
@@ -63,10 +64,10 @@ impl Hearing {
         }
     }
 
-    /// The framework has read a head, and behind it comes a body in chunks or another one or none.
-    pub fn end_head(&mut self, is_chunked: bool) {
+    /// The framework has read a head with these headers.
+    pub fn end_head(&mut self, headers: &HeaderMap) {
         if let Phase::Between(came) = std::mem::take(&mut self.phase)
-            && is_chunked
+            && headers.contains_key(header::TRANSFER_ENCODING)
         {
             self.phase = Phase::Chunks(Chunks::default());
             self.hear(&came);
@@ -290,6 +291,11 @@ mod tests {
         hearing
     }
 
+    fn headers(is_chunked: bool) -> HeaderMap {
+        let coding = (header::TRANSFER_ENCODING, header::HeaderValue::from_static("chunked"));
+        is_chunked.then_some(coding).into_iter().collect()
+    }
+
     /// Whether nothing is wrong with this, in one piece and in pieces of any size.
     #[track_caller]
     fn check(head: &str, body: &str, expected: (bool, bool)) {
@@ -301,7 +307,7 @@ mod tests {
             for part in whole.as_bytes().chunks(piece) {
                 hearing.hear(part);
                 if is_head && matches!(hearing.phase, Phase::Between(_)) {
-                    hearing.end_head(is_chunked);
+                    hearing.end_head(&headers(is_chunked));
                     is_head = false;
                 }
             }
@@ -363,7 +369,7 @@ mod tests {
         }
         let mut hearing = self::hearing();
         assert!(hearing.hear(b"POST /a HTTP/1.1\r\n\r\n"));
-        hearing.end_head(false);
+        hearing.end_head(&headers(false));
         assert!((0..10).all(|_| hearing.hear(&[b'y'; 4000])), "a body");
         hearing.begin();
         assert!(!hearing.hear(&[b'y'; 4097]), "the next head");

@@ -45,7 +45,6 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::TRANSFER_ENCODING;
 use pingora::{
     Error, ErrorType,
     http::{RequestHeader, ResponseHeader},
@@ -131,7 +130,7 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         if let Some(line) = Line::current() {
             line.disarm();
-            line.hearing().end_head(session.req_header().headers.contains_key(TRANSFER_ENCODING));
+            line.hearing().end_head(&session.req_header().headers);
         }
         let settings = &journey.gateway.settings;
         let idle = settings.keepalive_timeout.as_secs();

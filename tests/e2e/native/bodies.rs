@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::{Scene, call, refusal};
 use crate::harness::{
+    certificates::Authority,
+    h2::H2Client,
     request::head,
     wire::{answer, chunk},
 };
@@ -267,4 +269,29 @@ async fn a_body_in_chunks_takes_nothing_of_its_server_s_until_it_is_whole_or_lon
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert_eq!(call_of_long.rest_within(Duration::from_secs(10)).await.as_deref(), Some(&b""[..]));
     scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_body_over_http_2_arrives_whole_whatever_its_size_and_however_its_end_is_told() {
+    let authority = Authority::new();
+    let scene = Scene::start_with("mcp", |setup| setup.tls(&authority)).await;
+    let client = H2Client::connect(&authority, &scene.gateway.address()).await;
+    for size in [10, 16_384, 65_400, 65_536, 66_000, 100_000, 200_000] {
+        for tells_length in [false, true] {
+            let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                "params": {"name": "echo", "arguments": {"text": "x".repeat(size)}}});
+            let body = body.to_string();
+            let mut request = http::Request::post("https://localhost/alpha/mcp")
+                .header("authorization", format!("Bearer {}", scene.token))
+                .header("content-type", "application/json");
+            if tells_length {
+                request = request.header("content-length", body.len());
+            }
+            let pending = client.begin_as(request.body(()).unwrap(), Some(&body)).await;
+            let mut call = scene.peer.call().await;
+            assert!(call.read_body().await == body.as_bytes(), "{size} bytes, {tells_length}");
+            call.send(answer("200 OK", "application/json", b"{}")).await;
+            assert_eq!(pending.answer().await.unwrap().status, 200, "{size} bytes, {tells_length}");
+        }
+    }
 }
