@@ -8,18 +8,26 @@ mod certificate;
 mod connecting;
 mod counting;
 mod door;
+mod drain;
 mod herald;
 mod keeper;
 mod listeners;
 mod openwebui;
 mod reload;
 mod shared;
+mod signals;
 mod sockets;
 mod stopping;
 mod tasks;
 mod upgrade;
 
-use std::{ffi::OsString, net::TcpListener, sync::Arc};
+use std::{
+    ffi::OsString,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use anyhow::Context;
 use futures_util::future::BoxFuture;
@@ -45,7 +53,7 @@ use listeners::Listeners;
 use reload::Reloads;
 pub use reload::{LogFilter, Origin};
 use shared::Shared;
-pub use sockets::Inherited;
+pub use sockets::{Inherited, refuse_unusable};
 pub use stopping::LastThings;
 
 /// File descriptors for everything but calls: databases, listeners, tool lists, logs.
@@ -94,15 +102,18 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let tls = certificates.clone().map(tls::Listener::new).transpose().context("cannot set up TLS")?;
     let guard = Guard::new(http_proxy(&conf, configured.clone()), configured.clone(), tls, metrics);
     let hang_up = Arc::new(Notify::new());
-    let signals = listeners.signals(&configured, &shared, (hang_up.clone(), command_line));
-    listeners.add_to(&mut server, &settings, Arc::new(guard), &shared, (begin, &last_things));
+    let guard = Arc::new(guard);
+    let stands = listeners.stands.clone();
+    let told = (hang_up.clone(), command_line);
+    let signals = listeners.signals(&configured, &shared, told, (&guard, &last_things));
+    listeners.add_to(&mut server, &settings, guard, &shared, (begin, &last_things));
     if let Some(shared) = shared.limiting.shared() {
         // A thread of its own: calls wait for it, and what the keeper does may take long.
         server.add_service(background_service("shared limits", counting::Counting(shared)));
     }
     let reloads = Reloads::new(origin, hang_up, room, log_filter);
     let beginning = (built, wishes, reloads, certificates);
-    let keeper = Keeper::new(shared, configured, beginning, last_things.clone());
+    let keeper = Keeper::new(shared, configured, beginning, (stands, last_things.clone()));
     // One thread: two writers of the snapshot at once would make each other begin anew, a long list for ever.
     server.add_service(background_service("keeper", keeper));
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
@@ -116,27 +127,13 @@ pub fn install_crypto() {
     drop(rustls::crypto::ring::default_provider().install_default());
 }
 
-/// Refuses addresses that this machine does not have or may not use. One at which somebody listens is none of them: that
-/// may be the gateway itself.
-pub fn refuse_unusable(settings: &gateway::Settings) -> anyhow::Result<()> {
-    for (key, address) in [("listen.http", settings.http), ("listen.ops", settings.ops)] {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
-            bound => {
-                drop(bound.with_context(|| {
-                    format!("cannot listen on `{address}`; change `{key}` in gateway.toml")
-                })?)
-            }
-        }
-    }
-    Ok(())
-}
-
 /// How many connections the process has room for.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Room {
     files: u64,
     connections: usize,
+    /// How many were wanted when somebody was last told that this is too many.
+    told: Arc<AtomicUsize>,
 }
 
 impl Room {
@@ -145,17 +142,21 @@ impl Room {
         let files = rlimit::increase_nofile_limit(u64::MAX).context("cannot read the limit of open files")?;
         // A call takes two, the caller's connection and the server's, and one in ten may be forsaken besides.
         let connections = files.saturating_sub(OWN_FILES).saturating_mul(10) / 22;
-        Ok(Self { files, connections: usize::try_from(connections).unwrap_or(usize::MAX).max(1) })
+        let connections = usize::try_from(connections).unwrap_or(usize::MAX).max(1);
+        Ok(Self { files, connections, told: Arc::default() })
     }
 
-    /// Accepts no more connections than there is room for.
-    fn bounded(self, mut config: Config) -> Config {
-        let Self { files, connections } = self;
-        if config.gateway.max_connections > connections {
-            warn!(
-                "{files} open files allow {connections} connections, fewer than `listen.max_connections`; raise `LimitNOFILE`"
-            );
-            config.gateway.max_connections = connections;
+    /// Accepts no more connections than there is room for. A reload that wants as many as before is told nothing new.
+    fn bounded(&self, mut config: Config) -> Config {
+        let Self { files, connections, told } = self;
+        let wanted = config.gateway.max_connections;
+        if wanted > *connections {
+            if told.swap(wanted, Ordering::Relaxed) != wanted {
+                warn!(
+                    "{files} open files allow {connections} connections, fewer than `listen.max_connections`; raise `LimitNOFILE`"
+                );
+            }
+            config.gateway.max_connections = *connections;
         }
         config
     }
@@ -175,7 +176,8 @@ fn server_conf(settings: &gateway::Settings) -> ServerConf {
     ServerConf {
         threads: if settings.threads == 0 { cores } else { settings.threads },
         upstream_keepalive_pool_size: 512,
-        grace_period_seconds: Some(settings.shutdown_grace.as_secs()),
+        // `drain` has waited by then.
+        grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(2),
         // Tries of one call: how many there are is for `gateway/tries.rs` to say, which waits between them.
         max_retries: 32,

@@ -20,6 +20,8 @@ fuzz_target!(|input: (bool, &str)| {
                 assert_eq!(format!("/{server}_{tool}"), path);
             }
         }
+        Route::Native(server) => assert_eq!(format!("/{server}/mcp"), path),
+        Route::Aggregate => assert_eq!(path, "/mcp"),
         Route::Page(_) | Route::ServerPage(..) | Route::OtherMethod(_) | Route::Nothing => {}
     }
 });

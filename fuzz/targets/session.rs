@@ -18,7 +18,7 @@ static SERVER: LazyLock<ServerId> = LazyLock::new(|| ServerId::parse("github").e
 fuzz_target!(|input: (&str, &str, u16, u8)| {
     let (text, caller, at, flip) = input;
     let _ = SecretKey::parse(text);
-    let binding = Binding { purpose: Purpose::Session, server: Some(&SERVER), caller };
+    let binding = Binding { purpose: Purpose::Session, server: Some(&SERVER), caller, standing: None };
     let place = Place { peer: 1, address: 2 };
     // The fuzzer reads what is compared below, and so finds ids that were sealed here.
     assert!(KEYS.open(&binding, text, 0).is_none_or(|found| found.place == place && found.expires_at == 9));

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::{
     believed::{self, Believed},
@@ -93,8 +93,15 @@ impl Opened {
     }
 }
 
-/// Builds all that `run` builds, and throws it away: whatever is refused here, `run` would refuse.
+/// Builds all that `run` builds, and throws it away: whatever is refused here, `run` would refuse. Before anything is open.
 pub fn rehearse(config: &Config) -> anyhow::Result<()> {
+    if config.store.url.is_of_another_kind() {
+        let place = &config.places.database;
+        bail!(
+            "{place}: `database.url` names a file that is no SQLite database\n  \
+             hint: name another one; a file that is not there is made"
+        );
+    }
     let config = Arc::new(config.clone());
     Opened::new(&config)?;
     Built::new(config, None, &SecretKey::random()?).map(drop)

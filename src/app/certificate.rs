@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
+use super::door::{Stand, Stands};
 use crate::{
     gateway::{
         Settings,
@@ -36,14 +37,20 @@ fn note(pair: &Pair, metrics: &Metrics) {
     }
 }
 
-/// Reads the files again and again; runs until the process ends.
-pub async fn keep(certificates: Arc<Certificates>, metrics: Arc<Metrics>) {
+/// Reads the files again and again, as long as connections are accepted; runs until the process ends.
+pub async fn keep(certificates: Arc<Certificates>, metrics: Arc<Metrics>, stands: Stands) {
     let mut looks = tokio::time::interval(PAUSE);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut before, mut told) = (None, None);
     loop {
-        looks.tick().await;
-        let unusable = look_again(&certificates, &metrics);
+        tokio::select! {
+            _ = looks.tick() => {}
+            // Whoever took over looks at them.
+            () = stands.reached(Stand::Closed) => std::future::pending().await,
+        }
+        let looked = look_again(&certificates, &metrics);
+        let is_renewed = matches!(looked, Ok(Look::Renewed));
+        let unusable = looked.err();
         metrics.certificate_unusable.set(i64::from(unusable.is_some()));
         // Told once, and not before the second look: whoever writes two files is between them for a moment.
         if let Some(unusable) = unusable.as_ref().filter(|_| unusable == before && unusable != told) {
@@ -51,22 +58,29 @@ pub async fn keep(certificates: Arc<Certificates>, metrics: Arc<Metrics>) {
             error!("`listen.{key}` {sentence}; the certificate before stays in use; {hint}");
             told = Some(unusable.clone());
         }
-        if unusable.is_none() {
-            told = None;
+        // A new one has had its line.
+        if unusable.is_none() && told.take().is_some() && !is_renewed {
+            info!("`listen.certificate` and its key are again those that are in use");
         }
         before = unusable;
     }
 }
 
-/// Takes what the files hold now, and gives back why it cannot be used.
-pub fn look_again(certificates: &Certificates, metrics: &Metrics) -> Option<Unusable> {
+/// What the files were found to hold.
+enum Look {
+    Same,
+    Renewed,
+}
+
+/// Takes what the files hold now, or says why it cannot be used.
+fn look_again(certificates: &Certificates, metrics: &Metrics) -> Result<Look, Unusable> {
     match certificates.reread() {
-        Reread::Same => None,
+        Reread::Same => Ok(Look::Same),
         Reread::Renewed(pair) => {
             info!("`listen.certificate` holds another certificate, which new connections have from now on");
             note(&pair, metrics);
-            None
+            Ok(Look::Renewed)
         }
-        Reread::Unusable(unusable) => Some(unusable),
+        Reread::Unusable(unusable) => Err(unusable),
     }
 }

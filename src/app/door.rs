@@ -10,7 +10,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use pingora::{proxy::HttpProxy, server::ShutdownWatch, services::background::BackgroundService};
 use tokio::{net::TcpStream, sync::watch};
 use tracing::error;
@@ -144,11 +143,8 @@ impl<S: Serves> BackgroundService for Door<S> {
             () = self.stands.reached(self.closes) => {}
         }
         leave.send_replace(true);
-        // Those who have come already would be sent away by the kernel.
-        while let Some(Ok((socket, peer))) = listener.accept().now_or_never() {
-            self.welcome(socket, peer, &leaving);
-        }
         drop(listener);
+        self.welcome_rest(&leaving);
         self.socket.close();
         // Those inside look whether the sender lives.
         std::future::pending::<()>().await;
@@ -156,8 +152,77 @@ impl<S: Serves> BackgroundService for Door<S> {
 }
 
 impl<S: Serves> Door<S> {
+    /// Those who have come already would be sent away by the kernel. It is asked itself: the runtime learns of them later.
+    fn welcome_rest(&self, leaving: &ShutdownWatch) {
+        let Ok(listener) = self.socket.again() else { return };
+        loop {
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    let socket = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+                    if let Ok(socket) = socket {
+                        self.welcome(socket, peer, leaving);
+                    }
+                }
+                // Who has left again, or a signal that came between.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     fn welcome(&self, socket: TcpStream, peer: SocketAddr, leaving: &ShutdownWatch) {
         let (host, leaving) = (self.host.clone(), leaving.clone());
         tokio::spawn(async move { host.serve(socket, peer, leaving).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Counts whom it serves.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    #[async_trait]
+    impl Serves for Count {
+        async fn serve(&self, _socket: TcpStream, _peer: SocketAddr, leaving: ShutdownWatch) {
+            assert!(*leaving.borrow(), "who comes last is told that it ends");
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_came_before_the_listener_closed_is_served_though_the_runtime_has_not_heard_of_them() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stands, host) = (Stands::new(), Arc::new(Count::default()));
+        let door = Door {
+            socket: Socket::new(listener),
+            host: host.clone(),
+            stands: stands.clone(),
+            closes: Stand::Closed,
+            leaves: Stand::Leaving,
+        };
+        stands.go(Stand::Open);
+        let (_end, shutdown) = watch::channel(false);
+        let mut open = door.start(shutdown);
+        assert!(futures_util::poll!(&mut open).is_pending());
+        // All in one turn of this runtime, which is not asked what came in meanwhile.
+        let clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        stands.go(Stand::Closed);
+        assert!(futures_util::poll!(&mut open).is_pending());
+        assert!(std::net::TcpStream::connect(address).is_err(), "the listener is closed");
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(host.0.load(Ordering::Relaxed), clients.len());
     }
 }

@@ -23,7 +23,7 @@ use super::{
     stopping::notify,
     upgrade::Predecessor,
 };
-use crate::snapshot::Current;
+use crate::{record::metrics::Metrics, snapshot::Current};
 
 /// How long the listeners may take to answer after the start.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
@@ -42,6 +42,8 @@ pub struct Herald {
     pub is_listening: Arc<AtomicBool>,
     /// What is believed.
     pub current: Arc<Current>,
+    /// Where it is counted that another process was relieved.
+    pub metrics: Arc<Metrics>,
     /// What the listeners look at.
     pub stands: Stands,
     /// Who is to be relieved, and what is begun afterwards.
@@ -70,7 +72,13 @@ impl Herald {
             None => None,
             Some(predecessor) => {
                 self.come_to_know().await;
-                Some(predecessor.ask().await?)
+                let before = predecessor.attempts;
+                let relief = predecessor.ask().await?;
+                // Here, because nobody can ask the other one any more; and on from what it counted.
+                let count = |outcome| self.metrics.upgrades.with_label_values(&[outcome]);
+                count("handed_over").inc_by(before.handed_over + 1);
+                count("failed").inc_by(before.failed);
+                Some(relief)
             }
         };
         self.stands.go(Stand::Open);

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 use super::{
     built::{Built, Opened},
     certificate,
-    reload::{Reloads, Taken},
+    door::{Stand, Stands},
+    reload::{self, Reloads, Taken},
     shared::{Shared, client_settings, prober_settings},
     stopping::LastThings,
     tasks::Tasks,
@@ -42,6 +43,7 @@ pub struct Keeper {
     shared: Shared,
     configured: Configured,
     beginning: Mutex<Option<Beginning>>,
+    stands: Stands,
     last_things: LastThings,
 }
 
@@ -69,9 +71,9 @@ impl Keeper {
         shared: Shared,
         configured: Configured,
         beginning: Beginning,
-        last_things: LastThings,
+        (stands, last_things): (Stands, LastThings),
     ) -> Self {
-        Self { shared, configured, beginning: Mutex::new(Some(beginning)), last_things }
+        Self { shared, configured, beginning: Mutex::new(Some(beginning)), stands, last_things }
     }
 
     /// Runs until a task ends, and says which.
@@ -83,13 +85,14 @@ impl Keeper {
         // Built here, because sockets belong to the runtime that opens them.
         let told = self.begin(&mut tasks, &built, wishes)?;
         if let Some(certificates) = certificates {
-            tasks.begin("the certificate", certificate::keep(certificates, metrics.clone()));
+            let kept = certificate::keep(certificates, metrics.clone(), self.stands.clone());
+            tasks.begin("the certificate", kept);
         }
         reloads.note_start(&built.config, metrics);
         loop {
             tokio::select! {
                 ended = tasks.ended() => return ended.context("nothing is kept"),
-                wish = reloads.wished() => {
+                wish = self.wished(&mut reloads) => {
                     let Some(next) = reloads.load(wish, &built.config, metrics).await else { continue };
                     match self.take(next, &built, &told, &mut tasks).await {
                         Ok((now, taken)) => {
@@ -100,6 +103,16 @@ impl Keeper {
                     }
                 }
             }
+        }
+    }
+
+    /// Returns when the configuration is to be read again: not once this process ends, because where another one has taken
+    /// over, each bad file would be told twice.
+    async fn wished(&self, reloads: &mut Reloads) -> reload::Wish {
+        tokio::select! {
+            biased;
+            () = self.stands.reached(Stand::Leaving) => std::future::pending().await,
+            wish = reloads.wished() => wish,
         }
     }
 

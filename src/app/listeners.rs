@@ -4,7 +4,7 @@
 
 use std::{
     ffi::OsString,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
 
 use pingora::{proxy::HttpProxy, server::Server, services::background::background_service};
@@ -13,10 +13,11 @@ use tokio::sync::Notify;
 use super::{
     Begin, LastThings,
     door::{Door, Socket, Stand, Stands},
+    drain::Drain,
     herald::Herald,
     shared::Shared,
     sockets::Inherited,
-    stopping::{Drain, StopSignals},
+    stopping::StopSignals,
     upgrade::{Predecessor, Upgrade},
 };
 use crate::{
@@ -29,11 +30,15 @@ use crate::{
     names::SecretKey,
 };
 
+/// What the public listener's connections are given to.
+pub type PublicGuard = Guard<HttpProxy<Configured>>;
+
 /// The listening sockets, and whom they were taken over from.
 pub struct Listeners {
     http: Socket,
     ops: Socket,
-    stands: Stands,
+    /// How the process stands towards them.
+    pub stands: Stands,
     predecessor: Option<Predecessor>,
     /// What sessions are sealed with where no key is configured. It goes on from process to process, so that sessions
     /// outlive an upgrade.
@@ -58,20 +63,20 @@ impl Listeners {
         configured: &Configured,
         shared: &Shared,
         (hang_up, command_line): (Arc<Notify>, Option<(OsString, Vec<OsString>)>),
-    ) -> StopSignals {
-        StopSignals {
+        (guard, last_things): (&Arc<PublicGuard>, &LastThings),
+    ) -> StopSignals<HttpProxy<Configured>> {
+        let sockets = vec![self.http.clone(), self.ops.clone()];
+        let drain = Drain {
             recorder: shared.recorder.clone(),
-            configured: configured.clone(),
-            hang_up,
-            stands: self.stands.clone(),
-            leaving: shared.leaving.clone(),
-            upgrade: command_line.map(|command_line| Upgrade {
-                command_line,
-                sockets: vec![self.http.clone(), self.ops.clone()],
-                session_key: self.own_key.clone(),
-                timeout: configured.now().settings.upgrade_timeout,
-            }),
-        }
+            last_things: last_things.clone(),
+            guard: guard.clone(),
+            grace: configured.now().settings.shutdown_grace,
+            successor: OnceLock::new(),
+        };
+        let upgrade =
+            command_line.map(|command_line| Upgrade::new(command_line, sockets, self.own_key.clone()));
+        let (stands, leaving) = (self.stands.clone(), shared.leaving.clone());
+        StopSignals { configured: configured.clone(), hang_up, stands, leaving, upgrade, drain }
     }
 
     /// Adds what serves them to the server, with what is begun once they answer.
@@ -79,7 +84,7 @@ impl Listeners {
         self,
         server: &mut Server,
         settings: &Settings,
-        guard: Arc<Guard<HttpProxy<Configured>>>,
+        guard: Arc<PublicGuard>,
         shared: &Shared,
         (begin, last_things): (Option<Begin>, &LastThings),
     ) {
@@ -91,25 +96,18 @@ impl Listeners {
             is_tls: settings.tls.is_some(),
             is_listening: is_listening.clone(),
             current: current.clone(),
+            metrics: recorder.metrics.clone(),
             stands: stands.clone(),
             once: Mutex::new(Some((predecessor, begin))),
             last_things: last_things.clone(),
         };
-        let ops = OpsListener::new(Ops { recorder: recorder.clone(), current, is_listening });
-        let drain = Drain {
-            recorder,
-            last_things: last_things.clone(),
-            stands: stands.clone(),
-            guard: guard.clone(),
-            grace: settings.shutdown_grace,
-        };
+        let ops = OpsListener::new(Ops { recorder, current, is_listening });
         let (leaves, closes) = (Stand::Leaving, Stand::Closed);
         let public = Door { socket: http, host: guard, stands: stands.clone(), leaves, closes };
         let (leaves, closes) = (Stand::HandedOver, Stand::HandedOver);
         let private = Door { socket: private, host: Arc::new(ops), stands, leaves, closes };
         let mut public = background_service("gateway", public);
         public.threads = Some(server.configuration.threads);
-        server.add_service(background_service("drain", drain));
         server.add_service(background_service("herald", herald));
         server.add_service(public);
         server.add_service(background_service("ops", private));

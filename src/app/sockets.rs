@@ -3,16 +3,17 @@
 //! Decides what they are like, and that a port which cannot be had ends the start with a sentence. Accepts nothing.
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     os::{fd::OwnedFd, unix::net::UnixStream},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tracing::warn;
 
-use crate::upstream::peer::PROBES;
+use crate::{config::Config, upstream::peer::PROBES};
 
 /// Connections that wait to be accepted; the kernel has a bound of its own (`net.core.somaxconn`).
 const BACKLOG: i32 = 65_535;
@@ -68,6 +69,25 @@ impl Inherited {
             );
         }
     }
+}
+
+/// Refuses addresses that this machine does not have or may not use. One at which somebody listens is none of them: that
+/// may be the gateway itself.
+pub fn refuse_unusable(config: &Config) -> anyhow::Result<()> {
+    let (settings, places) = (&config.gateway, &config.places);
+    for (key, address, place) in
+        [("listen.http", settings.http, &places.http), ("listen.ops", settings.ops, &places.ops)]
+    {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => bail!(
+                "{place}: `{key}` is `{address}`, where this process cannot listen: {error}\n  \
+                 hint: name an address of this machine, and a port that the gateway's user may have"
+            ),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -1,7 +1,7 @@
-//! How the process is told to stop or to hand over, and how it ends: at once when it has nothing left to do.
+//! How the process is told to stop or to hand over.
 //!
 //! Decides the order: readiness says no and answers say that their connection ends, then (after a delay for load
-//! balancers) the listener closes, running requests end, log lines are written, the process exits. Where another
+//! balancers) the listener closes, running requests end (`drain`), log lines are written, the process exits. Where another
 //! process has taken over there is no delay: it answers already.
 
 use std::{
@@ -16,31 +16,23 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture};
 use pingora::{
     apps::HttpServerApp,
-    server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch},
-    services::background::BackgroundService,
+    server::{ShutdownSignal, ShutdownSignalWatch},
 };
 use sd_notify::NotifyState;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
-};
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{
     door::{Stand, Stands},
-    upgrade::Upgrade,
+    drain::Drain,
+    signals::{Asked, Signals},
+    upgrade::{Attempts, Upgrade},
 };
 use crate::{
-    gateway::{configured::Configured, guard::Guard, leaving::Leaving},
-    record::{Recorder, metrics::Metrics},
+    gateway::{configured::Configured, leaving::Leaving},
+    record::metrics::Metrics,
 };
 
-/// How long connections may take to close once the last request is done.
-const LAST_BYTES: Duration = Duration::from_millis(500);
-/// How long clients that keep their connection may take to ask once more.
-const LAST_CALLS: Duration = Duration::from_millis(300);
-/// The same where another process serves already, so that nobody waits for this one.
-const LAST_CALLS_AFTER_HAND_OVER: Duration = Duration::from_secs(10);
 /// How long the last log lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(3);
 
@@ -78,14 +70,9 @@ impl LastThings {
     }
 }
 
-/// The signals that end the gateway: SIGTERM drains (so does SIGQUIT), SIGUSR2 hands over and drains, SIGINT ends at
+/// What the signals have the gateway do: SIGTERM drains (so does SIGQUIT), SIGUSR2 hands over and drains, SIGINT ends at
 /// once. SIGHUP has it read its configuration again.
-///
-/// Not the framework's own: on SIGQUIT that hands its listening sockets to whoever owns a path in `/tmp`,
-/// and SIGHUP would end the process.
-pub struct StopSignals {
-    /// Where draining shows.
-    pub recorder: Recorder,
+pub struct StopSignals<A> {
     /// Says how long readiness says no before the listener closes.
     pub configured: Configured,
     /// Told of SIGHUP.
@@ -96,71 +83,150 @@ pub struct StopSignals {
     pub leaving: Arc<Leaving>,
     /// Starts a process that takes over; none where nobody may.
     pub upgrade: Option<Upgrade>,
+    /// What comes last.
+    pub drain: Drain<A>,
+}
+
+/// How the time before the end came to its end.
+enum Next {
+    /// This signal stops the process.
+    Stop(&'static str),
+    /// Another process serves.
+    HandedOver,
+    /// It ends now.
+    End,
 }
 
 #[async_trait]
-impl ShutdownSignalWatch for StopSignals {
+impl<A: HttpServerApp + Send + Sync + 'static> ShutdownSignalWatch for StopSignals<A> {
     async fn recv(&self) -> ShutdownSignal {
-        let listen = |kind| -> Signal { signal(kind).expect("these signals may be listened for") };
-        let (mut terminate, mut quit) = (listen(SignalKind::terminate()), listen(SignalKind::quit()));
-        let (mut interrupt, mut hang_up) = (listen(SignalKind::interrupt()), listen(SignalKind::hangup()));
-        let (mut user_defined, mut hand_over) =
-            (listen(SignalKind::user_defined1()), listen(SignalKind::user_defined2()));
+        let mut signals = Signals::listen();
+        match self.serve(&mut signals).await {
+            Next::End => return self.drain.cut(),
+            Next::HandedOver => self.stands.go(Stand::HandedOver),
+            Next::Stop(name) => {
+                notify(&[NotifyState::Stopping]);
+                self.drain.recorder.metrics.draining.set(1);
+                self.stands.go(Stand::Leaving);
+                if self.delay(name, &mut signals).await == Asked::End {
+                    return self.drain.cut();
+                }
+                self.stands.go(Stand::Closed);
+            }
+        }
+        self.leaving.begin();
+        self.drain.run(&mut signals).await
+    }
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> StopSignals<A> {
+    /// Returns when the process is to end.
+    async fn serve(&self, signals: &mut Signals) -> Next {
         let mut attempt: Option<BoxFuture<'_, bool>> = None;
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = quit.recv() => break,
-                _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
-                _ = hang_up.recv() => self.hang_up.notify_one(),
-                _ = user_defined.recv() => warn!("SIGUSR1 means nothing here"),
-                _ = hand_over.recv() => match &attempt {
-                    Some(_) => warn!("SIGUSR2: a new process is getting ready already"),
-                    None => attempt = Some(self.hand_over().boxed()),
+                asked = signals.next() => match asked {
+                    Asked::Stop { name } => return self.stop(name, attempt, signals).await,
+                    Asked::End => return Next::End,
+                    Asked::Reload => self.hang_up.notify_one(),
+                    Asked::Nothing => warn!("SIGUSR1 means nothing here"),
+                    Asked::HandOver => match &attempt {
+                        Some(_) => warn!("SIGUSR2: a new process is getting ready already"),
+                        None => attempt = Some(self.hand_over().boxed()),
+                    },
                 },
                 is_done = under_way(&mut attempt) => {
                     if is_done {
-                        return ShutdownSignal::GracefulTerminate;
+                        return Next::HandedOver;
                     }
                     attempt = None;
                 }
             }
         }
-        // Who was to take over is ended with this.
-        drop(attempt);
-        notify(&[NotifyState::Stopping]);
-        self.recorder.metrics.draining.set(1);
-        self.stands.go(Stand::Leaving);
-        let signal = tokio::select! {
-            () = tokio::time::sleep(self.configured.now().settings.shutdown_delay) => ShutdownSignal::GracefulTerminate,
-            _ = terminate.recv() => ShutdownSignal::GracefulTerminate,
-            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
-        };
-        self.leaving.begin();
-        self.stands.go(Stand::Closed);
-        signal
     }
-}
 
-impl StopSignals {
+    /// Decides who wins where another process is about to take over: the signal, until that one was told to serve. From
+    /// then on it may have connections, and whoever wants to stop it has to tell it.
+    async fn stop(
+        &self,
+        name: &'static str,
+        mut attempt: Option<BoxFuture<'_, bool>>,
+        signals: &mut Signals,
+    ) -> Next {
+        let has_let_go = self.upgrade.as_ref().is_some_and(Upgrade::has_let_go);
+        if attempt.is_some() && !has_let_go {
+            // Who was to take over is ended as this is dropped.
+            warn!("upgrade: given up because of {name}; the process that was getting ready is ended, too");
+            return Next::Stop(name);
+        }
+        while attempt.is_some() {
+            tokio::select! {
+                is_done = under_way(&mut attempt) => {
+                    if is_done {
+                        self.drain.refuse(Asked::Stop { name });
+                        return Next::HandedOver;
+                    }
+                    attempt = None;
+                }
+                asked = signals.next() => match asked {
+                    Asked::End => return Next::End,
+                    other => warn!("{}: nothing is done, because another process is about to take over", other.name()),
+                },
+            }
+        }
+        Next::Stop(name)
+    }
+
+    /// Returns when the listener is to close, with what was asked for meanwhile.
+    async fn delay(&self, name: &'static str, signals: &mut Signals) -> Asked {
+        let (pid, delay) = (std::process::id(), self.configured.now().settings.shutdown_delay);
+        let (running, seconds) = (self.drain.running(), delay.as_secs());
+        info!(
+            pid,
+            "{name}: not ready from now on, and the listener closes in {seconds} s (`shutdown.delay_secs`); {running}"
+        );
+        let over = tokio::time::sleep(delay);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return Asked::Nothing,
+                asked = signals.next() => match asked {
+                    Asked::End => return Asked::End,
+                    Asked::Stop { name } => {
+                        info!(pid, "{name} once more: the listener closes now");
+                        return asked;
+                    }
+                    Asked::Reload | Asked::HandOver | Asked::Nothing => self.drain.refuse(asked),
+                },
+            }
+        }
+    }
+
     /// Has another process take over, and says whether it has.
     async fn hand_over(&self) -> bool {
         let Some(upgrade) = &self.upgrade else {
             warn!("SIGUSR2: this command has nobody take over");
             return false;
         };
-        let metrics = &self.recorder.metrics;
-        match upgrade.attempt().await {
-            Ok(pid) => {
-                metrics.upgrades.with_label_values(&["handed_over"]).inc();
-                metrics.draining.set(1);
-                info!("upgrade: process {pid} has taken over; this one ends when its requests have");
-                self.leaving.begin();
-                self.stands.go(Stand::HandedOver);
+        let Metrics { upgrades, draining, .. } = &*self.drain.recorder.metrics;
+        let count = |outcome| upgrades.with_label_values(&[outcome]);
+        let so_far = Attempts { handed_over: count("handed_over").get(), failed: count("failed").get() };
+        // Asked now, because a reload may have changed it.
+        let timeout = self.configured.now().settings.upgrade_timeout;
+        match upgrade.attempt(so_far, timeout).await {
+            // Counted there: nobody asks this process any more.
+            Ok(successor) => {
+                self.drain.successor.get_or_init(|| successor);
+                draining.set(1);
+                let pid = std::process::id();
+                info!(
+                    pid,
+                    "upgrade: process {successor} has taken over; this one ends when its requests have"
+                );
                 true
             }
             Err(error) => {
-                metrics.upgrades.with_label_values(&["failed"]).inc();
+                count("failed").inc();
                 error!("upgrade: no other process has taken over, this one goes on: {error:#}");
                 false
             }
@@ -180,66 +246,6 @@ async fn under_way(attempt: &mut Option<BoxFuture<'_, bool>>) -> bool {
 pub fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         warn!("systemd cannot be told how it stands (`NOTIFY_SOCKET`): {error}");
-    }
-}
-
-/// Ends the process as soon as the last request is done; the framework alone would sleep out its grace.
-pub struct Drain<A> {
-    /// Knows how many requests are running.
-    pub recorder: Recorder,
-    /// Finished before the end.
-    pub last_things: LastThings,
-    /// What the listeners look at.
-    pub stands: Stands,
-    /// Has the connections.
-    pub guard: Arc<Guard<A>>,
-    /// How long running requests may take.
-    pub grace: Duration,
-}
-
-impl<A: HttpServerApp + Send + Sync + 'static> Drain<A> {
-    /// Lets clients that keep their connection ask once more: the answer tells them that it ends. To close it while
-    /// nothing is said on it would meet requests that are on their way.
-    async fn last_calls(&self) {
-        let patience = tokio::select! {
-            biased;
-            () = self.stands.reached(Stand::HandedOver) => LAST_CALLS_AFTER_HAND_OVER,
-            () = std::future::ready(()) => LAST_CALLS,
-        };
-        let all_gone = self.wait_until(|metrics| metrics.connections.get() == 0);
-        drop(tokio::time::timeout(patience.min(self.grace), all_gone).await);
-        self.guard.close_idle().await;
-    }
-
-    async fn wait_until(&self, is_so: impl Fn(&Metrics) -> bool) {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while !is_so(&self.recorder.metrics) {
-            looks.tick().await;
-        }
-    }
-}
-
-#[async_trait]
-impl<A: HttpServerApp + Send + Sync + 'static> BackgroundService for Drain<A> {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        // An error means the sender is gone: the process is ending all the same.
-        drop(shutdown.changed().await);
-        info!("draining: {} requests are running", self.recorder.metrics.requests_in_flight.get());
-        let mut interrupt = signal(SignalKind::interrupt()).expect("this signal may be listened for");
-        let drained = async {
-            self.last_calls().await;
-            self.wait_until(|metrics| metrics.requests_in_flight.get() == 0).await;
-            // A client that keeps its connection open is not waited for.
-            let closed = self.wait_until(|metrics| metrics.connections.get() == 0);
-            drop(tokio::time::timeout(LAST_BYTES, closed).await);
-            info!("drained");
-        };
-        tokio::select! {
-            () = drained => {}
-            _ = interrupt.recv() => warn!("SIGINT: what still runs is cut"),
-        }
-        self.last_things.finish();
-        std::process::exit(0);
     }
 }
 

@@ -10,10 +10,11 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::{fd::OwnedFd, unix::net::UnixStream},
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use command_fds::{CommandFdExt, FdMapping};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -42,6 +43,17 @@ const SERVING: &str = "serving";
 struct Will {
     /// What ids of sessions are sealed with that this process made up, in hexadecimal digits.
     session_key: Option<String>,
+    /// How often it was tried before, so that the counter goes on.
+    attempts: Option<Attempts>,
+}
+
+/// How often a new process was to take over.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Attempts {
+    /// It did.
+    pub handed_over: u64,
+    /// It did not.
+    pub failed: u64,
 }
 
 /// Starts successors.
@@ -52,13 +64,29 @@ pub struct Upgrade {
     pub sockets: Vec<Socket>,
     /// What sessions are sealed with where nothing is configured.
     pub session_key: SecretKey,
-    /// How long a successor may take to get ready.
-    pub timeout: Duration,
+    /// Whether the one that is being started was told to serve.
+    has_let_go: AtomicBool,
 }
 
 impl Upgrade {
-    /// Starts a successor, and returns its process id once it accepts connections. Given up by being dropped.
-    pub async fn attempt(&self) -> anyhow::Result<u32> {
+    /// Starts this program with these arguments, and hands these sockets over to it.
+    pub fn new(
+        command_line: (OsString, Vec<OsString>),
+        sockets: Vec<Socket>,
+        session_key: SecretKey,
+    ) -> Self {
+        Self { command_line, sockets, session_key, has_let_go: AtomicBool::new(false) }
+    }
+
+    /// Whether the successor that is being started may have connections already: then it must not be given up.
+    pub fn has_let_go(&self) -> bool {
+        self.has_let_go.load(Ordering::Relaxed)
+    }
+
+    /// Starts a successor, and returns its process id once it accepts connections. It has `timeout` to get ready. Given up
+    /// by being dropped.
+    pub async fn attempt(&self, so_far: Attempts, timeout: Duration) -> anyhow::Result<u32> {
+        self.has_let_go.store(false, Ordering::Relaxed);
         let (program, arguments) = &self.command_line;
         let (near, far) = UnixStream::pair().context("cannot make a pair of sockets")?;
         near.set_nonblocking(true)?;
@@ -79,18 +107,25 @@ impl Upgrade {
         // The command holds the other end of the pair: it goes with it.
         let spawned = Command::from(command).spawn();
         let successor = spawned.with_context(|| format!("cannot start `{}`", program.display()))?;
-        self.lead(Successor(Some(successor)), near).await
+        let session_key = Some(hexadecimal(&self.session_key));
+        let will = serde_json::to_string(&Will { session_key, attempts: Some(so_far) })?;
+        self.lead(Successor(Some(successor)), near, (&will, timeout)).await
     }
 
-    async fn lead(&self, successor: Successor, near: UnixStream) -> anyhow::Result<u32> {
+    async fn lead(
+        &self,
+        successor: Successor,
+        near: UnixStream,
+        (will, timeout): (&str, Duration),
+    ) -> anyhow::Result<u32> {
         let pid = successor.0.as_ref().and_then(Child::id).context("the new process has ended at once")?;
         info!("upgrade: process {pid} has been started and gets ready");
         let (reader, mut writer) = tokio::net::UnixStream::from_std(near)?.into_split();
         let mut words = tokio::io::BufReader::new(reader).lines();
-        let will = serde_json::to_string(&Will { session_key: Some(hexadecimal(&self.session_key)) })?;
         let led = async {
-            say(&mut writer, &will).await?;
-            hear(&mut words, READY, self.timeout).await?;
+            say(&mut writer, will).await?;
+            hear(&mut words, READY, timeout).await?;
+            self.has_let_go.store(true, Ordering::Relaxed);
             say(&mut writer, GO).await?;
             hear(&mut words, SERVING, AT_ONCE).await
         };
@@ -102,22 +137,33 @@ impl Upgrade {
     }
 }
 
-async fn say(writer: &mut OwnedWriteHalf, word: &str) -> std::io::Result<()> {
-    writer.write_all(format!("{word}\n").as_bytes()).await
+/// Why a successor did not take over.
+enum Failure {
+    /// Nobody is at the other end any more.
+    Gone,
+    /// It is there, and does something else.
+    Strange(anyhow::Error),
+}
+
+async fn say(writer: &mut OwnedWriteHalf, word: &str) -> Result<(), Failure> {
+    writer.write_all(format!("{word}\n").as_bytes()).await.map_err(|_| Failure::Gone)
 }
 
 async fn hear(
     words: &mut tokio::io::Lines<tokio::io::BufReader<OwnedReadHalf>>,
     expected: &str,
     within: Duration,
-) -> anyhow::Result<()> {
-    let word = tokio::time::timeout(within, words.next_line()).await;
-    let word =
-        word.map_err(|_| anyhow::anyhow!("it did not say `{expected}` within {} s", within.as_secs()))??;
+) -> Result<(), Failure> {
+    let Ok(word) = tokio::time::timeout(within, words.next_line()).await else {
+        let seconds = within.as_secs();
+        return Err(Failure::Strange(anyhow!("it did not say `{expected}` within {seconds} s")));
+    };
     match word {
-        Some(word) if word == expected => Ok(()),
-        Some(_) => bail!("it said something else than `{expected}`; is it another program?"),
-        None => bail!("it ended before it said `{expected}`"),
+        Ok(Some(word)) if word == expected => Ok(()),
+        Ok(Some(_)) => {
+            Err(Failure::Strange(anyhow!("it said something else than `{expected}`; is it another program?")))
+        }
+        Ok(None) | Err(_) => Err(Failure::Gone),
     }
 }
 
@@ -133,13 +179,21 @@ impl Successor {
     }
 
     /// Ends it, and says how it ended.
-    async fn failed(mut self, error: anyhow::Error) -> anyhow::Error {
-        let Some(mut child) = self.0.take() else { return error };
+    async fn failed(mut self, failure: Failure) -> anyhow::Error {
+        let Some(mut child) = self.0.take() else { return anyhow!("the new process has ended") };
         // It may be about to end by itself, and then its status says more.
         if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(1), child.wait()).await {
-            return error.context(format!("the new process ended with {status}; what it logged says why"));
+            let ended = format!("the new process ended with {status}; what it logged says why");
+            return match failure {
+                Failure::Gone => anyhow!(ended),
+                Failure::Strange(error) => error.context(ended),
+            };
         }
         drop(child.kill().await);
+        let error = match failure {
+            Failure::Gone => anyhow!("it closed the connection to this one"),
+            Failure::Strange(error) => error,
+        };
         error.context("the new process was ended")
     }
 }
@@ -158,6 +212,8 @@ pub struct Predecessor {
     stream: UnixStream,
     /// What it sealed sessions with.
     pub session_key: Option<SecretKey>,
+    /// How often it was tried before this process.
+    pub attempts: Attempts,
 }
 
 impl Predecessor {
@@ -171,7 +227,7 @@ impl Predecessor {
         let will: Will =
             serde_json::from_str(&will).context("the process that hands over says nothing useful")?;
         let session_key = will.session_key.map(|text| SecretKey::parse(&text)).transpose()?;
-        Ok(Self { stream, session_key })
+        Ok(Self { stream, session_key, attempts: will.attempts.unwrap_or_default() })
     }
 
     /// Says that this process is ready, and returns when it is to accept connections: also where the other one is gone,

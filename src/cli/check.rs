@@ -12,7 +12,7 @@ use crate::{
 pub fn build(config: &Config) -> anyhow::Result<()> {
     logs::filter(&config.record)?;
     wait_for(async { app::rehearse(config) })?;
-    app::refuse_unusable(&config.gateway)
+    app::refuse_unusable(config)
 }
 
 /// Checks; exit code 1 when `run` would refuse.
@@ -28,7 +28,7 @@ pub fn check(place: &Place<'_>, connect: bool) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         talk(&format!("warning: {warning}"));
     }
-    if let Some(remark) = config.sessions_remark() {
+    for remark in [config.servers_remark(), config.sessions_remark()].into_iter().flatten() {
         talk(&format!("note: {remark}"));
     }
     if config.identity.believes_nobody() {

@@ -162,7 +162,7 @@ fn run(place: &Place<'_>) -> anyhow::Result<()> {
     if config.identity.believes_nobody() {
         bail!("{}", config::NOBODY_COULD_CALL);
     }
-    if let Some(remark) = config.sessions_remark() {
+    for remark in [config.servers_remark(), config.sessions_remark()].into_iter().flatten() {
         talk(&format!("warning: {remark}"));
     }
     // Before anybody is told that somebody listens: whatever is wrong is wrong now, in the words of `check`.

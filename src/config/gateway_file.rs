@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use super::{
     auth, limits, listen,
-    problems::Complaint,
+    problems::{Complaint, Places},
     reader::{Read, Reader},
     server_care::deadlines,
     urls,
@@ -29,6 +29,7 @@ use crate::{
 /// All that `gateway.toml` says.
 pub(super) struct GatewayFile {
     pub(super) gateway: gateway::Settings,
+    pub(super) places: Places,
     pub(super) store: store::Settings,
     pub(super) identity: identity::Settings,
     pub(super) access: access::Settings,
@@ -81,9 +82,12 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         Ok((deadlines?, AllowedHosts(allowed?), nameservers?))
     });
     let (upstream, allowed_hosts, nameservers) = upstream?;
+    let (gateway, [http, ops]) = gateway?;
+    let (store, database) = store?;
     Ok(GatewayFile {
-        gateway: gateway?,
-        store: store?,
+        gateway,
+        places: Places { http, ops, database },
+        store,
         identity: auth?.identity,
         access: access?,
         limits: limits.0?,
@@ -157,11 +161,12 @@ fn session_key(text: &str) -> Result<Option<SecretKey>, Complaint> {
     })
 }
 
-fn database(table: &mut Reader<'_>, sealing: Read<SealingSettings>) -> Read<store::Settings> {
+fn database(table: &mut Reader<'_>, sealing: Read<SealingSettings>) -> Read<(store::Settings, String)> {
     let url = table.parsed("url", "${DATABASE_URL:-sqlite:portcullis.db}", urls::database_within_reach);
     let schema = table.parsed("schema", "public", schema);
     let auto_migrate = table.flag("auto_migrate", "true");
-    Ok(store::Settings { url: url?, schema: schema?, auto_migrate: auto_migrate?, sealing: sealing? })
+    let (url, place) = (url?, table.place_of("url"));
+    Ok((store::Settings { url, schema: schema?, auto_migrate: auto_migrate?, sealing: sealing? }, place))
 }
 
 fn access(table: &mut Reader<'_>, tenant_order: Read<Vec<GroupName>>) -> Read<access::Settings> {
@@ -186,7 +191,13 @@ fn tenants(table: &mut Reader<'_>) -> Read<(Vec<GroupName>, SealingSettings)> {
     if let Ok(Some(file)) = &file {
         table.note_file(file);
     }
-    Ok((order?, SealingSettings { keys: keys?.into_iter().flatten().collect(), file: file? }))
+    let sealing = SealingSettings { keys: keys?.into_iter().flatten().collect(), file: file? };
+    if let Some(problem) = sealing.problem() {
+        let sentence = format!("`tenants.sealing_key_file`: {problem}");
+        let hint = "name a file that the gateway's user may read, with one key a line; `openssl rand -hex 32` makes one";
+        return Err(table.problem("sealing_key_file", sentence, hint));
+    }
+    Ok((order?, sealing))
 }
 
 fn nameserver(text: &str) -> Result<SocketAddr, Complaint> {
@@ -355,6 +366,46 @@ mod tests {
         );
         check(&format!("[database]\nurl = 'sqlite:{path}/p.db'"), "", &[], "");
         check("", "", &[("DATABASE_URL", "sqlite:p.db")], "");
+    }
+
+    #[test]
+    fn a_database_that_could_never_be_opened_is_refused_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        let hint =
+            "hint: it looks like `postgres://USER:PASSWORD@HOST:5432/DATABASE`, or `sqlite:portcullis.db`";
+        for (url, sentence) in [
+            (format!("sqlite:{path}"), "names a folder, and not a file"),
+            (
+                "postgres://a@127.0.0.1:1/x?sslmode=bogus".to_owned(),
+                "cannot be read, probably because of a parameter behind `?` that is not known or has no such value",
+            ),
+        ] {
+            let expected = format!("g:2: `database.url` {sentence}\n  {hint}");
+            check(&format!("[database]\nurl = '{url}'"), "", &[], &expected);
+        }
+        check("[database]\nurl = 'postgres://a@127.0.0.1:1/x?sslmode=disable'", "", &[], "");
+    }
+
+    #[test]
+    fn a_file_of_sealing_keys_that_cannot_be_used_is_refused_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(at("empty"), "").unwrap();
+        std::fs::write(at("text"), "a key").unwrap();
+        std::fs::write(at("good"), "5f".repeat(32)).unwrap();
+        for (name, why) in [
+            ("none", "No such file or directory (os error 2)"),
+            ("empty", "it holds no key"),
+            ("text", "line 1: keys of 32 bytes are written as 64 hexadecimal digits or in base64"),
+        ] {
+            let path = at(name);
+            let found = read(&format!("[tenants]\nsealing_key_file = '{path}'"), "", &[]).unwrap_err();
+            let place = format!("g:2: `tenants.sealing_key_file`: cannot read the keys in `{path}`: ");
+            assert!(found.starts_with(&place), "{found}");
+            assert!(name == "text" || found.contains(why), "{found}");
+        }
+        check(&format!("[tenants]\nsealing_key_file = '{}'", at("good")), "", &[], "");
     }
 
     #[test]

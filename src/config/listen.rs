@@ -16,13 +16,13 @@ use crate::{
     names::Network,
 };
 
-/// Reads `[listen]`, `[shutdown]` and `[cors]`.
+/// Reads `[listen]`, `[shutdown]` and `[cors]`, and where the addresses of both listeners stand.
 pub(super) fn read(
     root: &mut Reader<'_>,
     (sign_in, trusts_told_address): (Option<SignIn>, bool),
     mcp: Read<native::Settings>,
     meta_tools: Read<bool>,
-) -> Read<gateway::Settings> {
+) -> Read<(gateway::Settings, [String; 2])> {
     let shutdown = root.table("shutdown", shutdown);
     let origins = root.table("cors", |table| table.list("origins", urls::origin));
     root.table("listen", |table| {
@@ -46,7 +46,8 @@ pub(super) fn read(
         hosts.extend(public_url.as_ref().map(|url| url.host.clone()));
         let (shutdown_delay, shutdown_grace, upgrade_timeout) = shutdown?;
         let sizes = sizes?;
-        Ok(gateway::Settings {
+        let places = ["http", "ops"].map(|key| table.place_of(key));
+        let settings = gateway::Settings {
             http: http?,
             ops: ops?,
             threads: threads?,
@@ -72,7 +73,8 @@ pub(super) fn read(
             mcp: mcp?,
             shows_meta_tools_only: meta_tools?,
             addresses: addresses?,
-        })
+        };
+        Ok((settings, places))
     })
 }
 

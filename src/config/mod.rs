@@ -32,7 +32,7 @@ use std::{
 
 pub use env::{Environment, command_line};
 pub use fixed::FIXED;
-pub use problems::{Problem, Problems};
+pub use problems::{Places, Problem, Problems};
 pub use written::{Differences, Files, Written};
 
 use crate::{access, catalog, gateway, identity, limit, record, store, upstream::allowed::AllowedHosts};
@@ -46,6 +46,8 @@ use servers_file::FromGateway;
 pub struct Config {
     /// The listeners.
     pub gateway: gateway::Settings,
+    /// Where some of its keys stand.
+    pub places: Places,
     /// The database of grants.
     pub store: store::Settings,
     /// The believed credentials.
@@ -80,6 +82,13 @@ const SESSIONS_END_WITH_US: &str = "`mcp.session_keys` is empty, so MCP sessions
      `openssl rand -hex 32` makes one";
 
 impl Config {
+    /// What to know where there is nothing to call.
+    pub fn servers_remark(&self) -> Option<&'static str> {
+        self.servers
+            .is_empty()
+            .then_some("servers.toml has no server, so there is nothing that anybody could call")
+    }
+
     /// What to know about MCP sessions, where a server has them.
     pub fn sessions_remark(&self) -> Option<&'static str> {
         let has_sessions = self.servers.iter().any(|server| server.is_enabled && server.dialect.is_mcp());
@@ -196,6 +205,7 @@ fn gather(
     let servers = servers.and_then(|named| file(named).read(|root| servers_file::read(root, &from_gateway)));
     let GatewayFile {
         gateway,
+        places,
         store,
         identity,
         access,
@@ -211,6 +221,7 @@ fn gather(
     let warnings = Vec::new();
     Ok(Config {
         gateway,
+        places,
         store,
         identity,
         access,

@@ -14,17 +14,41 @@ pub struct Problem {
     pub(super) hint: Option<String>,
 }
 
+impl Problem {
+    /// `FILE:LINE`.
+    pub(super) fn place(&self) -> String {
+        match self.line {
+            Some(line) => format!("{}:{line}", self.file),
+            None => self.file.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-        }
-        write!(f, ": {}", self.sentence)?;
+        write!(f, "{}: {}", self.place(), self.sentence)?;
         match &self.hint {
             Some(hint) => write!(f, "\n  hint: {hint}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Where keys stand in gateway.toml, each as `FILE:LINE`, for what only shows when somebody tries.
+#[derive(Clone)]
+pub struct Places {
+    /// Of `listen.http`.
+    pub http: String,
+    /// Of `listen.ops`.
+    pub ops: String,
+    /// Of `database.url`.
+    pub database: String,
+}
+
+/// A configuration is the same wherever it is written down.
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Places")
     }
 }
 

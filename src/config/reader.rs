@@ -77,6 +77,11 @@ impl<'f> Reader<'f> {
         self.file.environment
     }
 
+    /// Where `key` stands, or the table where the file does not have the key: `FILE:LINE`.
+    pub(super) fn place_of(&self, key: &str) -> String {
+        self.file.note(self.place(key), String::new(), None).place()
+    }
+
     /// Notes a file that a key names: when it changes, the configuration does.
     pub(super) fn note_file(&self, path: &Path) {
         self.file.findings.note_file(path.to_owned());

@@ -6,6 +6,7 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
+    io,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -106,7 +107,16 @@ fn probe(table: &mut Reader<'_>) -> Read<Probe> {
     });
     let arguments = table.json("arguments");
     let day = Duration::from_secs(DAY_SECS);
+    let has_every = table.has("every_secs");
     let every = table.duration("every_secs", Duration::ZERO, Duration::ZERO..=day);
+    if has_every && every.as_ref().is_ok_and(Duration::is_zero) {
+        let sentence = "`health.every_secs` is 0, which is no pause between two probes";
+        return Err(table.problem(
+            "every_secs",
+            sentence,
+            "leave it out, and addresses are probed only while they are not called",
+        ));
+    }
     let (tool, arguments, every) = (tool?, arguments?, every?);
     if tool.is_none() && arguments.is_some() {
         let sentence = "`health.arguments` is there, but `health.tool` is not";
@@ -114,7 +124,7 @@ fn probe(table: &mut Reader<'_>) -> Read<Probe> {
     }
     let arguments = arguments.unwrap_or_else(|| "{}".to_owned());
     let tool = tool.map(|tool| (tool.to_string(), arguments));
-    Ok(Probe { tool, every: (!every.is_zero()).then_some(every) })
+    Ok(Probe { tool, every: has_every.then_some(every) })
 }
 
 /// Reads `ca`, `client_cert`, `client_key` and `tls_name`.
@@ -216,8 +226,11 @@ fn private_key(path: &str) -> Result<Secret<Vec<u8>>, Complaint> {
 
 fn contents(path: &str) -> Result<Vec<u8>, Complaint> {
     fs::read(path).map_err(|error| {
-        Complaint::new(format!("names a file that cannot be read: {}", error.kind()))
-            .with_hint("the path counts from the folder that the gateway is started in")
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => "names a file that does not exist".to_owned(),
+            kind => format!("names a file that cannot be read: {kind}"),
+        };
+        Complaint::new(why).with_hint("the path counts from the folder that the gateway is started in")
     })
 }
 
@@ -284,6 +297,13 @@ mod tests {
         );
         check(
             "",
+            &format!("{SERVER}health = {{ every_secs = 0 }}"),
+            &[],
+            "s:4: `health.every_secs` is 0, which is no pause between two probes\n  \
+             hint: leave it out, and addresses are probed only while they are not called",
+        );
+        check(
+            "",
             "[servers.x]\ntier = 'local'\nurl = 'http://h'\nhttp2 = 'auto'\ntls_name = 'h'",
             &[],
             "s:3: server `x` has settings for TLS, but no `https` address\n  hint: write `https://…`, or leave them out\n\
@@ -321,7 +341,7 @@ mod tests {
         let nowhere = folder.path().join("nowhere").display().to_string();
         problem(
             &format!("ca = '{nowhere}'"),
-            "s:4: `servers.x.ca` names a file that cannot be read: entity not found\n  \
+            "s:4: `servers.x.ca` names a file that does not exist\n  \
              hint: the path counts from the folder that the gateway is started in",
         );
         problem(

@@ -187,9 +187,15 @@ pub(super) fn database(text: &str) -> Result<DatabaseUrl, Complaint> {
     Err(Complaint::new("must begin with `postgres://`, `postgresql://` or `sqlite:`"))
 }
 
-/// Like `database`, where SQLite could make the file now: it never makes a folder.
+/// Like `database`, where it could be opened now, as far as that shows without a connection. SQLite makes a file, and never
+/// a folder.
 pub(super) fn database_within_reach(text: &str) -> Result<DatabaseUrl, Complaint> {
     let url = database(text)?;
+    if let Some(sentence) = url.problem() {
+        return Err(Complaint::new(sentence).with_hint(
+            "it looks like `postgres://USER:PASSWORD@HOST:5432/DATABASE`, or `sqlite:portcullis.db`",
+        ));
+    }
     if let DatabaseUrl::Sqlite(path) = &url
         && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
         && !folder.is_dir()

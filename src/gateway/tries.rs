@@ -7,7 +7,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use pingora::{Error, ErrorSource, ErrorType, proxy::Session};
+use pingora::{Error, ErrorSource, ErrorType, proxy::Session, upstreams::peer::HttpPeer};
 
 use super::{
     failure, hygiene,
@@ -24,6 +24,9 @@ use crate::{
         course::{Pick, Tried},
     },
 };
+
+/// So much longer the framework waits for a silent peer.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// How far the tries of a trip have come.
 #[derive(Default)]
@@ -229,6 +232,14 @@ impl Journey {
     pub fn note_retry(&mut self, error: &Error) {
         self.record.retries += u32::from(error.retry());
     }
+}
+
+/// The peer, for whose silence the framework waits longer than the gateway's own clocks: its timer also runs while the client
+/// still sends, who has its own time for that.
+pub fn patient(mut peer: HttpPeer, body_timeout: Duration) -> HttpPeer {
+    let silence = &mut peer.options.read_timeout;
+    *silence = silence.map(|silence| silence.max(body_timeout) + MARGIN);
+    peer
 }
 
 /// What a failed exchange says of the peer; none where it was not the peer that failed.

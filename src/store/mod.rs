@@ -5,6 +5,7 @@
 //! `tenant_id` become server ids here, and past this module there are only servers and groups.
 //! Never decides who may do what: `snapshot` carries the rows to `access`. The only module that names `sqlx` and `redis`.
 
+mod address;
 pub mod api_keys;
 mod changes;
 pub mod import;
@@ -28,6 +29,7 @@ use std::{future::Future, time::Duration};
 use anyhow::Context;
 
 pub use self::{
+    address::DatabaseUrl,
     changes::{Changes, Cursor, Subject},
     openwebui::{OpenWebUi, Role, User},
     pins::{Definitions, Pin, SeenTool, Settled, Sighting, ToolChange, What},
@@ -50,15 +52,6 @@ pub struct Settings {
     pub auto_migrate: bool,
     /// What the keys of tenants are sealed with.
     pub sealing: SealingSettings,
-}
-
-/// A database address whose scheme has been recognised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DatabaseUrl {
-    /// `postgres://` or `postgresql://`; holds a password, so it does not print.
-    Postgres(Secret<String>),
-    /// The file of an embedded SQLite database.
-    Sqlite(std::path::PathBuf),
 }
 
 /// One stored row, lent to whoever reads it; its texts are as written and not yet parsed. A text that is not UTF-8 is

@@ -80,6 +80,11 @@ impl Place {
 /// Prepares a few connections to Postgres whose unqualified names mean tables of `schema`.
 ///
 /// The error says nothing of the url, which holds a password.
+/// Whether the driver understands the address.
+pub(super) fn is_readable(url: &Secret<String>) -> bool {
+    PgConnectOptions::from_str(url.expose()).is_ok()
+}
+
 pub(super) fn pool(url: &Secret<String>, schema: &str) -> anyhow::Result<PgPool> {
     let mut options = PgConnectOptions::from_str(url.expose()).map_err(|_| {
         anyhow!("the database url can't be read: it should look like `postgres://USER:PASSWORD@HOST:5432/DATABASE`")

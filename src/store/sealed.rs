@@ -35,6 +35,14 @@ pub struct SealingSettings {
     pub file: Option<PathBuf>,
 }
 
+impl SealingSettings {
+    /// Why the file of keys cannot be used; it may be mended while the gateway runs.
+    pub fn problem(&self) -> Option<String> {
+        let error = Sealer::new(self.clone()).err()?;
+        Some(error.chain().skip(1).fold(error.to_string(), |told, cause| format!("{told}: {cause}")))
+    }
+}
+
 /// The row a value stands in. It opens in no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {

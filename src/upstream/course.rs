@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout;
+
 use super::{
     Destination,
     breaker::Standing,
@@ -17,8 +19,8 @@ use super::{
 };
 use crate::refusal::Refusal;
 
-/// Between two looks whether a server is there again.
-const PAUSE: Duration = Duration::from_millis(25);
+/// Between two looks whether a server is there again, at least and at most: those who wait are many.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(200));
 
 /// The addresses a request may go to.
 #[derive(Debug, Clone)]
@@ -166,7 +168,10 @@ impl Course {
             }
             tried.waits_since.get_or_insert_with(Instant::now);
             tried.forget_all();
-            tokio::time::sleep(PAUSE).await;
+            if let Some(first) = self.destinations.first() {
+                let changed = first.health.tally().changed.notified();
+                drop(timeout(wait.clamp(PAUSE.0, PAUSE.1), changed).await);
+            }
             self.follow();
         }
     }

@@ -51,6 +51,8 @@ pub struct Tally {
     room: AtomicI64,
     /// Since when no peer is fit for calls; 0 while one is.
     down_since: AtomicU64,
+    /// Calls that wait are woken when there may be something to go on with.
+    pub(super) changed: Notify,
     /// Woken when its names should be looked up before their time.
     pub(crate) look_up: Notify,
     /// Names of it that stand for nothing now.
@@ -71,6 +73,7 @@ impl Tally {
             refused: AtomicU64::new(0),
             room: AtomicI64::new(MOST_REPEATED),
             down_since: AtomicU64::new(0),
+            changed: Notify::new(),
             look_up: Notify::new(),
             unresolved: AtomicUsize::new(0),
             latest: Mutex::new(Weak::<[Destination; 0]>::new()),
@@ -96,6 +99,7 @@ impl Tally {
     /// Its names lead there now.
     pub(super) fn moved(&self, destinations: &Arc<[Destination]>) {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(destinations);
+        self.changed.notify_waiters();
     }
 
     /// Where its names were last found to lead.
@@ -270,6 +274,7 @@ impl Health {
             }
             Change::Closed => {
                 self.tally.note_up();
+                self.tally.changed.notify_waiters();
                 info!(server.id = %id, "server `{id}` is called at `{address}` again");
             }
         }
@@ -294,6 +299,9 @@ impl Seat {
             }
             self.health.settle(fault, self.is_trial);
         }
+        if self.is_trial {
+            self.health.tally.changed.notify_waiters();
+        }
     }
 
     /// The same where the call tries the peer; what other calls showed was noted with each of their requests.
@@ -314,6 +322,7 @@ impl Drop for Seat {
         self.health.outstanding.fetch_sub(1, Ordering::Relaxed);
         if self.is_trial && !self.is_settled {
             self.health.update(|breaker, now| (breaker.untried(now), Change::None));
+            self.health.tally.changed.notify_waiters();
         }
     }
 }

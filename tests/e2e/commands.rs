@@ -131,6 +131,38 @@ async fn check_reports_every_problem_with_its_line_and_exits_1() {
 }
 
 #[tokio::test]
+async fn check_and_run_refuse_with_its_line_what_only_shows_when_it_is_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text");
+    std::fs::write(&text, "not a database at all").unwrap();
+    let good = "sqlite:portcullis.db";
+    // TEST-NET-1: no machine has it.
+    let elsewhere = setup(good, "http://127.0.0.1:9").set("listen.http", "192.0.2.1:80");
+    let no_database = setup(&format!("sqlite:{}", text.display()), "http://127.0.0.1:9");
+    for (setup, key, words) in [
+        (elsewhere, "http", "`listen.http` is `192.0.2.1:80`, where this process cannot listen"),
+        (no_database, "url", "`database.url` names a file that is no SQLite database"),
+    ] {
+        let folder = setup.write();
+        let file = folder.path().join("gateway.toml");
+        let written = std::fs::read_to_string(&file).unwrap();
+        let is_it = |line: &str| line.starts_with(&format!("{key} = "));
+        let line = written.lines().position(is_it).unwrap() + 1;
+        let expected = format!("{}:{line}: {words}", file.display());
+        for command in ["check", "run"] {
+            check(&portcullis(folder.path(), &[command]).await, 1, "", &[&expected]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn check_says_when_there_is_nothing_to_call() {
+    let folder = setup("sqlite:portcullis.db", "http://127.0.0.1:9").servers("").write();
+    let said = portcullis(folder.path(), &["check"]).await;
+    check(&said, 0, "ok: 0 servers, 0 of them on\n", &["servers.toml has no server"]);
+}
+
+#[tokio::test]
 async fn check_tells_of_sessions_that_end_with_the_process_where_there_are_any() {
     let grants = Grants::of(&[]).await;
     let check_with = async |dialect: &str, is_enabled: bool, key: &str, is_told: bool| {

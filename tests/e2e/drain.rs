@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{
     deadline::until,
-    fake_peer::{Behaviour, FakePeer},
+    fake_peer::{Behaviour, FakePeer, Held},
     gateway::{self, Gateway},
     grants::{CALLER, Grants},
     raw::RawClient,
@@ -121,6 +121,66 @@ async fn an_interrupt_ends_the_process_quickly_whatever_is_running() {
     gateway.ended().await;
     assert!(told.elapsed() < Duration::from_secs(3), "took {:?}", told.elapsed());
     held.closed().await;
+}
+
+/// A gateway that was told to stop while a stream is open.
+async fn draining(grace_secs: i64) -> (Gateway, Grants, FakePeer, RawClient, Held) {
+    let peer = FakePeer::start().await.with_tool("watch", Behaviour::Hold);
+    let (gateway, grants) = start(&peer.url(), grace_secs).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    client.send(post("/alpha/watch", &email_token(CALLER), "{}")).await;
+    let held = peer.held().await;
+    assert_eq!(client.read_head().await.0, 200);
+    gateway.signal("TERM");
+    gateway.await_port_closed().await;
+    (gateway, grants, peer, client, held)
+}
+
+#[tokio::test]
+async fn an_interrupt_while_draining_cuts_the_rest_and_ends_at_once() {
+    let (mut gateway, _grants, _peer, mut client, held) = draining(3600).await;
+    let told = Instant::now();
+    gateway.signal("INT");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(told.elapsed() < Duration::from_secs(3), "took {:?}", told.elapsed());
+    assert!(client.is_closed_within(Duration::from_secs(5)).await);
+    held.closed().await;
+    let cut = |line: &str| line.contains("SIGINT: 1 requests are running, 1 of them streams, and cut now");
+    gateway.stderr.find("word of what is cut", cut).await;
+    let line =
+        gateway.stdout.find("the record of the stream", |line| line.contains("\"tool\":\"watch\"")).await;
+    assert!(line.contains("\"outcome\":\"lost\""), "{line}");
+}
+
+#[tokio::test]
+async fn what_is_left_is_told_while_it_lasts_and_when_it_is_cut() {
+    let (mut gateway, _grants, _peer, _client, _held) = draining(3).await;
+    let pid = format!("\"pid\":{}", gateway.id());
+    for words in [
+        "SIGTERM: not ready from now on, and the listener closes in 0 s",
+        "draining: 1 requests are running, 1 of them streams; what still runs in 3 s is cut",
+        "still draining: 1 requests are running, 1 of them streams; ",
+        "(3 s) are over: 1 requests are running, 1 of them streams, and cut now",
+    ] {
+        let line = gateway.stderr.find(words, |line| line.contains(words)).await;
+        assert!(line.contains(&pid), "{line}");
+    }
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_signal_that_comes_too_late_is_told_and_changes_nothing() {
+    let (mut gateway, _grants, _peer, mut client, held) = draining(60).await;
+    for name in ["TERM", "QUIT", "HUP", "USR1", "USR2"] {
+        gateway.signal(name);
+        let words = format!("SIG{name}: nothing is done, because this process is ending already");
+        gateway.stderr.find("word of it", |line| line.contains(&words)).await;
+    }
+    held.send("data: 1\n\n");
+    assert_eq!(client.read_chunk().await.unwrap(), b"data: 1\n\n");
+    held.end();
+    assert_eq!(client.read_chunk().await, None);
+    assert_eq!(gateway.ended().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -206,6 +206,11 @@ async fn too_few_open_files_are_said_and_only_what_they_allow_is_accepted() {
     let scene = Scene::start(|setup| setup.open_files(256)).await;
     let warns = |line: &str| line.contains("256 open files allow 58 connections");
     scene.gateway.stderr.find("a warning", warns).await;
+    for conceal in [true, false] {
+        scene.gateway.reconfigure("access.conceal", conceal).await;
+    }
+    let warned = scene.gateway.stderr.all().iter().filter(|line| warns(line)).count();
+    assert_eq!(warned, 1, "said again at reloads that change nothing about it");
     // Each with a connection to the server as well, and one in ten may be forsaken by its client besides.
     let mut streams = Vec::new();
     for _ in 0..58 {

@@ -173,4 +173,6 @@ async fn a_bad_file_changes_nothing_and_is_told_once() {
     })
     .await;
     assert_eq!(scene.gateway.stderr.all().iter().filter(|line| is_told(line)).count(), 1);
+    let is_mended = |line: &str| line.contains("and its key are again those that are in use");
+    scene.gateway.stderr.find("word of its end", is_mended).await;
 }

@@ -243,7 +243,7 @@ async fn a_new_process_that_cannot_start_leaves_the_old_one_as_it_was() {
     let load = Load::begin(&gateway.address(), 2);
     gateway.signal("USR2");
     let line = gateway.stderr.find("word of the failure", |line| line.contains("this one goes on")).await;
-    assert!(line.contains("the new process ended with exit status: 1"), "{line}");
+    assert!(line.contains("the new process ended with exit status: 1; what it logged says why\""), "{line}");
     gateway
         .stderr
         .find("word of the new process", |line| line.contains("`nonsense` is not a known key"))
@@ -259,8 +259,21 @@ async fn a_new_process_that_cannot_start_leaves_the_old_one_as_it_was() {
     assert_eq!(gateway.ended().await.code(), Some(0));
     load.go_on(20).await;
     load.end().await;
+    assert_eq!(upgrades(&gateway).await, (1.0, 1.0), "the new process counts on");
+    second.signal("USR2");
+    let third = taken_over(&gateway, 2).await;
+    second.ended().await;
+    assert_eq!(upgrades(&gateway).await, (2.0, 1.0));
+    let second = third;
     second.signal("TERM");
     second.ended().await;
+}
+
+/// How many upgrades whoever serves has counted: those that succeeded, and those that failed.
+async fn upgrades(gateway: &Gateway) -> (f64, f64) {
+    let metrics = gateway.metrics().await;
+    let count = |outcome| metrics.sum("portcullis_upgrades_total", &[("outcome", outcome)]);
+    (count("handed_over"), count("failed"))
 }
 
 /// A gateway whose file now has a database that never answers: a process that reads it does not get ready.
@@ -283,7 +296,8 @@ async fn a_new_process_that_is_killed_or_not_ready_in_time_is_given_up_and_leave
     gateway.signal("USR2");
     let killed = named(&gateway, 1, "has been started").await;
     killed.signal("KILL");
-    gateway.stderr.find("word of its end", |line| line.contains("ended with signal: 9")).await;
+    let line = gateway.stderr.find("word of its end", |line| line.contains("ended with signal: 9")).await;
+    assert!(line.contains("(SIGKILL); what it logged says why\""), "{line}");
     killed.ended().await;
 
     gateway.signal("USR2");
@@ -303,8 +317,100 @@ async fn a_gateway_that_is_told_to_stop_ends_whoever_was_to_take_over() {
     gateway.signal("USR2");
     gateway.stderr.find("word of the second", |line| line.contains("is getting ready already")).await;
     gateway.signal("TERM");
+    gateway.stderr.find("who wins", |line| line.contains("upgrade: given up because of SIGTERM")).await;
     assert_eq!(gateway.ended().await.code(), Some(0));
     successor.ended().await;
+}
+
+#[tokio::test]
+async fn the_time_that_a_new_process_has_is_the_one_that_the_file_says_now() {
+    let (_peer, gateway, _grants) = start_with_unready_successor().await;
+    gateway.reconfigure("shutdown.upgrade_timeout_secs", 1).await;
+    gateway.signal("USR2");
+    gateway.stderr.find("word of its end", |line| line.contains("did not say `ready` within 1 s")).await;
+}
+
+/// In the place of a new process: it does what a new one does up to `go`, and says `serving` when a file lies there.
+const SLOW_TO_SERVE: &str = r#"#!/bin/sh
+read -r will <&5
+echo ready >&5
+read -r go <&5
+echo "$go" > "$0.heard"
+while [ ! -e "$0.serve" ]; do sleep 0.05; done
+echo serving >&5
+exec sleep 1000 5<&-
+"#;
+
+#[tokio::test]
+async fn a_process_that_was_told_to_serve_is_not_ended_by_a_signal_for_the_one_before() {
+    let peer = peer().await;
+    let grants = Grants::of(&["alpha"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("portcullis");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_portcullis"), &program)
+        .or_else(|_| std::fs::copy(env!("CARGO_BIN_EXE_portcullis"), &program).map(drop))
+        .unwrap();
+    let mut gateway = grants.setup().server("alpha", &peer.url()).program(&program).start().await;
+    std::fs::remove_file(&program).unwrap();
+    write_program(&program, SLOW_TO_SERVE);
+
+    gateway.signal("USR2");
+    let successor = named(&gateway, 1, "has been started").await;
+    until_so("that it was told to serve", || folder.path().join("portcullis.heard").exists()).await;
+    gateway.signal("TERM");
+    gateway.signal("USR1");
+    gateway.stderr.find("that it is heard", |line| line.contains("SIGUSR1: nothing is done")).await;
+    assert!(successor.is_there(), "it may have connections");
+    std::fs::write(folder.path().join("portcullis.serve"), "").unwrap();
+    assert_eq!(taken_over(&gateway, 1).await.0, successor.0);
+    let words = format!(
+        "SIGTERM: nothing is done, because this process is ending and process {} serves",
+        successor.0
+    );
+    gateway.stderr.find("whom to tell", |line| line.contains(&words)).await;
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert!(successor.is_there());
+}
+
+/// Puts a program in its place at once.
+fn write_program(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(beside, path).unwrap();
+}
+
+#[tokio::test]
+async fn a_process_that_drains_says_what_it_still_has_and_leaves_the_files_to_the_new_one() {
+    let peer = peer().await;
+    let (mut gateway, _grants) = start(&peer, 60).await;
+    let streams = open(&gateway, &peer, 3).await;
+    let old = gateway.id();
+    gateway.signal("USR2");
+    let second = taken_over(&gateway, 1).await;
+    let words = "still draining: 3 requests are running, 3 of them streams";
+    let line = gateway.stderr.find("what it has", |line| line.contains(words)).await;
+    assert!(line.contains(&format!("\"pid\":{old}")), "{line}");
+    let words =
+        format!("SIGUSR2: nothing is done, because this process is ending and process {} serves", second.0);
+    gateway.signal("USR2");
+    gateway.stderr.find("whom to tell", |line| line.contains(&words)).await;
+
+    let file = gateway.folder.path().join("gateway.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    for name in ["nonsense", "drivel"] {
+        std::fs::write(&file, format!("{good}\n[{name}]\n")).unwrap();
+        let words = format!("`{name}` is not a known key");
+        gateway.stderr.find("word of the bad file", |line| line.contains(&words)).await;
+    }
+    let told =
+        gateway.stderr.all().iter().filter(|line| line.contains("`nonsense` is not a known key")).count();
+    assert_eq!(told, 1, "by the new process alone");
+    end(streams).await;
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    second.signal("TERM");
+    second.ended().await;
 }
 
 #[tokio::test]

@@ -142,6 +142,16 @@ fn the_map_has_every_module_once() {
     assert_eq!(listed, real);
 }
 
+#[test]
+fn the_map_has_every_file_of_the_composition_root() {
+    let mut listed: Vec<_> =
+        table(MAP, &["file", "decides"]).into_iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    listed.sort();
+    let files = Source::all(&["src/app"]).into_iter();
+    let real: Vec<_> = files.map(|source| source.path.trim_start_matches("src/").to_owned()).collect();
+    assert_eq!(listed, real);
+}
+
 /// A file, a type or a function that the map speaks of and that was renamed is a wrong map.
 #[test]
 fn what_the_map_names_is_in_the_source() {

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails, in what it is built from too")]
 
+mod copied;
 mod documents;
 mod layers;
 mod rules;

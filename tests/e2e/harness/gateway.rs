@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex},
 };
@@ -29,6 +30,7 @@ pub struct Setup {
     environment: BTreeMap<String, String>,
     ports: (Port, Port),
     open_files: Option<u32>,
+    program: PathBuf,
 }
 
 impl Setup {
@@ -37,7 +39,8 @@ impl Setup {
         let ports = (Port::take(), Port::take());
         let (http, ops) = (ports.0.address(), ports.1.address());
         let (gateway, servers, environment) = (Table::new(), Table::new(), BTreeMap::new());
-        Self { gateway, servers, environment, ports, open_files: None }
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_portcullis"));
+        Self { gateway, servers, environment, ports, open_files: None, program }
             .set("listen.http", http)
             .set("listen.ops", ops)
             .set("database.url", database_url)
@@ -107,6 +110,12 @@ impl Setup {
         self
     }
 
+    /// Starts this copy of the binary.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = path.to_owned();
+        self
+    }
+
     /// Writes the configuration folder and starts nothing.
     pub fn write(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -142,10 +151,9 @@ impl Setup {
     }
 
     fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_portcullis");
-        let Some(most) = self.open_files else { return Command::new(binary) };
+        let Some(most) = self.open_files else { return Command::new(&self.program) };
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &most.to_string(), binary]);
+        command.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &most.to_string()]).arg(&self.program);
         command
     }
 }

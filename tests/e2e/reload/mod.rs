@@ -86,7 +86,7 @@ fn credential(variable: &str) -> Table {
 
 impl Gateway {
     /// Changes a key of `gateway.toml` and returns once that is in force.
-    async fn reconfigure(&self, key: &str, value: impl Into<Value>) {
+    pub async fn reconfigure(&self, key: &str, value: impl Into<Value>) {
         let next = self.generation().await + 1;
         change(self, "gateway.toml", |table| set(table, key, value));
         self.taken(next).await;
