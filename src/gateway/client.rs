@@ -23,7 +23,7 @@ use pingora::protocols::{
     UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
@@ -32,6 +32,10 @@ use super::{line::Line, taking::Taking};
 
 /// How long an answer may go on without anybody who wants it.
 const FORSAKEN: Duration = Duration::from_secs(300);
+
+/// So much of a head that is not heard to its end is read away, in so much time.
+const UNHEARD: u64 = 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes of an answer that are gathered before they are sent: a head and a short body go in one piece.
 const WRITE_BUFFER: usize = 8 * 1024;
@@ -68,13 +72,15 @@ pub struct Client<S: AsyncWrite + Unpin> {
     timer: Option<Pin<Box<Sleep>>>,
     has_left: bool,
     is_deaf: bool,
+    /// The end of a head that is not heard to its own; nothing once that was passed on.
+    cut: Option<&'static [u8]>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// The client at the other end of `stream`.
     pub fn new(stream: S, facts: Facts, line: Arc<Line>, taking: Taking) -> Self {
         let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
-        Self { stream, facts, line, taking, timer: None, has_left: false, is_deaf: false }
+        Self { stream, facts, line, taking, timer: None, has_left: false, is_deaf: false, cut: None }
     }
 
     /// Pending until an answer that is due has not begun, or is not over.
@@ -142,12 +148,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Client<S> {
             // Told now that it does no harm.
             return Poll::Ready(Ok(()));
         }
+        if let Some(end) = client.cut.filter(|end| end.len() <= buf.remaining()) {
+            buf.put_slice(end);
+            client.cut = Some(&[]);
+            return Poll::Ready(Ok(()));
+        }
         if !client.has_left {
             let before = buf.filled().len();
             match Pin::new(&mut client.stream).poll_read(cx, buf) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) if buf.filled().len() > before || buf.remaining() == 0 => {
-                    return Poll::Ready(Ok(()));
+                    let mut hearing = client.line.hearing();
+                    if hearing.hear(&buf.filled()[before..]) {
+                        return Poll::Ready(Ok(()));
+                    }
+                    client.cut = hearing.cut_short();
+                    let is_cut = client.cut.is_some();
+                    return Poll::Ready(if is_cut { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) });
                 }
                 Poll::Ready(_) if client.may_leave() => {}
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
@@ -215,6 +232,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Shutdown for Client<S> {
     async fn shutdown(&mut self) {
         // Whoever is told that the connection ends may be gone.
         drop(AsyncWriteExt::shutdown(&mut self.stream).await);
+        if self.cut.is_some() {
+            // Closed with something unread, a connection is reset, and its answer may be lost.
+            let mut rest = (&mut self.stream).take(UNHEARD);
+            drop(tokio::time::timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     body::{Bounds, Outbound},
     cors, head,
     journey::{Cargo, Journey, Rpc},
+    line::Line,
     live::{LiveTrip, Use},
     origin, resource,
     served::{self, Visit},
@@ -250,7 +251,11 @@ impl Gateway {
     }
 
     fn refuse_malformed(&self, session: &Session) -> Result<(), Refusal> {
-        head::check(session.req_header(), &session.to_h1_raw(), self.settings.max_header_bytes)
+        let (request, raw) = (session.req_header(), session.to_h1_raw());
+        if let Some(line) = Line::current() {
+            head::check_as_heard(&line.hearing())?;
+        }
+        head::check(request, &raw, self.settings.max_header_bytes)
     }
 
     /// The tool of this name; a miss has the server's list read once more.

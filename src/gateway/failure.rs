@@ -5,7 +5,7 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::{line::Line, tries::SOON};
+use super::{framing, line::Line, tries::SOON};
 use crate::{
     dial::tls,
     refusal::{Code, Refusal},
@@ -57,6 +57,11 @@ pub fn overdue() -> Option<Refusal> {
     is_overdue.then(|| Refusal::new(Code::PeerTooSlow, "the server did not answer in time"))
 }
 
+/// Whether the client said something that may not be read as the framework reads it.
+fn is_misheard() -> bool {
+    Line::current().is_some_and(|line| line.hearing().wrong().is_some())
+}
+
 /// Refuses answers that would lead away from the permitted address, or from HTTP.
 pub fn refuse_leading_away(status: http::StatusCode) -> Result<(), Refusal> {
     let sentence = if status == http::StatusCode::SWITCHING_PROTOCOLS {
@@ -87,9 +92,8 @@ pub fn refusal_for(error: &Error) -> Option<Refusal> {
             refusal.map(|refusal| refusal.limited("slow_sender", None))
         }
         // A broken chunk, for example.
-        (ErrorSource::Downstream, ErrorType::Custom(_)) => {
-            refuse(Code::BadRequest, "the body is not framed as it should be")
-        }
+        (ErrorSource::Downstream, ErrorType::Custom(_)) => Some(framing::broken().because(cause)),
+        (ErrorSource::Downstream, _) if is_misheard() => Some(framing::broken().because(cause)),
         (ErrorSource::Downstream, _) => None,
         (
             ErrorSource::Upstream,

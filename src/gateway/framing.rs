@@ -60,6 +60,11 @@ fn plain_number(text: &str) -> Option<u64> {
     if is_plain { text.parse().ok() } else { None }
 }
 
+/// The answer to a body that is not framed as it should be.
+pub fn broken() -> Refusal {
+    Refusal::new(Code::BadRequest, "the body is not framed as it should be").closing()
+}
+
 fn unclear() -> Refusal {
     Refusal::new(
         Code::BadRequest,

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pingora::{
     apps::{HttpServerApp, ServerApp},
+    protocols::Stream,
     server::ShutdownWatch,
 };
 use tokio::{
@@ -17,6 +18,7 @@ use tokio::{
 use super::{
     client::{Client, Facts},
     configured::Configured,
+    hearing::{HEAD_SHARE, Requests, Wrong},
     limiting::{self, TooMany},
     line::{Forsaken, Line},
     proxy_protocol::{self, NoHeader},
@@ -36,6 +38,7 @@ const READ_BUFFER: usize = 16 * 1024;
 /// Guards every connection of the app inside.
 pub struct Guard<A> {
     inner: Arc<A>,
+    requests: Arc<Requests<A>>,
     room: Arc<Seats>,
     forsaken: Arc<Seats>,
     configured: Configured,
@@ -64,7 +67,9 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
     /// A guard around `inner`.
     pub fn new(inner: A, configured: Configured, tls: Option<Listener>, metrics: Arc<Metrics>) -> Self {
         let (room, forsaken) = (Arc::default(), Arc::default());
-        Self { inner: Arc::new(inner), room, forsaken, configured, tls, metrics }
+        let inner = Arc::new(inner);
+        let requests = Arc::new(Requests(inner.clone()));
+        Self { inner, requests, room, forsaken, configured, tls, metrics }
     }
 
     /// Serves a connection to its end. `shutdown` tells it that the process wants to end.
@@ -87,6 +92,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
         }
         // Not when the last one lets go of the line: the next client may be waiting.
         line.take_seat(None);
+        line.take_place(None);
     }
 
     /// What holds for a connection that begins now, and how many there may be.
@@ -128,12 +134,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
                 Err(NoHeader::Malformed) => return self.close("no_proxy_header"),
             }
         }
-        // Held as long as the connection is open.
-        let Ok(_seat) = self.admit(&line, peer) else { return self.close("too_many_of_address") };
+        let Ok(place) = self.admit(&line, peer) else { return self.close("too_many_of_address") };
+        line.take_place(place);
         let taking = Taking::new(terms.write_timeout, terms.min_answer_rate);
         let Some(tls) = &self.tls else {
-            let client = Client::new(socket, facts, line, taking);
-            return drop(self.inner.process_new(Box::new(client), shutdown).await);
+            let client = Client::new(socket, facts, line.clone(), taking);
+            return self.serve_requests(Box::new(client), &line, &terms, shutdown).await;
         };
         // Somebody who looks whether the port is open has not failed at TLS.
         if !matches!(socket.fill_buf().await, Ok([_, ..])) {
@@ -150,7 +156,16 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
             let streams = Streams::new(self.inner.clone(), line, (&terms, taking), &self.metrics);
             drop(Arc::new(streams).process_new(client, shutdown).await);
         } else {
-            drop(self.inner.process_new(client, shutdown).await);
+            self.serve_requests(client, &line, &terms, shutdown).await;
+        }
+    }
+
+    /// Has requests of HTTP/1.1 served, and hears them.
+    async fn serve_requests(&self, client: Stream, line: &Line, terms: &Terms, shutdown: &ShutdownWatch) {
+        line.hearing().listen(terms.max_header_bytes * HEAD_SHARE);
+        drop(self.requests.process_new(client, shutdown).await);
+        if line.hearing().wrong() == Some(Wrong::Head) {
+            self.close("header_size");
         }
     }
 

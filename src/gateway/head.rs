@@ -7,14 +7,20 @@
 use http::header;
 use pingora::http::RequestHeader;
 
-use super::framing;
+use super::{
+    framing,
+    hearing::{Hearing, Wrong},
+};
 use crate::refusal::{Code, Refusal};
+
+/// The framework's own bound for HTTP/1.1.
+const MOST_HEADERS: usize = 256;
 
 /// Refuses a head that is not certain to mean the same to everybody. `raw` is the head as it came, `most` its largest
 /// size.
 pub fn check(request: &RequestHeader, raw: &[u8], most: usize) -> Result<(), Refusal> {
     if raw.len() > most {
-        return Err(Refusal::new(Code::HeadersTooLarge, "the request's headers are too large"));
+        return Err(too_large());
     }
     // RFC 9112 section 2.2 lets a line end with a bare LF. To a parser that does not, what follows it is part of the line.
     if has_bare_line_feed(raw) {
@@ -34,9 +40,41 @@ pub fn check(request: &RequestHeader, raw: &[u8], most: usize) -> Result<(), Ref
         return Err(Refusal::new(Code::BadPath, "the path must begin with `/`").closing());
     }
     if !is_plain_line(raw) {
-        let sentence =
-            "the request line must be method, path and version with one space between, and have no `#`";
-        return Err(Refusal::new(Code::BadPath, sentence).closing());
+        return Err(odd_line());
+    }
+    refuse_beyond_http_1(request)
+}
+
+/// Refuses what the framework has read otherwise than it was said.
+pub fn check_as_heard(heard: &Hearing) -> Result<(), Refusal> {
+    match heard.wrong() {
+        // Where it ends nobody knows.
+        Some(Wrong::Head) => Err(too_large().closing()),
+        Some(Wrong::Chunk) => Err(framing::broken()),
+        None if heard.is_odd() => Err(odd_line()),
+        None => Ok(()),
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(Code::HeadersTooLarge, "the request's headers are too large")
+}
+
+fn odd_line() -> Refusal {
+    let sentence =
+        "the request line must be method, path and version with one space between, and have no `#`";
+    Refusal::new(Code::BadPath, sentence).closing()
+}
+
+/// Refuses what HTTP/2 can say and HTTP/1.1 cannot: here another scheme (RFC 9113 section 8.3.1), and more headers than the
+/// framework takes there.
+fn refuse_beyond_http_1(request: &RequestHeader) -> Result<(), Refusal> {
+    if request.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(Refusal::new(Code::BadPath, "the scheme must be `https`"));
+    }
+    if request.headers.len() > MOST_HEADERS {
+        let sentence = format!("a request may have at most {MOST_HEADERS} headers");
+        return Err(Refusal::new(Code::BadRequest, sentence));
     }
     Ok(())
 }

@@ -81,7 +81,8 @@ impl Cargo {
     pub fn restart(&mut self) {
         match self {
             Cargo::Arguments(body) => body.restart(),
-            Cargo::Native(exchange) => exchange.load.restart(),
+            // What was held has no second try.
+            Cargo::Native(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -13,11 +13,18 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::seats::{Seat, Seats};
+use super::{
+    hearing::Hearing,
+    seats::{Seat, Seats},
+};
+use crate::limit::seats::Seat as Place;
 
 tokio::task_local! {
     static LINE: Arc<Line>;
 }
+
+/// So long a reader may make an answer wait, in all, and still have nothing to do with its end.
+const LONG: Duration = Duration::from_secs(1);
 
 /// No deadline is running.
 const DISARMED: u64 = u64::MAX;
@@ -39,11 +46,15 @@ pub struct Line {
     outlives_client: AtomicBool,
     /// When an answer that its client has left must be over, whatever it does; unset while the client is there.
     forsaken_until_millis: AtomicU64,
-    /// Since when a write waits for the client to take more.
+    /// Since when a write waits for the client to take more, and how long others have.
     blocked_since_millis: AtomicU64,
+    waited_millis: AtomicU64,
     is_slow: AtomicBool,
     /// Among the connections, or among the forsaken once the client has left.
     seat: Mutex<Option<Seat>>,
+    /// Among the connections of its address, as long as the client is there.
+    place: Mutex<Option<Place>>,
+    hearing: Mutex<Hearing>,
     forsaken: Forsaken,
     /// The client's address, as a balancer told it at the connection's beginning.
     told: OnceLock<IpAddr>,
@@ -66,8 +77,11 @@ impl Line {
             outlives_client: AtomicBool::new(false),
             forsaken_until_millis: AtomicU64::new(DISARMED),
             blocked_since_millis: AtomicU64::new(DISARMED),
+            waited_millis: AtomicU64::new(0),
             is_slow: AtomicBool::new(false),
             seat: Mutex::new(seat),
+            place: Mutex::default(),
+            hearing: Mutex::default(),
             forsaken,
             told: OnceLock::new(),
         };
@@ -208,6 +222,7 @@ impl Line {
         let Some(seat) = self.forsaken.seats.take(self.forsaken.most) else { return false };
         // The one among the connections is free for others.
         self.take_seat(Some(seat));
+        self.take_place(None);
         let until = (self.opened.elapsed() + within).as_millis() as u64;
         self.forsaken_until_millis.store(until, Ordering::Relaxed);
         true
@@ -218,16 +233,39 @@ impl Line {
         *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = seat;
     }
 
+    /// Takes this place among the connections of its address, or leaves the one it had.
+    pub fn take_place(&self, place: Option<Place>) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+
+    /// What the client says.
+    pub fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A write waits for the client to take more, or no longer does. The time that took is not the peer's: it has so much
     /// more to end its answer.
     pub fn note_blocked(&self, is_blocked: bool) {
         let now = self.opened.elapsed().as_millis() as u64;
         let since =
             self.blocked_since_millis.swap(if is_blocked { now } else { DISARMED }, Ordering::Relaxed);
-        let end = self.end_due_millis.load(Ordering::Relaxed);
-        if !is_blocked && since != DISARMED && end != DISARMED {
-            self.end_due_millis.store(end + now.saturating_sub(since), Ordering::Relaxed);
+        if is_blocked || since == DISARMED {
+            return;
         }
+        let waited = now.saturating_sub(since);
+        self.waited_millis.fetch_add(waited, Ordering::Relaxed);
+        let end = self.end_due_millis.load(Ordering::Relaxed);
+        if end != DISARMED {
+            self.end_due_millis.store(end + waited, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the client has made its answer wait for longer than anybody who takes it as it comes.
+    pub fn has_waited(&self) -> bool {
+        let since = self.blocked_since_millis.load(Ordering::Relaxed);
+        let now = self.opened.elapsed().as_millis() as u64;
+        let waits = if since == DISARMED { 0 } else { now.saturating_sub(since) };
+        self.waited_millis.load(Ordering::Relaxed) + waits >= LONG.as_millis() as u64
     }
 
     /// The client takes too little.
@@ -254,6 +292,7 @@ impl Line {
         self.is_cut.store(false, Ordering::Release);
         self.is_slow.store(false, Ordering::Relaxed);
         self.note_blocked(false);
+        self.waited_millis.store(0, Ordering::Relaxed);
         self.answer_began();
         self.may_go_on();
         self.outlive_client(false);
@@ -323,6 +362,27 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn the_time_a_write_waits_for_the_client_is_added_to_the_server_s() {
+        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
+        let line = Line::new(Duration::from_secs(60), None, forsaken);
+        line.must_end(Duration::ZERO);
+        assert!(line.is_past_end() && !line.has_waited());
+        line.must_end(Duration::from_secs(60));
+        let due = line.answer_due();
+        line.note_blocked(true);
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_millis(3) {
+            std::hint::spin_loop();
+        }
+        line.note_blocked(false);
+        assert!(line.answer_due() >= due.map(|due| due + Duration::from_millis(2)));
+        line.waited_millis.store(LONG.as_millis() as u64, Ordering::Relaxed);
+        assert!(line.has_waited());
+        line.settle();
+        assert!(!line.has_waited() && line.answer_due().is_none(), "the next request begins anew");
+    }
 
     #[test]
     fn a_cut_ends_the_request_that_runs_and_none_after_it() {

@@ -13,6 +13,7 @@ mod failure;
 mod framing;
 pub mod guard;
 mod head;
+mod hearing;
 mod hygiene;
 mod journey;
 pub mod leaving;
@@ -129,6 +130,7 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         if let Some(line) = Line::current() {
             line.disarm();
+            line.hearing().end_head(&session.req_header().headers);
         }
         let settings = &journey.gateway.settings;
         let idle = settings.keepalive_timeout.as_secs();
@@ -176,13 +178,7 @@ impl ProxyHttp for Configured {
         let Underway { trip, tries, .. } = journey.underway().ok_or_else(no_trip)?;
         tries.next(trip).await.map_err(refused)?;
         let destination = tries.destination(trip).ok_or_else(no_trip)?;
-        caught(|| {
-            let mut peer = http_peer(trip, destination);
-            // It runs while the client still sends, who has its own time for that.
-            let silence = &mut peer.options.read_timeout;
-            *silence = silence.map(|silence| silence.max(body_timeout) + MARGIN);
-            Ok(Box::new(peer))
-        })
+        caught(|| Ok(Box::new(tries::patient(http_peer(trip, destination), body_timeout))))
     }
 
     fn fail_to_connect(
@@ -371,9 +367,6 @@ impl ProxyHttp for Configured {
         }
     }
 }
-
-/// So much longer than the gateway's own clocks the framework waits for a silent peer.
-const MARGIN: Duration = Duration::from_secs(5);
 
 /// A phase whose panic becomes a refusal: by itself the framework would hang up without a word.
 fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {

@@ -171,6 +171,13 @@ impl Session for Stream {
         self.body_patience
     }
 
+    /// What was read of the body before a server is called. Something, where that was all of it and too much to be kept: the
+    /// framework asks nobody for what goes in its stead otherwise.
+    fn get_retry_buffer(&self) -> Option<Bytes> {
+        let is_read = self.session.retry_buffer_truncated() && self.session.is_body_done();
+        self.session.get_retry_buffer().or(is_read.then(Bytes::new))
+    }
+
     async fn shutdown(&mut self, _code: u32, _ctx: &str) {
         self.session.shutdown();
     }
@@ -267,10 +274,6 @@ impl Session for Stream {
 
     fn retry_buffer_truncated(&self) -> bool {
         self.session.retry_buffer_truncated()
-    }
-
-    fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.session.get_retry_buffer()
     }
 
     async fn finish_custom(&mut self) -> Result<()> {

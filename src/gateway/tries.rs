@@ -7,7 +7,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use pingora::{Error, ErrorSource, ErrorType, proxy::Session};
+use pingora::{Error, ErrorSource, ErrorType, proxy::Session, upstreams::peer::HttpPeer};
 
 use super::{
     failure, hygiene,
@@ -24,6 +24,9 @@ use crate::{
         course::{Pick, Tried},
     },
 };
+
+/// So much longer the framework waits for a silent peer.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// How far the tries of a trip have come.
 #[derive(Default)]
@@ -119,10 +122,11 @@ impl Tries {
         }
     }
 
-    /// Whatever happens before the peer has the whole request may be its client's doing: one that is slow has servers hang
-    /// up, and not only on itself.
+    /// Whatever happens before the peer has the whole request, or while its answer waits for the client, may be the client's
+    /// doing: servers hang up on those who are slow.
     fn settle(&mut self, fault: Option<Fault>) {
-        if !self.is_whole && fault.is_some_and(|fault| fault != Fault::Unreached) {
+        let is_of_client = || !self.is_whole || Line::current().is_some_and(|line| line.has_waited());
+        if fault.is_some_and(|fault| fault != Fault::Unreached) && is_of_client() {
             return;
         }
         if let Some(seat) = self.pick.as_mut().and_then(|pick| pick.seat.as_mut()) {
@@ -228,6 +232,14 @@ impl Journey {
     pub fn note_retry(&mut self, error: &Error) {
         self.record.retries += u32::from(error.retry());
     }
+}
+
+/// The peer, for whose silence the framework waits longer than the gateway's own clocks: its timer also runs while the client
+/// still sends, who has its own time for that.
+pub fn patient(mut peer: HttpPeer, body_timeout: Duration) -> HttpPeer {
+    let silence = &mut peer.options.read_timeout;
+    *silence = silence.map(|silence| silence.max(body_timeout) + MARGIN);
+    peer
 }
 
 /// What a failed exchange says of the peer; none where it was not the peer that failed.

@@ -81,6 +81,21 @@ async fn headers_over_the_bound_are_refused() {
 }
 
 #[tokio::test]
+async fn what_only_http_2_can_say_is_refused() {
+    let scene = start(|setup| setup).await;
+    let client = scene.client().await;
+    let odd = http::Request::get("gopher://gateway/health").body(()).unwrap();
+    assert_eq!(client.begin_as(odd, None).await.answer().await.unwrap().status, 400);
+    let mut many = http::Request::get("https://gateway/health");
+    for number in 0..300 {
+        many = many.header(format!("x{number}"), "y");
+    }
+    let many = many.body(()).unwrap();
+    assert_eq!(client.begin_as(many, None).await.answer().await.unwrap().status, 400);
+    assert_eq!(client.exchange("GET", "/health", "", None).await.0, 200, "the connection goes on");
+}
+
+#[tokio::test]
 async fn streams_of_one_connection_do_not_wait_for_each_other() {
     let scene = start(|setup| setup).await;
     let client = scene.client().await;

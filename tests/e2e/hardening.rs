@@ -272,7 +272,11 @@ async fn connections_past_the_most_allowed_are_closed_at_once_and_those_before_t
 async fn headers_larger_than_allowed_are_refused_and_smaller_ones_are_not() {
     let scene = Scene::start(&[("listen.max_header_bytes", 4096)]).await;
     let mut client = scene.client().await;
-    for (size, status) in [(3000, 200), (5000, 431), (60_000, 431), (500_000, 431)] {
+    for (size, status) in [(3000, 200), (5000, 431), (15_000, 431), (60_000, 431), (500_000, 431)] {
+        if size > 60_000 {
+            // Four times too large, and so the last on its connection.
+            client = scene.client().await;
+        }
         let big = format!("x-big: {}", "x".repeat(size));
         let answer = client.exchange(head("GET", "/alpha", &scene.token, &[&big])).await;
         assert_eq!(answer.status, status, "{size} bytes");

@@ -72,6 +72,8 @@ pub struct Held {
     running: Option<Seat>,
     /// Its place among the requests that its sender has in work.
     work: Option<Seat>,
+    /// One that was taken before it was known whether it is needed.
+    reserved: Option<Seat>,
     /// What is left after it.
     left: Option<Tightest>,
 }
@@ -122,6 +124,12 @@ impl Limiting {
     pub fn stand(&self, caller: &Caller) -> Result<Seat, Refusal> {
         let most = most(self.limits.settings().streams_per_caller);
         self.standing.take(caller.name().as_bytes(), most).ok_or_else(too_many_streams)
+    }
+
+    /// A place among the running calls of a server, for what may turn out to be one.
+    pub fn reserve(&self, held: &mut Held, caller: &Caller, server: &Server) -> Result<(), Refusal> {
+        held.reserved = self.run(caller, server)?;
+        Ok(())
     }
 
     /// A believed caller's request is in work from now on.
@@ -226,7 +234,10 @@ impl Gateway {
         }
         let (limiting, server) = (&self.limiting, permit.server());
         limiting.refuse_streaming(permit.caller())?;
-        let running = limiting.run(permit.caller(), server)?;
+        let running = match journey.held.reserved.take() {
+            None => limiting.run(permit.caller(), server)?,
+            reserved => reserved,
+        };
         let charges = limiting.limits.of_calls(permit.caller(), server, tools);
         journey.held.left = limiting.count(&charges).await?;
         journey.held.running = running;
@@ -245,6 +256,7 @@ impl Held {
         self.stream = None;
         self.running = None;
         self.work = None;
+        self.reserved = None;
     }
 }
 

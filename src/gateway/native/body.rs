@@ -1,7 +1,7 @@
 //! The body of an MCP request: read whole and bounded before a byte of it goes on, and then sent as it came.
 //!
-//! Decides how it is read: wholly before the departure where its length is told or its first piece is
-//! all of it; otherwise it is held on its way. What is in it, `mcp::message` reads.
+//! Decides how it is read: wholly before the departure where its length is told or it is not long; otherwise its rest is
+//! held on its way. What is in it, `mcp::message` reads.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -25,7 +25,7 @@ pub enum Load {
     Nothing,
     /// Known, and sent in one piece.
     Whole(Bytes),
-    /// Its end has not been seen yet; the room that is left.
+    /// Its end has not been seen yet: what has come, and how much of it there may be.
     Held(BytesMut, usize),
 }
 
@@ -39,13 +39,6 @@ impl Load {
             Load::Held(..) => Framing::Chunked,
         }
     }
-
-    /// A try begins: the framework hands over all bytes once more.
-    pub fn restart(&mut self) {
-        if let Load::Held(held, _) = self {
-            held.clear();
-        }
-    }
 }
 
 /// Reads a body of at most `bound` bytes, as far as it can be read before the peer is called.
@@ -56,17 +49,25 @@ pub async fn read(session: &mut Session, bound: usize) -> Result<Load, Refusal> 
         End::NoBody | End::After(0) => Ok(Load::Whole(Bytes::new())),
         End::After(length) if length > bound as u64 => Err(too_large(bound)),
         End::After(length) => read_length(session, length).await.map(Load::Whole),
-        End::LastChunk => {
-            let first = body::read_once(session).await?;
-            if first.len() > bound {
-                return Err(too_large(bound));
-            }
-            if session.as_downstream_mut().is_body_done() {
-                return Ok(Load::Whole(first));
-            }
-            // The framework hands the first piece over once more.
-            Ok(Load::Held(BytesMut::new(), bound))
+        End::LastChunk => read_chunks(session, bound).await,
+    }
+}
+
+/// Reads a body in chunks. The rest of one that is larger than `KEPT` comes by way of the framework, which would send
+/// nothing on otherwise; what was read before, it does not hand over once more.
+async fn read_chunks(session: &mut Session, bound: usize) -> Result<Load, Refusal> {
+    let mut whole = BytesMut::from(body::read_once(session).await?.as_ref());
+    loop {
+        if whole.len() > bound {
+            return Err(too_large(bound));
         }
+        if session.as_downstream_mut().is_body_done() {
+            return Ok(Load::Whole(whole.freeze()));
+        }
+        if session.as_downstream_mut().retry_buffer_truncated() {
+            return Ok(Load::Held(whole, bound));
+        }
+        whole.extend_from_slice(&body::read_piece(session).await?);
     }
 }
 

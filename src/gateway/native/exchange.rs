@@ -123,11 +123,10 @@ impl Exchange {
         self.permit = permit;
     }
 
-    /// The request departs; an answer is due once all of it has.
-    pub fn begin(&self) {
+    /// The request departs; an answer is due once all of it has, and that within this time.
+    pub fn begin(&self, body_timeout: Duration) {
         match Line::current() {
-            // Its end is due.
-            Some(line) if self.is_held() => line.expect_answer(self.permit.server().deadlines.first_byte),
+            Some(line) if self.is_held() => line.expect_answer(body_timeout),
             _ => self.expect_answer(),
         }
     }

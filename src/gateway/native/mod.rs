@@ -100,6 +100,10 @@ impl Gateway {
         let request: &Parts = session.req_header();
         let Whereabouts { session, endpoint, place } = self.whereabouts(request, &permit, &asked)?;
         self.limit_native(journey, &permit, &asked).await?;
+        if matches!(load, Load::Held(..)) {
+            // It may be a call, and takes a connection of the server's until that is known.
+            self.limiting.reserve(&mut journey.held, permit.caller(), permit.server())?;
+        }
         let upstream_session = session.as_ref().map(|session| session.upstream.clone());
         let snapshot = self.current.load();
         let is_repeatable = match &asked.tool {
@@ -118,7 +122,7 @@ impl Gateway {
         let answer_bound = self.settings.mcp.max_list_bytes;
         let pinned = Pinned::new(&self.current, &self.refresher);
         let exchange = Exchange::new((permit, pinned), (load, asked), session, seal, answer_bound);
-        exchange.begin();
+        exchange.begin(self.settings.body_timeout);
         Ok(Step::Depart(trip, Cargo::Native(Box::new(exchange)), live))
     }
 

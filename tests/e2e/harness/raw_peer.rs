@@ -117,6 +117,12 @@ impl Call {
         within("writing at the peer", self.connection.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// Writes these bytes for at most so many seconds, and closes.
+    pub async fn send_within(mut self, bytes: Vec<u8>, secs: u64) {
+        // What is not taken by then is not sent.
+        drop(tokio::time::timeout(Duration::from_secs(secs), self.connection.write_all(&bytes)).await);
+    }
+
     /// What else arrives until the other side closes, and whether it does within `patience`.
     pub async fn rest_within(&mut self, patience: Duration) -> Option<Vec<u8>> {
         let mut rest = Vec::new();

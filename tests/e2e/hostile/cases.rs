@@ -310,6 +310,10 @@ fn chunks(cases: &mut Cases) {
         "@\n$\n0\n\n",
         "@;a=\"\r\n\"\r\n$\r\n0\r\n\r\n",
         "1\r\n$\r\n0\r\n\r\n",
+        "\r\n\r\n",
+        "@\r\n$\r\n\r\n\r\n",
+        "@\r\n$\r\n \r\n\r\n",
+        "@\r\n$\r\n;a=b\r\n\r\n",
     ] {
         cases.body(CHUNKS, body);
     }
@@ -355,6 +359,9 @@ fn targets(cases: &mut Cases) {
         "@ $\r HTTP/1.1",
         "@ $\0 HTTP/1.1",
         "@ $#x HTTP/1.1",
+        "@ $?a=b c HTTP/1.1",
+        "@ $?a=b  HTTP/1.1",
+        "@ $?a=b\tc HTTP/1.1",
         "@ http://evil.example.com$ HTTP/1.1",
         "@ http://gateway:81$ HTTP/1.1",
         "@ http://u@gateway$ HTTP/1.1",

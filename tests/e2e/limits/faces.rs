@@ -136,19 +136,28 @@ async fn a_batch_costs_as_many_as_it_calls_and_passes_whole_or_not_at_all() {
 async fn a_body_that_comes_in_chunks_is_counted_before_a_byte_of_it_goes_on() {
     let native = Native::start("1/h").await;
     assert_eq!(native.pass(&call(1, "echo")).await.status, 200);
-    let mut client = RawClient::connect(&native.gateway.address()).await;
     let lines = ["content-type: application/json", "transfer-encoding: chunked"];
-    client.send(crate::harness::request::head("POST", "/alpha/mcp", &native.token, &lines)).await;
+    let head = crate::harness::request::head("POST", "/alpha/mcp", &native.token, &lines);
     let body = call(7, "echo").to_string();
     let (first, second) = body.split_at(20);
-    client.send(wire::chunk(first.as_bytes())).await;
-    // The head goes out while the body is held.
-    let mut call = native.peer.call().await;
-    client.send(wire::chunk(second.as_bytes())).await;
-    client.send("0\r\n\r\n").await;
-    let answer = within("a refusal", client.read_answer()).await;
-    assert_eq!((refused(&answer), &answer.json()["id"]), (limited(), &json!(7)));
-    let rest =
-        call.rest_within(std::time::Duration::from_secs(20)).await.expect("the peer's connection ends");
-    assert!(!String::from_utf8_lossy(&rest).contains("tools/call"), "a byte of it went on");
+    for space in [0, 70_000] {
+        let mut client = RawClient::connect(&native.gateway.address()).await;
+        client.send(&head).await;
+        client.send(wire::chunk(format!("{}{first}", " ".repeat(space)).as_bytes())).await;
+        // The head of a long one goes out while the body is held.
+        let mut departed = Vec::new();
+        if space > 0 {
+            departed.push(native.peer.call().await);
+        }
+        client.send(wire::chunk(second.as_bytes())).await;
+        client.send("0\r\n\r\n").await;
+        let answer = within("a refusal", client.read_answer()).await;
+        assert_eq!((refused(&answer), &answer.json()["id"]), (limited(), &json!(7)));
+        for mut call in departed {
+            let rest = call.rest_within(std::time::Duration::from_secs(20)).await;
+            let rest = rest.expect("the peer's connection ends");
+            assert!(!String::from_utf8_lossy(&rest).contains("tools/call"), "a byte of it went on");
+        }
+        assert!(!native.peer.was_called().await);
+    }
 }

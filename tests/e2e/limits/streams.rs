@@ -182,3 +182,25 @@ async fn an_address_has_so_many_connections() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_client_that_left_its_call_to_go_on_has_no_place_among_its_address_s_connections() {
+    let scene = Scene::start(|setup| setup.set("limits.connections_per_address", 1)).await;
+    scene.peer.set("/search", Behaviour::Stall);
+    let address = scene.gateway.address();
+    let mut client = RawClient::connect_from("127.0.0.2", &address).await;
+    let call =
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"alpha_search","arguments":{}}}"#;
+    let lines = ["content-type: application/json", "accept: application/json, text/event-stream"];
+    client.send(crate::harness::request::post_with("/mcp", &scene.token, &lines, call)).await;
+    scene.peer.arrived(1).await;
+    drop(client);
+    crate::harness::deadline::until("a place for the next client of the address", || async {
+        let mut next = RawClient::connect_from("127.0.0.2", &address).await;
+        next.try_send(get("/health", "")).await.ok()?;
+        next.take(1).await.then_some(())
+    })
+    .await;
+    // The call goes on.
+    scene.gateway.await_metric("portcullis_requests_in_flight", &[], 1).await;
+}

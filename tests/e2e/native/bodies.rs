@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::{Scene, call, refusal};
 use crate::harness::{
+    certificates::Authority,
+    h2::H2Client,
     request::head,
     wire::{answer, chunk},
 };
@@ -229,4 +231,67 @@ async fn a_body_that_comes_in_drops_is_not_waited_for_beyond_its_time() {
     let millis =
         serde_json::from_str::<serde_json::Value>(&line).unwrap()["gateway_millis"].as_f64().unwrap();
     assert!(millis < 5_000.0, "it took {millis} ms to refuse");
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_takes_nothing_of_its_server_s_until_it_is_whole_or_long() {
+    let scene = Scene::start_with("mcp", |setup| {
+        setup.set("listen.body_timeout_secs", 2).set("limits.running_per_server", 1)
+    })
+    .await;
+    let lines = ["content-type: application/json", "transfer-encoding: chunked"];
+    let request = head("POST", "/alpha/mcp", &scene.token, &lines);
+    let mut dripping = Vec::new();
+    for _ in 0..3 {
+        let mut client = scene.client().await;
+        client.send(&request).await;
+        client.send(chunk(b"{")).await;
+        client.send(chunk(b" ")).await;
+        dripping.push(client);
+    }
+    for mut client in dripping {
+        assert_eq!(refusal(&client.read_answer().await), (400, 400, "bad_request".to_owned()));
+    }
+    assert!(!scene.peer.was_called().await, "nothing of them has departed");
+
+    // A long one departs before its end, and then counts as running, for as long as a body may take.
+    let mut long = scene.client().await;
+    long.send(&request).await;
+    for _ in 0..7 {
+        long.send(chunk(&[b' '; 10_000])).await;
+    }
+    let mut call_of_long = scene.peer.call().await;
+    let body = call("echo").to_string();
+    let refused = scene.client().await.exchange(scene.post(&[], &body)).await;
+    assert_eq!(refusal(&refused), (503, 503, "server_busy".to_owned()));
+    let began = std::time::Instant::now();
+    assert_eq!(refusal(&long.read_answer().await), (400, 400, "bad_request".to_owned()));
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert_eq!(call_of_long.rest_within(Duration::from_secs(10)).await.as_deref(), Some(&b""[..]));
+    scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_body_over_http_2_arrives_whole_whatever_its_size_and_however_its_end_is_told() {
+    let authority = Authority::new();
+    let scene = Scene::start_with("mcp", |setup| setup.tls(&authority)).await;
+    let client = H2Client::connect(&authority, &scene.gateway.address()).await;
+    for size in [10, 16_384, 65_400, 65_536, 66_000, 100_000, 200_000] {
+        for tells_length in [false, true] {
+            let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                "params": {"name": "echo", "arguments": {"text": "x".repeat(size)}}});
+            let body = body.to_string();
+            let mut request = http::Request::post("https://localhost/alpha/mcp")
+                .header("authorization", format!("Bearer {}", scene.token))
+                .header("content-type", "application/json");
+            if tells_length {
+                request = request.header("content-length", body.len());
+            }
+            let pending = client.begin_as(request.body(()).unwrap(), Some(&body)).await;
+            let mut call = scene.peer.call().await;
+            assert!(call.read_body().await == body.as_bytes(), "{size} bytes, {tells_length}");
+            call.send(answer("200 OK", "application/json", b"{}")).await;
+            assert_eq!(pending.answer().await.unwrap().status, 200, "{size} bytes, {tells_length}");
+        }
+    }
 }

@@ -97,6 +97,31 @@ async fn the_time_a_reader_takes_is_not_the_server_s() {
 }
 
 #[tokio::test]
+async fn a_peer_that_hangs_up_on_a_reader_who_takes_nothing_has_done_nothing_wrong() {
+    let peer = RawPeer::with_tools(&["work"]).await;
+    let grants = crate::harness::grants::Grants::of(&["alpha"]).await;
+    let gateway = grants.setup().server("alpha", &peer.url()).start().await;
+    gateway.knows_tools("alpha", 1).await;
+    let mut stuck = Vec::new();
+    for _ in 0..CALLERS {
+        let mut client = RawClient::connect_with_little_room(&gateway.address()).await;
+        client.send(post("/alpha/work", &email_token(CALLER), "{}")).await;
+        let mut call = peer.call().await;
+        call.read_body().await;
+        call.send("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 100000000\r\n\r\n").await;
+        // Until nothing more is taken.
+        stuck.push((client, tokio::spawn(async move { call.send_within(vec![b'x'; 100_000_000], 2).await })));
+    }
+    for (mut client, call) in stuck {
+        call.await.unwrap();
+        assert!(client.rest().await < 100_000_000);
+    }
+    let failed = [("server", "alpha"), ("outcome", "peer_failed")];
+    gateway.await_metric("portcullis_requests_total", &failed, CALLERS).await;
+    assert_eq!(gateway.metrics().await.sum("portcullis_peers_shut_total", &[]), 0.0);
+}
+
+#[tokio::test]
 async fn an_answer_that_stops_behind_its_head_is_given_up_like_any_other_that_stops() {
     let peer = RawPeer::with_tools(&["work"]).await;
     let grants = crate::harness::grants::Grants::of(&["alpha"]).await;
