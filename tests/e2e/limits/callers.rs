@@ -28,14 +28,18 @@ async fn a_caller_who_sends_bodies_that_never_come_is_refused_and_nobody_else() 
     let scene =
         Scene::start(|setup| setup.set("limits.requests_per_caller", 4).set("limits.requests_in_work", 8))
             .await;
-    let mut open = Vec::new();
+    let open = tokio::sync::Mutex::new(Vec::new());
     for path in ["/meta/search_tools", "/mcp", "/alpha/mcp", "/alpha/search"] {
-        open.push(endless(&scene, path, &scene.token).await);
+        open.lock().await.push(endless(&scene, path, &scene.token).await);
     }
     until("all of them to be in work", || async {
-        // No question before this one is left.
         let in_work = scene.gateway.metrics().await.sum("portcullis_requests_in_flight", &[]);
-        (in_work == 4.0 && ask(&scene, get("/servers", &scene.token)).await.status == 429).then_some(())
+        if in_work < 4.0 {
+            // One may have come too late for its place: a question had it.
+            open.lock().await.push(endless(&scene, "/alpha/search", &scene.token).await);
+            return None;
+        }
+        (ask(&scene, get("/servers", &scene.token)).await.status == 429).then_some(())
     })
     .await;
     // On every face, before a byte of any body is read.
@@ -70,8 +74,8 @@ async fn a_caller_who_sends_bodies_that_never_come_is_refused_and_nobody_else() 
     assert_eq!(ask(&scene, post("/alpha/search", &admin, "{}")).await.status, 200);
     assert_eq!(scene.limited("overload").await, 0.0);
     // One that ends makes room for one.
-    open.pop();
     until("room for a request", || async {
+        open.lock().await.pop();
         (ask(&scene, get("/servers", &scene.token)).await.status == 200).then_some(())
     })
     .await;
