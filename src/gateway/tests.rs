@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{configured::Judge, *};
 use crate::{
     access, catalog::Catalog, identity, names::GroupName, record::access_log::AccessLog,
-    record::metrics::Metrics, refusal::Code,
+    record::audit::Audit, record::metrics::Metrics, refusal::Code,
 };
 
 /// The header that makes `decide` panic in these tests: nothing from outside can.
@@ -80,7 +80,7 @@ fn gateway() -> Configured {
         session_keys: settings().mcp.keys(&crate::names::SecretKey::random().unwrap()),
         live: Arc::default(),
         leaving: Arc::new(Leaving::new(Duration::ZERO)),
-        recorder: Recorder { metrics, access_log: AccessLog::new(false).0 },
+        recorder: Recorder { metrics, access_log: AccessLog::new(false).0, audit: Audit::default() },
     })
 }
 

@@ -4,6 +4,8 @@
 //! the server, the tool and the scheme, not the caller. Comes last in the journey.
 
 pub mod access_log;
+pub mod audit;
+pub mod entry;
 pub mod metrics;
 
 use std::{
@@ -17,6 +19,7 @@ use crate::{
     refusal::{Code, Refusal},
 };
 use access_log::AccessLog;
+use audit::Audit;
 use metrics::Metrics;
 
 /// What is written down.
@@ -72,6 +75,8 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// The access log every record is written to.
     pub access_log: AccessLog,
+    /// Where every call's entry of the audit goes.
+    pub audit: Audit,
 }
 
 /// A refusal, as it is written down.
