@@ -12,6 +12,7 @@ pub mod tools;
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -49,6 +50,28 @@ pub struct Permit {
     server: Arc<Server>,
     tools: ToolScope,
     tenancy: Tenancy,
+    grant: Grant,
+}
+
+/// What lets a caller use a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grant {
+    /// They are an admin.
+    Admin,
+    /// A grant of this group, the first by name where several have one.
+    Group(GroupName),
+    /// A grant of their own.
+    User,
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Grant::Admin => f.write_str("admin"),
+            Grant::Group(group) => write!(f, "group:{group}"),
+            Grant::User => f.write_str("user"),
+        }
+    }
 }
 
 impl Permit {
@@ -65,6 +88,11 @@ impl Permit {
     /// Which of its tools they may use.
     pub fn tools(&self) -> &ToolScope {
         &self.tools
+    }
+
+    /// What lets them.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
     }
 
     /// For whom the server is called: with whose key, at whose address.
@@ -86,7 +114,7 @@ pub struct KnownGrants {
 #[derive(Debug)]
 pub struct Reach {
     is_admin: bool,
-    servers: HashSet<ServerId>,
+    servers: HashMap<ServerId, Grant>,
     /// Of servers that rules about this caller name, granted or not.
     tools: HashMap<ServerId, ToolScope>,
     /// What the caller's groups bring of their own.
@@ -98,7 +126,6 @@ impl Reach {
         let memberships = caller.email().into_iter().flat_map(|email| grants.memberships(email));
         let groups: HashSet<&GroupName> = caller.groups().iter().chain(memberships).collect();
         let own = caller.email().into_iter().flat_map(|email| grants.servers_of_user(email));
-        let through_groups = groups.iter().flat_map(|group| grants.servers_of_group(group.as_str()));
         let own_rules = caller.email().into_iter().flat_map(|email| grants.rules_of_user(email));
         let group_rules = groups.iter().flat_map(|group| grants.rules_of_group(group.as_str()));
         let mut rules: HashMap<&ServerId, Vec<ToolRule>> = HashMap::new();
@@ -109,10 +136,18 @@ impl Reach {
         for (server, own) in groups.iter().flat_map(|group| grants.tenants().of_group(group)) {
             brought.entry(server.clone()).or_default().push(own.clone());
         }
+        let mut servers: HashMap<ServerId, Grant> = own.map(|server| (server.clone(), Grant::User)).collect();
+        // The last one stays: the first by name.
+        let mut ordered: Vec<_> = groups.iter().copied().collect();
+        ordered.sort_by(|one, other| other.as_str().cmp(one.as_str()));
+        for group in ordered {
+            let granted = grants.servers_of_group(group.as_str());
+            servers.extend(granted.map(|server| (server.clone(), Grant::Group(group.clone()))));
+        }
         let scope = |(server, rules): (&ServerId, _)| (server.clone(), ToolScope::of(rules));
         Self {
             is_admin: caller.is_admin() || groups.contains(&settings.admin_group),
-            servers: own.chain(through_groups).cloned().collect(),
+            servers,
             tools: rules.into_iter().map(scope).collect(),
             brought,
         }
@@ -125,7 +160,12 @@ impl Reach {
 
     /// Whether the caller may use this server.
     pub fn includes(&self, server: &ServerId) -> bool {
-        self.is_admin || self.servers.contains(server)
+        self.is_admin || self.servers.contains_key(server)
+    }
+
+    /// What lets the caller use this server, the strongest first.
+    fn grant(&self, server: &ServerId) -> Option<Grant> {
+        if self.is_admin { Some(Grant::Admin) } else { self.servers.get(server).cloned() }
     }
 
     /// Which tools of a server are left to the caller by the rules about them; no grant follows from it.
@@ -179,10 +219,10 @@ impl Access {
         known: &KnownGrants,
     ) -> Result<Permit, Refusal> {
         let reach = self.reach(caller, known);
-        if reach.includes(&server.id) {
+        if let Some(grant) = reach.grant(&server.id) {
             let tools = reach.tools(&server.id).clone();
             let tenancy = self.tenancy(&reach, server, &known.grants);
-            return Ok(Permit { caller: caller.clone(), server: server.clone(), tools, tenancy });
+            return Ok(Permit { caller: caller.clone(), server: server.clone(), tools, tenancy, grant });
         }
         if self.settings.is_concealing {
             return Err(unknown_server());
