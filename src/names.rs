@@ -16,7 +16,7 @@ use std::{fmt, sync::Arc};
 use serde::{Serialize, Serializer};
 
 pub use authority::{Authority, BadAuthority, Host};
-pub use digest::Digest;
+pub use digest::{Digest, Summing};
 pub use key::{BadKey, KEY_BYTES, SecretKey};
 pub use network::Network;
 pub use rate::Rate;

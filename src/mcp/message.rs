@@ -40,6 +40,7 @@ struct Params<'a> {
     name: Option<Cow<'a, str>>,
     uri: Option<Cow<'a, str>>,
     task_id: Option<Cow<'a, str>>,
+    arguments: Option<&'a RawValue>,
     version: Option<Cow<'a, str>>,
 }
 
@@ -49,13 +50,24 @@ pub fn peek(body: &[u8]) -> Result<Body<'_>, Refusal> {
         .map_err(|_| Refusal::new(Code::BodyEncoded, "the body must be JSON in UTF-8"))?;
     let is_batch = text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('[');
     if !is_batch {
-        return serde_json::from_str(text).map(Body::One).map_err(|error| unreadable(&error));
+        let message = serde_json::from_str(text).and_then(checked);
+        return message.map(Body::One).map_err(|error| unreadable(&error));
     }
     let messages: Vec<Message<'_>> = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+    let messages = messages.into_iter().map(checked).collect::<Result<Vec<_>, _>>();
+    let messages = messages.map_err(|error| unreadable(&error))?;
     if messages.is_empty() {
         return Err(Refusal::new(Code::BadMessage, "a batch must hold at least one message"));
     }
     Ok(Body::Batch(messages))
+}
+
+/// A message whose arguments, too, are looked at to their depths.
+fn checked(message: Message<'_>) -> serde_json::Result<Message<'_>> {
+    if let Some(arguments) = message.arguments() {
+        serde_json::from_str::<Checked>(arguments)?;
+    }
+    Ok(message)
 }
 
 fn unreadable(error: &serde_json::Error) -> Refusal {
@@ -114,6 +126,11 @@ impl<'a> Message<'a> {
         (self.method() == Some("tools/call")).then(|| self.params.name.as_deref().unwrap_or_default())
     }
 
+    /// The arguments, as they stand in the body.
+    pub fn arguments(&self) -> Option<&'a str> {
+        self.params.arguments.map(RawValue::get)
+    }
+
     /// What `Mcp-Name` must say about this message (MCP 2026-07-28, Transports, Request Headers).
     pub fn header_name(&self) -> Option<&str> {
         match self.method()? {
@@ -156,6 +173,8 @@ fn read_params<'de, A: MapAccess<'de>>(map: A) -> Result<Params<'de>, A::Error> 
             1 => params.uri = Some(map.next_value::<Text<'de>>()?.0),
             2 => params.task_id = Some(map.next_value::<Text<'de>>()?.0),
             3 => params.version = map.next_value::<Option<Meta<'de>>>()?.and_then(|meta| meta.version),
+            // As it stands, and looked at afterwards (`checked`).
+            4 => params.arguments = Some(map.next_value()?),
             _ => _ = map.next_value::<Checked>()?,
         }
         Ok(())

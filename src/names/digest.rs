@@ -19,6 +19,11 @@ impl Digest {
         Self(Sha256::digest(text).into())
     }
 
+    /// The digest of these bytes.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
     /// Reads 64 hexadecimal digits.
     pub fn parse(text: &str) -> Result<Self, BadName> {
         let bad = BadName("a hash is 64 of `0-9`, `a-f`");
@@ -42,6 +47,22 @@ impl Digest {
         let mut text = self.to_string();
         text.truncate(SHORT);
         text
+    }
+}
+
+/// The digest of something that comes in pieces.
+#[derive(Debug, Clone, Default)]
+pub struct Summing(Sha256);
+
+impl Summing {
+    /// The next piece.
+    pub fn feed(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest of all pieces.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
     }
 }
 
