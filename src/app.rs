@@ -90,7 +90,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     count_panics(metrics.clone());
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
-    let recorder = Recorder { metrics: metrics.clone(), access_log, audit: Audit::default() };
+    let recorder = Recorder { metrics: metrics.clone(), access_log, audit: Audit };
     let (shared, built, wishes) = Shared::new(config, recorder, listeners.own_key.clone())?;
     let settings = built.config.gateway.clone();
 

@@ -199,6 +199,8 @@ pub struct Server {
     pub is_session_shared: bool,
     /// Whether a tool that changed or is new is withheld until somebody approves it.
     pub is_pinned: bool,
+    /// Whether the audit keeps the arguments of calls, and not only their digest.
+    pub audits_arguments: bool,
     /// Whether calls are let through.
     pub is_enabled: bool,
     /// The variables that it waits for, where it is off for want of them; as they may be shown.
@@ -257,6 +259,7 @@ pub mod tests_support {
             discovery_credential: None,
             is_session_shared: true,
             is_pinned: false,
+            audits_arguments: false,
             is_enabled: true,
             missing_variables: Vec::new(),
             description: String::new(),

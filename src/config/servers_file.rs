@@ -57,6 +57,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
     let discovery_credential = discovery_credential(id, table, is_on);
     let is_session_shared = share_session(id, table, dialect);
     let is_pinned = table.flag("pin", if from_gateway.is_pinned { "true" } else { "false" });
+    let audits_arguments = table.flag("audit_arguments", "false");
     let limits = limits(table, from_gateway.running);
     let launch = launch(id, table, dialect);
     let description = table.parsed("description", "", any_line);
@@ -86,6 +87,7 @@ fn server(id: &str, table: &mut Reader<'_>, from_gateway: &FromGateway) -> Read<
         discovery_credential,
         is_session_shared: is_session_shared?,
         is_pinned: is_pinned?,
+        audits_arguments: audits_arguments?,
         is_enabled,
         missing_variables,
         description: description?,

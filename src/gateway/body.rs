@@ -15,6 +15,7 @@ use super::{
     native,
 };
 use crate::{
+    record::arguments::{Arguments, Passing},
     refusal::{Code, Refusal},
     upstream::arguments::{Peek, Shape, Whole},
 };
@@ -50,6 +51,9 @@ pub struct Outbound {
     /// Bytes handed over in this try; a further try begins at 0 with the same bytes.
     handed_over: usize,
     since: Instant,
+    /// What the record keeps of the arguments, where it keeps anything.
+    arguments: Option<Passing>,
+    is_whole: bool,
 }
 
 /// How large a body may be, and how slow.
@@ -115,7 +119,16 @@ impl Outbound {
             }
         };
         bounds.refuse(first.len(), Duration::ZERO)?;
-        Ok(Self { peek, plan, framing, bounds, handed_over: 0, since: Instant::now() })
+        Ok(Self {
+            peek,
+            plan,
+            framing,
+            bounds,
+            handed_over: 0,
+            since: Instant::now(),
+            arguments: None,
+            is_whole: false,
+        })
     }
 
     /// How the body's end is told to the peer.
@@ -123,9 +136,23 @@ impl Outbound {
         self.framing
     }
 
+    /// Has the arguments summed up as they pass.
+    pub fn note_arguments(&mut self, is_kept: bool) {
+        self.arguments = Some(Passing::new(is_kept));
+    }
+
+    /// What the record keeps of the arguments, once all have passed.
+    pub fn arguments(&self) -> Option<Arguments> {
+        self.arguments.as_ref().filter(|_| self.is_whole).map(Passing::end)
+    }
+
     /// A try begins: the framework hands over all bytes once more.
     pub fn restart(&mut self) {
         self.handed_over = 0;
+        self.is_whole = false;
+        if let Some(arguments) = &mut self.arguments {
+            arguments.restart();
+        }
         self.since = Instant::now();
         if let Plan::Hold(held) = &mut self.plan {
             held.clear();
@@ -134,6 +161,15 @@ impl Outbound {
 
     /// Turns the next bytes from the client into the next bytes for the peer.
     pub fn pass(&mut self, body: &mut Option<Bytes>, is_end: bool) -> Result<(), Refusal> {
+        self.turn(body, is_end)?;
+        if let (Some(arguments), Some(bytes)) = (&mut self.arguments, body) {
+            arguments.feed(bytes);
+        }
+        self.is_whole = is_end;
+        Ok(())
+    }
+
+    fn turn(&mut self, body: &mut Option<Bytes>, is_end: bool) -> Result<(), Refusal> {
         let bytes = body.clone().unwrap_or_default();
         let known = self.peek.offset().saturating_sub(self.handed_over).min(bytes.len());
         self.handed_over += bytes.len();

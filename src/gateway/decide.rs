@@ -77,11 +77,8 @@ impl Gateway {
         let caller = self.who(request, &route, sender, journey).await?;
         let snapshot = self.snapshot();
         let known = self.current.grants(&snapshot)?;
-        let mut permit = |server| {
-            let server = snapshot.catalog.get(server).ok_or_else(access::unknown_server)?;
-            journey.record.server = Some(server.id.clone());
-            self.access.authorize(&caller, server, known)
-        };
+        let permit =
+            |journey: &mut Journey, server| self.permit(journey, (&caller, known, &snapshot), server);
         let (permit, tool) = match route {
             Route::Page(Page::MetaCall) => {
                 let known = (&caller, known, &*snapshot);
@@ -89,12 +86,12 @@ impl Gateway {
             }
             Route::Page(page) => return self.page(page, (&caller, known, &snapshot), None, session).await,
             Route::ServerPage(page, server) => {
-                let permit = permit(server)?;
+                let permit = permit(journey, server)?;
                 return self.page(page, (&caller, known, &snapshot), Some(&permit), session).await;
             }
-            Route::Call { server, tool } => (permit(server)?, tool),
+            Route::Call { server, tool } => (permit(journey, server)?, tool),
             Route::Native(server) => {
-                let permit = permit(server)?;
+                let permit = permit(journey, server)?;
                 refuse_disabled(permit.server())?;
                 let is_served = served::is_served(permit.server(), &snapshot, request);
                 if !is_served || self.is_of_the_server(&permit, request) {
@@ -110,7 +107,7 @@ impl Gateway {
             Route::LegacyCall(name) => {
                 let reach = self.access.reach(&caller, known);
                 let (server, tool) = legacy_reading(&snapshot, &reach, name)?;
-                let permit = permit(server)?;
+                let permit = permit(journey, server)?;
                 journey.preferred_url = Some(format!("/{server}/{tool}"));
                 (permit, tool)
             }
@@ -118,6 +115,20 @@ impl Gateway {
             Route::Nothing => return Err(Refusal::new(Code::NotFound, "nothing is here")),
         };
         self.call(session, journey, (permit, tool), change_count).await
+    }
+
+    /// May they use this server.
+    fn permit(
+        &self,
+        journey: &mut Journey,
+        (caller, known, snapshot): (&Arc<Caller>, &KnownGrants, &Snapshot),
+        server: &str,
+    ) -> Result<Permit, Refusal> {
+        let server = snapshot.catalog.get(server).ok_or_else(access::unknown_server)?;
+        journey.record.server = Some(server.id.clone());
+        let permit = self.access.authorize(caller, server, known)?;
+        journey.record.permit(&permit);
+        Ok(permit)
     }
 
     /// Who sent the request.
@@ -137,6 +148,7 @@ impl Gateway {
             origin::refuse_foreign(request, &self.settings)?;
         }
         journey.record.scheme = Some(caller.scheme().as_str());
+        journey.record.caller = Some(caller.clone());
         // Before anything of the body is read: one caller's many that never end must not be everybody's overload.
         self.limiting.begin(&mut journey.held, &caller)?;
         Ok(caller)
@@ -159,12 +171,17 @@ impl Gateway {
         if permit.server().dialect.is_mcp() {
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
+            journey.note_call(permit.server(), tool.name.as_str(), Some(arguments.as_bytes()));
             self.limit_calls(journey, &permit, &calls).await?;
             let calling = self.call_mcp(session, journey, (permit, tool), arguments, change_count);
             return Box::pin(calling).await;
         }
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
-        let body = Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
+        let mut body =
+            Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
+        if journey.record.wants_entry() {
+            body.note_arguments(trip.server().audits_arguments);
+        }
         self.limit_calls(journey, trip.permit(), &calls).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
@@ -241,6 +258,10 @@ impl Gateway {
         let arrival = self.settings.addresses.arrival(session);
         journey.record.client = arrival.client;
         journey.record.method = method_word(&request.method);
+        if journey.record.wants_entry() {
+            journey.record.uri = Some(request.uri.clone());
+            journey.record.user_agent = request.headers.get(http::header::USER_AGENT).cloned();
+        }
         let mut ids = request.headers.get_all("x-request-id").iter();
         if let (Some(id), None) = (ids.next(), ids.next())
             && let Some(id) = id.to_str().ok().and_then(|id| RequestId::parse(id).ok())

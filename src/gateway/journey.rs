@@ -115,6 +115,10 @@ pub struct AnswerSeen {
     pub status: u16,
     /// Whether it is counted among the open streams.
     pub is_stream: bool,
+    /// Whether its body says that the tool could not do it (MCP, `isError`).
+    pub is_tool_error: bool,
+    /// How much of its body is still to come, where its head says how long it is.
+    pub length_left: Option<u64>,
     /// The beginning of an error body, to tell a tool's no from a broken peer.
     pub error_prefix: Vec<u8>,
 }
@@ -128,6 +132,7 @@ impl AnswerSeen {
     /// Whose word the answer was.
     pub fn outcome(&self) -> Outcome {
         match self.status {
+            0..400 if self.is_tool_error => Outcome::ToolError,
             0..400 => Outcome::ToolAnswered,
             500 if mcpo::is_tool_error(&self.error_prefix) => Outcome::ToolError,
             500..=599 => Outcome::PeerFailed,
@@ -236,6 +241,9 @@ impl Journey {
     /// The request has ended: by this outcome, or as what is known of it says.
     pub fn end(&mut self, outcome: Option<Outcome>) {
         self.held.let_go();
+        if !self.record.is_sealed() {
+            self.note_cargo();
+        }
         let (is_stream, is_withdrawn, otherwise) = match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Underway(mut underway) => {
                 // One that broke off was settled where it did.

@@ -9,6 +9,7 @@ mod client;
 pub mod configured;
 mod cors;
 mod decide;
+mod evidence;
 mod failure;
 mod framing;
 pub mod guard;
@@ -288,18 +289,21 @@ impl ProxyHttp for Configured {
             journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header)).map_err(refused)?;
             reply::mark(header, journey)?;
             reply::end_connection_when_draining(session);
-            cors::mark(header, journey)
+            cors::mark(header, journey)?;
+            journey.note_answer_length(header, session);
+            Ok(())
         })
     }
 
     fn response_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
         journey: &mut Journey,
     ) -> pingora::Result<Option<Duration>> {
         caught(|| {
+            let mut is_whole = journey.hear_answer(body, is_end);
             if let Some(underway) = journey.underway() {
                 if let Some(exchange) = underway.cargo.exchange() {
                     exchange.answer_body(body, is_end).map_err(refused)?;
@@ -307,14 +311,15 @@ impl ProxyHttp for Configured {
                 if let Some(bytes) = body.as_ref() {
                     underway.tries.note_piece(&underway.trip).map_err(refused)?;
                     underway.answer.note_error_body(bytes);
-                    journey.record.sent_bytes += bytes.len() as u64;
+                    is_whole |= journey.note_sent(bytes);
                 }
             }
-            if is_end {
-                if let Some(underway) = journey.underway() {
-                    underway.tries.note_end();
-                }
+            if is_end && let Some(underway) = journey.underway() {
+                underway.tries.note_end();
+            }
+            if is_whole {
                 journey.record.arrive_back();
+                journey.seal(session);
             }
             Ok(None)
         })

@@ -45,9 +45,7 @@ pub async fn answer(session: &mut Session, journey: &mut Journey, answer: Answer
         header.insert_header(name, value)?;
     }
     // What a server was asked for has an outcome already.
-    if journey.record.outcome() == Outcome::Lost {
-        journey.record.end_as(Outcome::Answered);
-    }
+    journey.record.end_unless_said(Outcome::Answered);
     write(session, journey, header, answer.body).await
 }
 
@@ -134,9 +132,12 @@ async fn write(
     }
     journey.record.status = header.status.as_u16();
     end_connection_when_draining(session);
-    session.write_response_header(Box::new(header), is_bodiless).await?;
     if !is_bodiless {
         journey.record.sent_bytes = body.len() as u64;
+    }
+    journey.seal(session);
+    session.write_response_header(Box::new(header), is_bodiless).await?;
+    if !is_bodiless {
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
@@ -173,6 +174,26 @@ pub async fn send_event(
     name: &str,
     data: &str,
 ) -> pingora::Result<()> {
+    let event = event(name, data);
+    send_piece(session, journey, event).await
+}
+
+/// Sends the last event, of which the audit hears first, and ends the answer.
+pub async fn send_last_event(
+    session: &mut Session,
+    journey: &mut Journey,
+    name: &str,
+    data: &str,
+) -> pingora::Result<()> {
+    let event = event(name, data);
+    journey.record.sent_bytes += event.len() as u64;
+    journey.record.end_unless_said(Outcome::Answered);
+    journey.seal(session);
+    session.write_response_body(Some(event), false).await?;
+    end_events(session).await
+}
+
+fn event(name: &str, data: &str) -> Bytes {
     let mut event = String::with_capacity(data.len() + name.len() + 24);
     event.push_str("event: ");
     event.push_str(name);
@@ -182,7 +203,7 @@ pub async fn send_event(
         event.push_str(line);
     }
     event.push_str("\n\n");
-    send_piece(session, journey, event.into()).await
+    event.into()
 }
 
 /// Sends a comment, which clients ignore and whoever stands between takes for life.

@@ -61,8 +61,9 @@ impl Gateway {
         let Called { server, tool, arguments } = meta::resolve_call(&body, &visible, &snapshot.tools)?;
         let server = snapshot.catalog.get(server.as_str()).ok_or_else(access::unknown_server)?;
         let permit = self.access.authorize(caller, server, known)?;
-        journey.record.server = Some(server.id.clone());
+        journey.record.permit(&permit);
         journey.record.tool = Some(tool.name.clone());
+        journey.note_call(server, tool.name.as_str(), Some(&arguments));
         self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
         let arguments = std::str::from_utf8(&arguments).map_err(Refusal::internal)?;
         if server.dialect.is_mcp() {
@@ -174,12 +175,21 @@ async fn stream(session: &mut Session, journey: &mut Journey, mut replies: Repli
             },
             (None, _) => continue,
         };
+        if let Some(ended) = &ended {
+            journey.record.arrive_back();
+            match ended {
+                Ended::Answer { .. } => journey.record.end_as(Outcome::ToolAnswered),
+                Ended::Refused(refusal) => journey.record.refuse(refusal),
+            }
+        }
         let sending = async {
             if !std::mem::replace(&mut is_open, true) {
                 reply::open_events(session, journey, &[]).await?;
             }
-            reply::send_event(session, journey, name, &data).await?;
-            if ended.is_some() { reply::end_events(session).await } else { Ok(()) }
+            if ended.is_none() {
+                return reply::send_event(session, journey, name, &data).await;
+            }
+            reply::send_last_event(session, journey, name, &data).await
         };
         if let Err(error) = sending.await {
             return match error.root_cause().downcast_ref::<Refusal>() {
@@ -187,12 +197,7 @@ async fn stream(session: &mut Session, journey: &mut Journey, mut replies: Repli
                 None => Ok(forsaken(session, journey)),
             };
         }
-        if let Some(ended) = ended {
-            journey.record.arrive_back();
-            match ended {
-                Ended::Answer { .. } => journey.record.end_as(Outcome::ToolAnswered),
-                Ended::Refused(refusal) => journey.record.refuse(&refusal),
-            }
+        if ended.is_some() {
             return Ok(Step::Written);
         }
     }

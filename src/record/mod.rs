@@ -1,12 +1,15 @@
 //! What happened: one record per request, the one source of its metrics and its access-log line.
 //!
-//! Decides nothing and never delays an answer. Holds no credential, body or email: a record names
-//! the server, the tool and the scheme, not the caller. Comes last in the journey.
+//! Decides nothing and never delays an answer. Holds no credential and no body; the caller, and the arguments of a call
+//! where an operator wants that, are for the audit alone: log and metrics name the server, the tool and the scheme. Comes
+//! last in the journey.
 
 pub mod access_log;
+pub mod arguments;
 pub mod audit;
 pub mod entry;
 pub mod metrics;
+mod sealing;
 
 use std::{
     net::IpAddr,
@@ -14,11 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderValue, Uri};
+
 use crate::{
-    names::{RequestId, ServerId, ToolName},
+    access::{Grant, Permit},
+    identity::Caller,
+    names::{GroupName, RequestId, ServerId, ToolName},
     refusal::{Code, Refusal},
 };
 use access_log::AccessLog;
+use arguments::Arguments;
 use audit::Audit;
 use metrics::Metrics;
 
@@ -104,10 +112,24 @@ pub struct Record {
     pub tool: Option<ToolName>,
     /// By which scheme the caller was believed.
     pub scheme: Option<&'static str>,
+    /// Who asks, once that is believed.
+    pub caller: Option<Arc<Caller>>,
+    grant: Option<Grant>,
+    tenant: Option<GroupName>,
+    /// What was asked for, as the client wrote it.
+    pub uri: Option<Uri>,
+    /// What the client says it is.
+    pub user_agent: Option<HeaderValue>,
+    /// The method of JSON-RPC, once it is read.
+    pub rpc_method: Option<String>,
+    /// Calls of tools that a message of MCP makes, or the one call that is made otherwise.
+    pub calls: Vec<Call>,
     /// Address of the client's end of the connection.
     pub client: Option<IpAddr>,
     /// Status sent to the client; 0 while none was.
     pub status: u16,
+    /// Body bytes that came from the client.
+    pub received_bytes: u64,
     /// Body bytes sent to the client.
     pub sent_bytes: u64,
     /// Tries made to reach a peer beyond the first.
@@ -115,7 +137,17 @@ pub struct Record {
     refusal: Option<Refused>,
     outcome: Outcome,
     upstream: Duration,
+    is_sealed: bool,
     is_emitted: bool,
+}
+
+/// One call of a tool, as the audit keeps it.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The tool's name as it was asked for, whether it exists or not.
+    pub tool: String,
+    /// What it was called with, where that is known.
+    pub arguments: Option<Arguments>,
 }
 
 impl Record {
@@ -132,15 +164,31 @@ impl Record {
             server: None,
             tool: None,
             scheme: None,
+            caller: None,
+            grant: None,
+            tenant: None,
+            uri: None,
+            user_agent: None,
+            rpc_method: None,
+            calls: Vec::new(),
             client: None,
             status: 0,
+            received_bytes: 0,
             sent_bytes: 0,
             retries: 0,
             refusal: None,
             outcome: Outcome::Lost,
             upstream: Duration::ZERO,
+            is_sealed: false,
             is_emitted: false,
         }
+    }
+
+    /// Notes what lets the caller in, and for whom the server is called.
+    pub fn permit(&mut self, permit: &Permit) {
+        self.server = Some(permit.server().id.clone());
+        self.grant = Some(permit.grant().clone());
+        self.tenant = permit.tenancy().group().cloned();
     }
 
     /// Notes that the request leaves for its peer now.
@@ -193,13 +241,18 @@ impl Record {
         self.refusal.as_ref()?.limit
     }
 
+    fn timing(&self) -> Timing {
+        let total = self.arrived.elapsed();
+        Timing { total, upstream: self.upstream.min(total) }
+    }
+
     /// Writes the record down, once.
     pub fn emit(&mut self) {
         if std::mem::replace(&mut self.is_emitted, true) {
             return;
         }
-        let total = self.arrived.elapsed();
-        let timing = Timing { total, upstream: self.upstream.min(total) };
+        self.seal();
+        let timing = self.timing();
         self.recorder.metrics.requests_in_flight.dec();
         self.recorder.metrics.observe(self, timing);
         self.recorder.access_log.write(self, timing);

@@ -29,7 +29,7 @@ pub const MAY_IMPORT: &[Row] = &[
     // Its own words to servers that speak MCP.
     ("client", &["names", "refusal", "catalog", "dial", "mcp", "upstream"]),
     // What the gateway believes, and what it writes down.
-    ("record", &["names", "refusal", "catalog", "store", "route", "identity"]),
+    ("record", &["names", "refusal", "catalog", "store", "route", "identity", "access"]),
     (
         "snapshot",
         &[

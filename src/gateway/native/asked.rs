@@ -17,9 +17,10 @@ use crate::{
     },
     mcp::{
         self, headers,
-        message::{self, Body},
+        message::{self, Body, Message},
     },
     names::ToolName,
+    record::{Call, arguments::Arguments},
     refusal::{Code, Refusal},
 };
 
@@ -62,17 +63,46 @@ pub struct Asked {
     pub revision: Option<String>,
 }
 
+/// What a whole body asks, and whether it may.
+pub struct Reading {
+    /// The id to answer to.
+    pub id: Option<String>,
+    /// What the audit keeps of it.
+    pub heard: Heard,
+    /// What it asks, or why it may not.
+    pub asked: Result<Asked, Refusal>,
+}
+
+/// What the audit keeps of a message, whether it may be asked or not.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// The method that it asks for; none of a batch.
+    pub method: Option<String>,
+    /// The calls of tools in it.
+    pub calls: Vec<Call>,
+}
+
+impl Heard {
+    fn of(body: &Body<'_>, server: &Server) -> Self {
+        let method = match body {
+            Body::One(message) => message.method().map(str::to_owned),
+            Body::Batch(_) => None,
+        };
+        let calls = body.messages().iter().filter_map(|message| call_of(message, server)).collect();
+        Self { method, calls }
+    }
+}
+
 impl Asked {
     /// What a whole body asks; refuses what the permit or the server does not allow, and tools that are withheld.
-    pub fn read(
-        body: &[u8],
-        headers: &HeaderMap,
-        permit: &Permit,
-        pins: &PinIndex,
-    ) -> (Option<String>, Result<Self, Refusal>) {
+    pub fn read(body: &[u8], headers: &HeaderMap, permit: &Permit, pins: &PinIndex) -> Reading {
         match message::peek(body) {
-            Ok(body) => (body.id().map(str::to_owned), Self::judge(&body, headers, (permit, pins))),
-            Err(refusal) => (None, Err(refusal)),
+            Ok(body) => Reading {
+                id: body.id().map(str::to_owned),
+                heard: Heard::of(&body, permit.server()),
+                asked: Self::judge(&body, headers, (permit, pins)),
+            },
+            Err(refusal) => Reading { id: None, heard: Heard::default(), asked: Err(refusal) },
         }
     }
 
@@ -126,6 +156,13 @@ impl Asked {
             ..Self::default()
         }
     }
+}
+
+/// A call as the audit keeps it.
+fn call_of(message: &Message<'_>, server: &Server) -> Option<Call> {
+    let tool = message.tool()?.to_owned();
+    let arguments = message.arguments().unwrap_or("{}").as_bytes();
+    Some(Call { tool, arguments: Some(Arguments::of(arguments, server.audits_arguments)) })
 }
 
 /// Each name, with how often it comes.

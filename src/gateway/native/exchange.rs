@@ -15,10 +15,12 @@ use pingora::http::ResponseHeader;
 use url::Url;
 
 use super::{
-    asked::{self, Asked},
+    asked::{self, Asked, Heard, Reading},
     body::Load,
+    label::{has_no_body, media_type, names_messages},
     legacy_revisions,
     pinned::Pinned,
+    verdict::Verdict,
 };
 use crate::{
     access::Permit,
@@ -77,6 +79,9 @@ pub struct Exchange {
     is_stream: bool,
     /// What has been seen of a stream, until it shows whether it can be resumed.
     beginning: Option<Vec<u8>>,
+    verdict: Option<Verdict>,
+    /// What the audit keeps of a body that was held.
+    pub heard: Option<Heard>,
     /// A denied call that another one stands in for: only the record knows.
     pub denied: Option<Refusal>,
 }
@@ -104,6 +109,8 @@ impl Exchange {
             edited: None,
             is_stream: false,
             beginning: Some(Vec::new()),
+            verdict: None,
+            heard: None,
             denied: None,
         }
     }
@@ -162,8 +169,9 @@ impl Exchange {
 
     /// Judges a body that was held, and gives back what goes on.
     fn judge(&mut self, whole: Bytes, headers: &HeaderMap) -> Result<Bytes, Refusal> {
-        let (id, asked) = Asked::read(&whole, headers, &self.permit, &self.pinned.now());
+        let Reading { id, heard, asked } = Asked::read(&whole, headers, &self.permit, &self.pinned.now());
         self.asked.id = id;
+        self.heard = Some(heard);
         let refusal = match asked {
             Ok(asked) => {
                 self.asked = asked;
@@ -212,6 +220,9 @@ impl Exchange {
         }
         self.replace_session(header, destination.place)?;
         self.is_stream = media_type(header).as_deref() == Some("text/event-stream");
+        let calls: u32 = self.asked.batch.iter().map(|(_, count)| *count).sum();
+        let calls = calls.max(u32::from(self.asked.tool.is_some()));
+        self.verdict = (calls > 0).then(|| Verdict::new(calls as usize, self.is_stream));
         if let Some(line) = Line::current() {
             if self.is_stream {
                 line.answer_began();
@@ -308,6 +319,11 @@ impl Exchange {
         })
     }
 
+    /// Hears the next piece of the answer to calls: once they are answered, whether any could not be done.
+    pub fn hear_answer(&mut self, body: &Option<Bytes>, is_end: bool) -> Option<bool> {
+        self.verdict.as_mut()?.hear(body.as_ref(), is_end)
+    }
+
     /// Edits the next piece of the answer.
     pub fn answer_body(&mut self, body: &mut Option<Bytes>, is_end: bool) -> Result<(), Refusal> {
         if let (Some(bytes), Some(line)) = (body.as_deref(), Line::current()) {
@@ -354,28 +370,6 @@ impl Exchange {
         Refusal::unsupported_version(supported, self.asked.revision.clone())
             .because(format_args!("the server did not take `server/discover`: {how}"))
     }
-}
-
-fn has_no_body(header: &ResponseHeader) -> bool {
-    header.status == http::StatusCode::NO_CONTENT
-        || header.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
-}
-
-/// Whether any label of the body could be read as that of messages.
-fn names_messages(header: &ResponseHeader) -> bool {
-    header.headers.get_all(header::CONTENT_TYPE).iter().any(|label| {
-        let label = String::from_utf8_lossy(label.as_bytes()).to_ascii_lowercase();
-        label.contains("json") || label.contains("event-stream")
-    })
-}
-
-/// What the body is labelled as; none where that is not said once.
-fn media_type(header: &ResponseHeader) -> Option<String> {
-    let mut labels = header.headers.get_all(header::CONTENT_TYPE).iter();
-    let label = labels.next()?.to_str().ok()?;
-    let is_only = labels.next().is_none();
-    let kind = label.split(';').next()?.trim().to_ascii_lowercase();
-    is_only.then_some(kind)
 }
 
 fn unreadable(why: &'static str) -> Refusal {

@@ -7,7 +7,9 @@
 pub mod asked;
 pub(super) mod body;
 pub mod exchange;
+mod label;
 mod pinned;
+mod verdict;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +34,8 @@ use crate::{
     refusal::{Code, Refusal},
     upstream::native::{self, Native, unknown_session},
 };
-use asked::Asked;
+pub(super) use asked::Heard;
+use asked::{Asked, Reading};
 use body::Load;
 pub(super) use body::{refuse_label, too_slow};
 use exchange::{Exchange, Opened, Seal};
@@ -164,8 +167,10 @@ impl Gateway {
         let headers = &session.req_header().headers;
         let asked = match &load {
             Load::Whole(bytes) => {
-                let (id, asked) = Asked::read(bytes, headers, permit, &self.current.load().pins);
+                let Reading { id, heard, asked } =
+                    Asked::read(bytes, headers, permit, &self.current.load().pins);
                 journey.note_rpc_id(id.clone());
+                journey.note_heard(heard);
                 match asked {
                     Ok(asked) => asked,
                     Err(refusal) => {

@@ -92,10 +92,11 @@ impl Gateway {
             None => (question.params.map(str::to_owned), Cow::Borrowed(question.arguments().unwrap_or("{}"))),
         };
         let server = permit.server().clone();
-        journey.record.server = Some(server.id.clone());
+        journey.record.permit(&permit);
         let what = match &wanted {
             Wanted::Tool(tool) => {
                 journey.record.tool = Some(tool.name.clone());
+                journey.note_call(&server, tool.name.as_str(), Some(arguments.as_bytes()));
                 self.limit_calls(journey, &permit, &[(tool.name.as_str(), 1)]).await?;
                 Use::Tool(tool.name.clone())
             }

@@ -154,6 +154,7 @@ impl Gateway {
         question: &Question<'_>,
     ) -> Result<Step, Refusal> {
         let id = question.id.unwrap_or("null");
+        journey.note_question(question);
         match (speaker.is_modern, &*question.method) {
             (true, "server/discover") => Ok(answered(id, &self.discover(visit)?)),
             (false, "initialize") => self.initialize(visit, question),

@@ -62,10 +62,7 @@ impl<'a> Telling<'a> {
         if !self.is_open {
             return Ok(answer(status, message));
         }
-        let sending = async {
-            reply::send_event(session, journey, "message", &message).await?;
-            reply::end_events(session).await
-        };
+        let sending = reply::send_last_event(session, journey, "message", &message);
         sending.await.map_err(|error| gone(&error))?;
         Ok(Step::Written)
     }

@@ -1,0 +1,179 @@
+//! What a server of MCP answers to calls of its tools, heard in passing: whether the last word was said, and whether it
+//! is that the tool could not do it.
+//!
+//! Decides only what the record says. Never changes a byte, and never holds one back: what is too long to be looked at
+//! counts as an answer like any other.
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use crate::mcp::{
+    members::{self, Members},
+    sse::Splitter,
+};
+
+/// Longest answer, or event of one, that is looked at.
+const BOUND: usize = 256 * 1024;
+
+/// Listens to the answer to one or more calls.
+pub struct Verdict {
+    /// How many answers there are to come.
+    awaited: usize,
+    is_error: bool,
+    heard: Heard,
+}
+
+enum Heard {
+    /// A stream of events.
+    Events(Splitter),
+    /// One JSON document.
+    Pieces(Vec<Bytes>, usize),
+    /// Too much of it.
+    Nothing,
+}
+
+impl Verdict {
+    /// For the answer to so many calls.
+    pub fn new(calls: usize, is_stream: bool) -> Self {
+        let heard =
+            if is_stream { Heard::Events(Splitter::new(BOUND)) } else { Heard::Pieces(Vec::new(), 0) };
+        Self { awaited: calls, is_error: false, heard }
+    }
+
+    /// Hears the next piece: once every call is answered it says, one time, whether any could not be done.
+    pub fn hear(&mut self, piece: Option<&Bytes>, is_end: bool) -> Option<bool> {
+        if self.awaited == 0 {
+            return None;
+        }
+        match &mut self.heard {
+            Heard::Nothing => {}
+            Heard::Events(splitter) => {
+                splitter.feed(piece.map_or(&[], |piece| piece));
+                loop {
+                    match splitter.next_event() {
+                        Ok(Some(event)) => {
+                            if !may_answer(event.raw()) {
+                                continue;
+                            }
+                            let data = event.data().unwrap_or_default();
+                            for is_error in answers(&data) {
+                                self.awaited = self.awaited.saturating_sub(1);
+                                self.is_error |= is_error;
+                            }
+                        }
+                        Ok(None) => break,
+                        Err(_too_long) => {
+                            self.heard = Heard::Nothing;
+                            break;
+                        }
+                    }
+                }
+            }
+            Heard::Pieces(pieces, length) => {
+                if let Some(piece) = piece {
+                    *length += piece.len();
+                    pieces.push(piece.clone());
+                }
+                if *length > BOUND {
+                    self.heard = Heard::Nothing;
+                } else if is_end {
+                    let whole = pieces.concat();
+                    if may_be_error(&whole) {
+                        let text = String::from_utf8_lossy(&whole);
+                        self.is_error = answers(&text).into_iter().any(|is_error| is_error);
+                    }
+                }
+            }
+        }
+        let is_over = is_end || self.awaited == 0;
+        is_over.then(|| {
+            self.awaited = 0;
+            self.is_error
+        })
+    }
+}
+
+/// Whether an event may be an answer: most are not, and are not read.
+fn may_answer(event: &[u8]) -> bool {
+    memmem::find(event, b"\"result\"").is_some() || memmem::find(event, b"\"error\"").is_some()
+}
+
+fn may_be_error(body: &[u8]) -> bool {
+    memmem::find(body, b"\"isError\"").is_some() || memmem::find(body, b"\"error\"").is_some()
+}
+
+/// Of each answer in a message, or in a batch of them, whether it is that something could not be done.
+fn answers(text: &str) -> Vec<bool> {
+    match members::items(text) {
+        Some(items) => items.into_iter().filter_map(is_error).collect(),
+        None => is_error(text).into_iter().collect(),
+    }
+}
+
+/// None of what is no answer.
+fn is_error(message: &str) -> Option<bool> {
+    let message = Members::read(message)?;
+    if message.get("method").is_some() {
+        return None;
+    }
+    if message.get("error").is_some() {
+        return Some(true);
+    }
+    let result = Members::read(message.get("result")?);
+    Some(result.is_some_and(|result| result.get("isError") == Some("true")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DONE: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"\"isError\":true"}],"structuredContent":{"isError":true}}}"#;
+    const FAILED: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"isError": true}}"#;
+    const REFUSED: &str = r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32602,"message":"no such tool"}}"#;
+    const PROGRESS: &str =
+        r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"result":1,"error":2}}"#;
+
+    #[track_caller]
+    fn check(body: &str, calls: usize, is_stream: bool, expected: Option<bool>) {
+        for size in [1, 7, body.len().max(1)] {
+            let mut verdict = Verdict::new(calls, is_stream);
+            let pieces: Vec<_> = body.as_bytes().chunks(size).map(Bytes::copy_from_slice).collect();
+            let mut said: Vec<_> =
+                pieces.iter().filter_map(|piece| verdict.hear(Some(piece), false)).collect();
+            said.extend(verdict.hear(None, true));
+            assert_eq!(said, Vec::from_iter(expected), "{body} in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn only_the_answer_s_own_words_count() {
+        check(DONE, 1, false, Some(false));
+        check(FAILED, 1, false, Some(true));
+        check(REFUSED, 1, false, Some(true));
+        check(&format!("[{DONE},{FAILED}]"), 2, false, Some(true));
+        check("nonsense \"isError\"", 1, false, Some(false));
+        check("", 1, false, Some(false));
+        check(FAILED, 0, false, None);
+    }
+
+    #[test]
+    fn a_stream_is_over_with_the_last_answer_in_it() {
+        let events = |messages: &[&str]| -> String {
+            messages.iter().map(|message| format!("event: message\ndata: {message}\n\n")).collect()
+        };
+        check(&events(&[PROGRESS, DONE]), 1, true, Some(false));
+        check(&events(&[PROGRESS, FAILED]), 1, true, Some(true));
+        check(&events(&[DONE, FAILED]), 2, true, Some(true));
+        let mut verdict = Verdict::new(1, true);
+        assert_eq!(verdict.hear(Some(&events(&[PROGRESS]).into()), false), None);
+        assert_eq!(verdict.hear(Some(&events(&[FAILED]).into()), false), Some(true));
+        assert_eq!(verdict.hear(None, true), None, "said once");
+    }
+
+    #[test]
+    fn what_is_too_long_is_an_answer_like_any_other() {
+        let long = format!(r#"{{"id":1,"result":{{"isError":true,"content":"{}"}}}}"#, "x".repeat(BOUND));
+        check(&long, 1, false, Some(false));
+        check(&format!("data: {long}\n\n"), 1, true, Some(false));
+    }
+}

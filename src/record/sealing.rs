@@ -1,0 +1,107 @@
+//! The audit's entry of a request, written before its answer is whole.
+//!
+//! Decides which requests have one, and what stands in it. It is made when all of the answer is known and before the
+//! client has it, so that no end of the process loses what somebody was answered.
+
+use std::{
+    borrow::Cow,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    Call, Outcome, Record,
+    entry::{Entry, LONGEST_TEXT},
+};
+use crate::refusal::Code;
+
+impl Record {
+    /// Writes the entry down, once: a request that several calls are made in has one for each.
+    pub fn seal(&mut self) {
+        if std::mem::replace(&mut self.is_sealed, true) || !self.is_audited() {
+            return;
+        }
+        let Some((first, others)) = self.calls.split_first() else {
+            return self.recorder.audit.write(&self.entry(None, 0));
+        };
+        self.recorder.audit.write(&self.entry(Some(first), 0));
+        for (number, call) in (1..).zip(others) {
+            self.recorder.audit.write(&self.entry(Some(call), number));
+        }
+    }
+
+    /// Whether the entry is written already.
+    pub fn is_sealed(&self) -> bool {
+        self.is_sealed
+    }
+
+    /// Whether anybody wants entries: what is only for them need not be made.
+    pub fn wants_entry(&self) -> bool {
+        self.recorder.audit.is_on()
+    }
+
+    /// Whatever a caller asks, and what strangers are refused. Pages for anybody leave nothing behind.
+    fn is_audited(&self) -> bool {
+        let audit = &self.recorder.audit;
+        audit.is_on() && (self.caller.is_some() || self.refusal.is_some())
+    }
+
+    fn entry<'r>(&'r self, call: Option<&'r Call>, number: u32) -> Entry<'r> {
+        let timing = self.timing();
+        let caller = self.caller.as_deref();
+        let arguments = call.and_then(|call| call.arguments.as_ref());
+        let micros = |duration: std::time::Duration| duration.as_micros().try_into().unwrap_or(u64::MAX);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let tool = call.map(|call| call.tool.as_str());
+        Entry {
+            at_micros: now.as_micros().try_into().unwrap_or(i64::MAX),
+            request_id: self.request_id.as_str().into(),
+            call: number,
+            caller: caller.map(|caller| caller.name().into()),
+            email: caller.and_then(|caller| caller.email()).map(|email| email.as_str().into()),
+            directory: caller
+                .and_then(|caller| caller.directory())
+                .map(|id| format!("{}/{}", id.tenant, id.object)),
+            scheme: caller.map(|caller| caller.scheme().as_str().into()),
+            grant: self.grant.as_ref().map(ToString::to_string),
+            tenant: self.tenant.as_ref().map(|group| group.as_str().into()),
+            method: self.method.into(),
+            endpoint: self.uri.as_ref().map_or("", |uri| beginning(uri.path())).into(),
+            route: self.route.into(),
+            rpc_method: self.rpc_method.as_deref().map(|method| beginning(method).into()),
+            server: self.server.as_ref().map(|id| id.as_str().into()),
+            tool: tool.or(self.tool.as_ref().map(|name| name.as_str())).map(|name| beginning(name).into()),
+            outcome: self.outcome().as_str().into(),
+            code: self.code().map(Code::as_str).map(Cow::from),
+            reason: self.reason().map(Cow::from),
+            status: self.status,
+            gateway_micros: micros(timing.gateway()),
+            upstream_micros: micros(timing.upstream),
+            request_bytes: self.received_bytes,
+            response_bytes: self.sent_bytes,
+            retries: self.retries,
+            client: self.client,
+            user_agent: self.user_agent.as_ref().map(|value| {
+                let text = String::from_utf8_lossy(value.as_bytes());
+                match text {
+                    Cow::Borrowed(text) => beginning(text).into(),
+                    Cow::Owned(text) => beginning(&text).to_owned().into(),
+                }
+            }),
+            argument_digest: arguments.map(|arguments| arguments.digest.to_string()),
+            arguments: arguments.and_then(|arguments| arguments.text.as_deref()).map(Cow::from),
+            trace_id: None,
+        }
+    }
+
+    /// Notes how the request ended, where nobody has said so yet.
+    pub fn end_unless_said(&mut self, outcome: Outcome) {
+        if self.outcome == Outcome::Lost {
+            self.outcome = outcome;
+        }
+    }
+}
+
+/// As much of a text as is kept.
+fn beginning(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_TEXT)]
+}
