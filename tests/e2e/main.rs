@@ -14,6 +14,7 @@ mod commands;
 mod cors;
 mod drain;
 mod entra;
+mod evidence;
 mod explain;
 mod faces;
 mod faults;
