@@ -23,6 +23,7 @@ pub mod sse;
 pub mod told;
 pub mod tool_list;
 pub mod uri;
+pub mod verdict;
 
 /// An answer of a server that nobody gets, because it might show what it must not or says nothing that can be passed
 /// on. Says why, for the record alone.
