@@ -13,12 +13,14 @@ use super::{
     Gateway,
     body::{Framing, Outbound},
     limiting::Held,
+    line::Line,
     live::LiveTrip,
     native::exchange::Exchange,
     tries::Tries,
 };
 use crate::{
     catalog::server::Tier,
+    mcp::verdict::Verdict,
     record::{Outcome, Record},
     refusal::Refusal,
     upstream::{Trip, breaker::Fault, mcpo},
@@ -117,6 +119,8 @@ pub struct AnswerSeen {
     pub is_stream: bool,
     /// The beginning of an error body, to tell a tool's no from a broken peer.
     pub error_prefix: Vec<u8>,
+    /// What a tool called by native MCP says, of which the status tells nothing.
+    pub verdict: Option<Verdict>,
 }
 
 impl AnswerSeen {
@@ -128,6 +132,7 @@ impl AnswerSeen {
     /// Whose word the answer was.
     pub fn outcome(&self) -> Outcome {
         match self.status {
+            0..400 if self.verdict.as_ref().is_some_and(Verdict::is_no) => Outcome::ToolError,
             0..400 => Outcome::ToolAnswered,
             500 if mcpo::is_tool_error(&self.error_prefix) => Outcome::ToolError,
             500..=599 => Outcome::PeerFailed,
@@ -135,8 +140,11 @@ impl AnswerSeen {
         }
     }
 
-    /// Notes a piece of an error body, as much as is needed of it.
-    pub fn note_error_body(&mut self, bytes: &[u8]) {
+    /// Notes a piece of the body, as much as is needed of it.
+    pub fn note_body(&mut self, bytes: &[u8]) {
+        if let Some(verdict) = &mut self.verdict {
+            verdict.see(bytes);
+        }
         if self.status == 500 {
             let room = mcpo::ENOUGH_BYTES.saturating_sub(self.error_prefix.len());
             self.error_prefix.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -225,12 +233,33 @@ impl Journey {
         underway.answer.status = status;
         let is_news = is_stream && !underway.answer.is_stream;
         underway.answer.is_stream |= is_stream;
+        let calls_tool = underway.cargo.exchange().is_some_and(|exchange| exchange.asked.tool.is_some());
+        underway.answer.verdict = calls_tool.then(|| Verdict::new(is_stream));
         underway.tries.note_head(&underway.trip, &underway.answer);
         if is_news {
             self.gateway.recorder.metrics.open_streams.inc();
             self.gateway.limiting.note_stream(&mut self.held)?;
         }
         Ok(())
+    }
+
+    /// There is a connection to the peer.
+    pub fn note_connected(&mut self, is_reused: bool) {
+        if let Some(Underway { trip, tries, .. }) = self.underway()
+            && let Some(destination) = tries.destination(trip)
+        {
+            destination.health.tally().note_connection(is_reused);
+        }
+    }
+
+    /// Leaves the client's connection to its next request.
+    pub fn leave(&self, line: &Line) {
+        let settings = &self.gateway.settings;
+        if line.is_reader_slow(settings.write_timeout) {
+            self.gateway.recorder.metrics.limited.with_label_values(&["slow_reader"]).inc();
+        }
+        line.settle();
+        line.arm(settings.keepalive_timeout + settings.header_timeout);
     }
 
     /// The request has ended: by this outcome, or as what is known of it says.

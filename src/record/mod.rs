@@ -4,6 +4,7 @@
 //! the server, the tool and the scheme, not the caller. Comes last in the journey.
 
 pub mod access_log;
+pub mod levels;
 pub mod metrics;
 
 use std::{
@@ -50,6 +51,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Outcome::Answered,
+        Outcome::ToolAnswered,
+        Outcome::ToolError,
+        Outcome::PeerFailed,
+        Outcome::Refused,
+        Outcome::ClientGone,
+        Outcome::Withdrawn,
+        Outcome::Lost,
+    ];
+
     /// The word in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
