@@ -28,7 +28,7 @@ use crate::{
     record::{
         Recorder,
         levels::Levels,
-        metrics::{CONNECTIONS, IntCounter, Metrics, PEER_STATES},
+        metrics::{CONNECTIONS, IntCounter, Metrics, PEER_STATES, PROBES, RETRIES},
     },
     snapshot::{Current, Snapshot},
     upstream::Destination,
@@ -143,13 +143,13 @@ fn note_peers(metrics: &Metrics, server: &str, all: &[Destination]) {
     let raise = |counter: IntCounter, total: &AtomicU64| raise(&counter, total.load(Ordering::Relaxed));
     raise(metrics.peers_opened.with_label_values(&[server]), &tally.opened);
     raise(metrics.peers_refused.with_label_values(&[server]), &tally.refused);
-    for (result, total) in ["answered", "failed"].into_iter().zip(&tally.probes) {
+    for (result, total) in PROBES.into_iter().zip(&tally.probes) {
         raise(metrics.peer_probes.with_label_values(&[server, result]), total);
     }
     for (how, total) in CONNECTIONS.into_iter().zip(&tally.connections) {
         raise(metrics.peer_connections.with_label_values(&[server, how]), total);
     }
-    for (reason, total) in [("unsent", &tally.unsent), ("repeatable", &tally.repeated)] {
+    for (reason, total) in RETRIES.into_iter().zip([&tally.unsent, &tally.repeated]) {
         raise(metrics.peer_retries.with_label_values(&[server, reason]), total);
     }
 }

@@ -93,7 +93,7 @@ impl AccessLog {
         debug!(
             request.id = %record.request_id,
             server.id = record.server.as_ref().map(|id| id.as_str()),
-            tool.name = record.tool.as_ref().map(|name| name.as_str()),
+            tool.name = record.listed_tool().map(|name| name.as_str()),
             code = record.code().map(Code::as_str),
             "request of route `{}` ended with {}: {}",
             record.route,
@@ -115,7 +115,7 @@ impl AccessLog {
             reason: record.reason(),
             cause: record.refusal.as_ref().and_then(|refused| refused.cause.as_deref()),
             server: record.server.as_ref().map(|id| id.as_str()),
-            tool: record.tool.as_ref().map(|name| name.as_str()),
+            tool: record.listed_tool().map(|name| name.as_str()),
             scheme: record.scheme,
             client: record.client,
             gateway_millis: millis(timing.gateway()),

@@ -41,6 +41,12 @@ const LIMITS: [&str; 10] = [
     "slow_reader",
 ];
 
+/// What came of probes.
+pub const PROBES: [&str; 2] = ["answered", "failed"];
+
+/// Why calls were sent once more.
+pub const RETRIES: [&str; 2] = ["unsent", "repeatable"];
+
 /// Which connections requests to servers took.
 pub const CONNECTIONS: [&str; 2] = ["made", "reused"];
 
@@ -205,7 +211,7 @@ metrics! {
     entra_up: IntGaugeVec = IntGaugeVec::new(
         Opts::new("portcullis_entra_up", "1 while a tenant's keys could be read at the last try, else 0."), &["tenant", "version"]);
     entra_graph_up: IntGauge = IntGauge::new(
-        "portcullis_entra_graph_up", "1 while Microsoft Graph could be asked for groups at the last try, else 0.");
+        "portcullis_entra_graph_up", "1 while Microsoft Graph could be asked for groups at the last try, else 0; -1 where it is not asked.");
     config_generation: IntGauge = IntGauge::new(
         "portcullis_config_generation", "How often a configuration was taken over, the start included.");
     config_hash: IntGauge = IntGauge::new(
@@ -233,6 +239,7 @@ impl Metrics {
     fn begin(&self) {
         self.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Code::ALL.iter().for_each(|code| drop(self.refusals.with_label_values(&[code.as_str()])));
+        self.entra_graph_up.set(-1);
         for reason in Reason::ALL {
             drop(self.credentials_refused.with_label_values(&[reason.as_str()]));
         }
@@ -271,6 +278,16 @@ impl Metrics {
         for figure in [&self.tools, &self.tools_withheld, &self.catalog_stale, &self.catalog_age_seconds] {
             // An error means that it never had any.
             drop(figure.remove_label_values(&[server.as_str()]));
+        }
+        for counter in [&self.peers_opened, &self.peers_refused] {
+            drop(counter.remove_label_values(&[server.as_str()]));
+        }
+        for (family, words) in [
+            (&self.peer_probes, PROBES),
+            (&self.peer_retries, RETRIES),
+            (&self.peer_connections, CONNECTIONS),
+        ] {
+            words.iter().for_each(|word| drop(family.remove_label_values(&[server.as_str(), word])));
         }
         for state in PEER_STATES {
             drop(self.peers.remove_label_values(&[server.as_str(), state]));

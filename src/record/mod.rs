@@ -108,7 +108,7 @@ pub struct Record {
     pub route: &'static str,
     /// The server, once it is known to exist.
     pub server: Option<ServerId>,
-    /// The tool, once it is known to exist.
+    /// The tool; by native MCP as the client names it, whom the server tells whether there is one.
     pub tool: Option<ToolName>,
     /// By which scheme the caller was believed.
     pub scheme: Option<&'static str>,
@@ -174,6 +174,13 @@ impl Record {
             Code::ToolError | Code::InputNeeded => Outcome::ToolError,
             _ => Outcome::Refused,
         };
+    }
+
+    /// The tool, where its server's list has it: by native MCP clients name tools that the gateway may know nothing of,
+    /// and what they write is nobody's word for a log.
+    fn listed_tool(&self) -> Option<&ToolName> {
+        let (server, tool) = (self.server.as_ref()?, self.tool.as_ref()?);
+        self.recorder.metrics.calls.is_listed(server, tool).then_some(tool)
     }
 
     /// Notes how the request ended.

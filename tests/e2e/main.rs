@@ -17,6 +17,7 @@ mod entra;
 mod explain;
 mod faces;
 mod faults;
+mod figures;
 mod framing;
 mod front;
 mod h2;

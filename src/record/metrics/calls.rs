@@ -149,7 +149,8 @@ impl Calls {
         Some(series)
     }
 
-    fn is_listed(&self, id: &ServerId, tool: &ToolName) -> bool {
+    /// Whether the server's list has this tool.
+    pub fn is_listed(&self, id: &ServerId, tool: &ToolName) -> bool {
         self.is_listed.get().is_some_and(|is_listed| is_listed(id, tool))
     }
 
