@@ -165,6 +165,10 @@ impl Record {
 
     /// Notes a refusal.
     pub fn refuse(&mut self, refusal: &Refusal) {
+        // Where the peer's failure is the reason, the time until now was the peer's.
+        if self.upstream.is_zero() {
+            self.arrive_back();
+        }
         let cause = refusal.cause().map(str::to_owned);
         let limit = refusal.limit().map(|limited| limited.limit);
         self.refusal = Some(Refused { code: refusal.code(), reason: refusal.why(), cause, limit });

@@ -214,3 +214,29 @@ async fn tools_and_servers_that_are_gone_take_their_series_along() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn the_time_of_a_server_that_does_not_answer_is_its_own() {
+    let scene = Scene::start(|setup| setup.set("upstream.first_byte_timeout_secs", 1)).await;
+    let (gateway, token) = (scene.gateway(), email_token(CALLER));
+    assert_eq!(scene.call("/alpha/stall").await, 504);
+    let by_name = json!({"name": "alpha_stall", "arguments": {}});
+    assert_eq!(gateway.call("/meta/call_tool", &token, &by_name).await.status, 504);
+    let all = scene.world.mcp("/mcp", Era::Modern).await;
+    drop(
+        Answer::read(
+            all.post(&all.request(1, "tools/call", json!({"name": "alpha_stall", "arguments": {}}))).await,
+        )
+        .await,
+    );
+    let labels = |part| [("server", "alpha"), ("tool", "stall"), ("part", part)];
+    gateway.await_metric("portcullis_tool_seconds_count", &labels("upstream"), 3).await;
+    let metrics = gateway.metrics().await;
+    let spent = |part| metrics.sum("portcullis_tool_seconds_sum", &labels(part));
+    assert!(
+        spent("upstream") > 2.9 && spent("gateway") < 0.5,
+        "{} there, {} here",
+        spent("upstream"),
+        spent("gateway")
+    );
+}

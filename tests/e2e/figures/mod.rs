@@ -31,6 +31,7 @@ impl Scene {
             .await
             .with_json("search", json!("found"))
             .with_json("idle", json!("never called"))
+            .with_tool("stall", Behaviour::Stall)
             .with_tool(
                 "refuse",
                 Behaviour::Answer(answer("422 Unprocessable Entity", "application/json", b"{}")),

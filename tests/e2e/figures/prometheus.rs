@@ -19,6 +19,7 @@ const TESTS: &str = "conf/prometheus/alerts_test.yml";
 async fn promtool_finds_the_rules_right() {
     let said = promtool(&["check", "rules", RULES], "").await;
     assert!(said.contains("SUCCESS"), "{said}");
+    promtool(&["check", "config", "conf/prometheus/prometheus.yml"], "").await;
 }
 
 #[tokio::test]
