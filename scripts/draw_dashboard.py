@@ -1,5 +1,6 @@
 """Draws the dashboard in conf/grafana from what Prometheus answers: see scripts/draw-dashboard."""
 
+import io
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.dates
 import matplotlib.pyplot as plt
+from PIL import Image
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HTTP, OPS, WEB = 18700, 18701, 18702
@@ -177,7 +179,8 @@ def draw_lines(axes, panel, since, until):
     for target in panel["targets"]:
         for result in ask("query_range", query=expression(target), start=since, end=until, step=STEP):
             points = [(datetime.fromtimestamp(at), float(value)) for at, value in result["values"]]
-            lines.append((legend(target, result["metric"]), points))
+            if any(value != 0 for _, value in points):
+                lines.append((legend(target, result["metric"]), points))
     for name, points in lines[:12]:
         axes.plot([at for at, _ in points], [value for _, value in points], linewidth=1, label=name)
     if lines:
@@ -185,9 +188,9 @@ def draw_lines(axes, panel, since, until):
     else:
         axes.text(0.5, 0.5, "nothing", ha="center", va="center", color="grey", fontsize=7, transform=axes.transAxes)
     axes.set_xlim(datetime.fromtimestamp(since), datetime.fromtimestamp(until))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.3 * max([value for _, points in lines for _, value in points] + [1e-9]))
     axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
-    axes.xaxis.set_major_locator(matplotlib.dates.AutoDateLocator(maxticks=4))
+    axes.xaxis.set_major_locator(matplotlib.dates.MinuteLocator(interval=max(1, round((until - since) / 240))))
     axes.yaxis.set_major_formatter(lambda value, _: said(value, unit) if unit in ("percentunit", "s") else f"{value:g}")
     axes.grid(alpha=0.25)
 
@@ -226,7 +229,10 @@ def draw(since, until):
         else:
             draw_lines(axes, panel, since, until)
     place = os.path.join(ROOT, "conf/grafana/portcullis.png")
-    figure.savefig(place, dpi=100, pil_kwargs={"optimize": True})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=100)
+    # It is kept in the repository: a few colours are enough.
+    Image.open(drawn).convert("RGB").quantize(48).save(place, optimize=True)
     print(f"drew {place}, {os.path.getsize(place) // 1024} KiB")
 
 

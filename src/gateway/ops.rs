@@ -34,6 +34,9 @@ use crate::{
     upstream::Destination,
 };
 
+/// What scrapers call the text of OpenMetrics, which Prometheus asks for first.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Answers the ops listener's paths.
 pub struct Ops {
     /// The figures.
@@ -49,10 +52,10 @@ pub struct Ops {
 }
 
 impl Ops {
-    fn answer(&self, path: &str) -> (u16, &'static str, Vec<u8>) {
+    fn answer(&self, path: &str, accept: &str) -> (u16, &'static str, Vec<u8>) {
         match path {
-            "/metrics" => match self.figures() {
-                Ok(text) => (200, "text/plain; version=0.0.4", text),
+            "/metrics" => match self.figures(accept) {
+                Ok((media_type, text)) => (200, media_type, text),
                 Err(error) => {
                     (500, "text/plain", format!("cannot render the metrics: {error:#}\n").into_bytes())
                 }
@@ -79,7 +82,7 @@ impl Ops {
     }
 
     /// The figures, with those that are read off the snapshot brought up to date.
-    fn figures(&self) -> anyhow::Result<Vec<u8>> {
+    fn figures(&self, accept: &str) -> anyhow::Result<(&'static str, Vec<u8>)> {
         let _scraping = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         let metrics = &self.recorder.metrics;
         let snapshot = self.current.load();
@@ -101,7 +104,10 @@ impl Ops {
         metrics.calls.forget_unlisted_tools();
         raise(&metrics.access_log_dropped, self.recorder.access_log.dropped_lines());
         raise(&metrics.log_dropped, self.levels.dropped_lines());
-        metrics.render()
+        if accept.contains("application/openmetrics-text") {
+            return Ok((OPEN_METRICS, metrics.render_open()?));
+        }
+        Ok(("text/plain; version=0.0.4; charset=utf-8", metrics.render()?))
     }
 }
 
@@ -169,7 +175,10 @@ impl ServeHttp for Ops {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let request = session.req_header();
         let (status, content_type, body) = match request.method {
-            http::Method::GET | http::Method::HEAD => self.answer(request.uri.path()),
+            http::Method::GET | http::Method::HEAD => {
+                let accept = request.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+                self.answer(request.uri.path(), accept.unwrap_or_default())
+            }
             _ => (405, "application/json", br#"{"detail":"only GET","code":"method_not_allowed"}"#.to_vec()),
         };
         Response::builder()

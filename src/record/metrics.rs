@@ -256,6 +256,23 @@ impl Metrics {
         Ok(text)
     }
 
+    /// The same in the text of OpenMetrics 1.0.0: a counter's family is called without `_total`, and the end is marked.
+    pub fn render_open(&self) -> anyhow::Result<Vec<u8>> {
+        let text = String::from_utf8(self.render()?)?;
+        let mut open = String::with_capacity(text.len() + 8);
+        for line in text.lines() {
+            match line.strip_prefix("# ").and_then(|about| about.split_once("_total ")) {
+                Some((before, after)) if !before["HELP ".len()..].contains(' ') => {
+                    open.extend(["# ", before, " ", after]);
+                }
+                _ => open.push_str(line),
+            }
+            open.push('\n');
+        }
+        open.push_str("# EOF\n");
+        Ok(open.into_bytes())
+    }
+
     /// All of them as they are declared.
     pub fn declared(&self) -> &[Declared] {
         &self.declared

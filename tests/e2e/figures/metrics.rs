@@ -240,3 +240,23 @@ async fn the_time_of_a_server_that_does_not_answer_is_its_own() {
         spent("gateway")
     );
 }
+
+#[tokio::test]
+async fn who_asks_for_open_metrics_gets_them() {
+    let (gateway, _peer, _grants) = simple(|setup| setup).await;
+    let ask = async |accept: &str| {
+        let request = gateway.client.get(gateway.ops_url("/metrics")).header("accept", accept);
+        let answer = gateway.send(request).await;
+        (answer.header("content-type").unwrap().to_owned(), answer.text())
+    };
+    let (kind, open) = ask("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5").await;
+    assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.ends_with("\n# EOF\n"));
+    // A counter's family is called without `_total`, and each of its series with it.
+    assert!(open.contains("\n# TYPE portcullis_panics counter\nportcullis_panics_total 0\n"), "{open}");
+    assert!(open.contains("\n# TYPE portcullis_ready gauge\nportcullis_ready 1\n"));
+    assert!(!open.lines().any(|line| line.starts_with("# TYPE") && line.contains("_total")));
+    let (kind, plain) = ask("*/*").await;
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(plain.contains("# TYPE portcullis_panics_total counter") && !plain.contains("# EOF"));
+}
