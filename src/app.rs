@@ -42,7 +42,7 @@ use tracing::{error, warn};
 use crate::{
     config::Config,
     gateway::{self, configured::Configured, guard::Guard, tls},
-    record::{Recorder, access_log::AccessLog, audit::Audit, metrics::Metrics},
+    record::{Recorder, access_log::AccessLog, audit::Audit, levels::Levels, metrics::Metrics},
 };
 
 pub use believed::{Opened as Asked, identity};
@@ -50,8 +50,8 @@ pub use built::rehearse;
 pub use connecting::{Findings, connect_all};
 use keeper::Keeper;
 use listeners::Listeners;
+pub use reload::Origin;
 use reload::Reloads;
-pub use reload::{LogFilter, Origin};
 use shared::Shared;
 pub use sockets::{Inherited, refuse_unusable};
 pub use stopping::LastThings;
@@ -67,8 +67,8 @@ pub struct Start {
     pub config: Config,
     /// Where it came from, and comes from again when it changes; none: it never does.
     pub origin: Option<Origin>,
-    /// Changes which log lines are written.
-    pub log_filter: LogFilter,
+    /// Which log lines are written.
+    pub levels: Levels,
     /// The sockets that this process was started with.
     pub inherited: Inherited,
     /// The program and its arguments, by which a process is started that takes over; without them none is.
@@ -81,7 +81,7 @@ pub struct Start {
 
 /// Runs the gateway until it is told to stop. After SIGTERM the process ends here, without a return.
 pub fn run(start: Start) -> anyhow::Result<()> {
-    let Start { config, origin, log_filter, inherited, command_line, begin, last_things } = start;
+    let Start { config, origin, levels, inherited, command_line, begin, last_things } = start;
     install_crypto();
     let listeners = Listeners::open(&config.gateway, inherited)?;
     let room = Room::of_process()?;
@@ -91,7 +91,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
     let recorder = Recorder { metrics: metrics.clone(), access_log, audit: Audit };
-    let (shared, built, wishes) = Shared::new(config, recorder, listeners.own_key.clone())?;
+    let (shared, built, wishes) = Shared::new(config, (recorder, levels.clone()), listeners.own_key.clone())?;
     let settings = built.config.gateway.clone();
 
     let conf = Arc::new(server_conf(&settings));
@@ -111,7 +111,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         // A thread of its own: calls wait for it, and what the keeper does may take long.
         server.add_service(background_service("shared limits", counting::Counting(shared)));
     }
-    let reloads = Reloads::new(origin, hang_up, room, log_filter);
+    let reloads = Reloads::new(origin, hang_up, room, levels);
     let beginning = (built, wishes, reloads, certificates);
     let keeper = Keeper::new(shared, configured, beginning, (stands, last_things.clone()));
     // One thread: two writers of the snapshot at once would make each other begin anew, a long list for ever.

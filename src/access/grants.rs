@@ -125,6 +125,11 @@ impl Grants {
         self.malformed_names + self.malformed_rules
     }
 
+    /// How many users have rows, and how many groups servers.
+    pub fn subject_counts(&self) -> (usize, usize) {
+        (self.shards.iter().map(|shard| shard.held.len()).sum(), self.groups.len())
+    }
+
     fn held_by(&self, email: &str) -> &[Held] {
         self.shard(email).held.get(email).map_or(&[], |held| held)
     }

@@ -53,6 +53,7 @@ impl Built {
     /// The gateway that this makes of what all gateways of the process share.
     pub fn gateway(&self, shared: &Shared) -> Gateway {
         let settings = self.config.gateway.clone();
+        shared.recorder.metrics.connections_max.set(settings.max_connections as i64);
         Gateway {
             catalog: shared.current.load().catalog.clone(),
             identity: self.believed.identity.clone(),

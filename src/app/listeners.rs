@@ -76,7 +76,8 @@ impl Listeners {
         let upgrade =
             command_line.map(|command_line| Upgrade::new(command_line, sockets, self.own_key.clone()));
         let (stands, leaving) = (self.stands.clone(), shared.leaving.clone());
-        StopSignals { configured: configured.clone(), hang_up, stands, leaving, upgrade, drain }
+        let levels = shared.levels.clone();
+        StopSignals { configured: configured.clone(), hang_up, levels, stands, leaving, upgrade, drain }
     }
 
     /// Adds what serves them to the server, with what is begun once they answer.
@@ -101,7 +102,13 @@ impl Listeners {
             once: Mutex::new(Some((predecessor, begin))),
             last_things: last_things.clone(),
         };
-        let ops = OpsListener::new(Ops { recorder, current, is_listening });
+        let ops = OpsListener::new(Ops {
+            recorder,
+            current,
+            is_listening,
+            levels: shared.levels.clone(),
+            scraping: Mutex::new(()),
+        });
         let (leaves, closes) = (Stand::Leaving, Stand::Closed);
         let public = Door { socket: http, host: guard, stands: stands.clone(), leaves, closes };
         let (leaves, closes) = (Stand::HandedOver, Stand::HandedOver);

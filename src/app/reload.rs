@@ -19,14 +19,11 @@ use super::Room;
 use crate::{
     config::{self, Config, Differences, Environment, Files, Written},
     names::ServerId,
-    record::{self, metrics::Metrics},
+    record::{self, levels::Levels, metrics::Metrics},
 };
 
 /// Between two looks at the files; a change is taken over when two looks have seen the same.
 const POLL: Duration = Duration::from_millis(400);
-
-/// Changes which log lines are written.
-pub type LogFilter = Box<dyn Fn(&record::Settings) -> anyhow::Result<()> + Send + Sync>;
 
 /// Where a configuration comes from.
 pub struct Origin {
@@ -60,7 +57,7 @@ struct Next {
     files: Files,
     written: Written,
     waiting: Vec<&'static str>,
-    filter: record::Settings,
+    lines: record::Settings,
     is_watched: bool,
 }
 
@@ -69,7 +66,7 @@ pub struct Reloads {
     origin: Option<Origin>,
     hang_up: Arc<Notify>,
     room: Room,
-    log_filter: LogFilter,
+    levels: Levels,
     is_watched: bool,
     /// The content that is in use.
     in_use: Files,
@@ -84,7 +81,7 @@ pub struct Reloads {
 }
 
 impl Reloads {
-    pub fn new(origin: Option<Origin>, hang_up: Arc<Notify>, room: Room, log_filter: LogFilter) -> Self {
+    pub fn new(origin: Option<Origin>, hang_up: Arc<Notify>, room: Room, levels: Levels) -> Self {
         let paths = origin.as_ref().map(|origin| origin.files.clone()).unwrap_or_default();
         let written = origin.as_ref().map(|origin| origin.written.clone()).unwrap_or_default();
         let in_use = Files::now(paths);
@@ -92,7 +89,7 @@ impl Reloads {
             origin,
             hang_up,
             room,
-            log_filter,
+            levels,
             is_watched: false,
             tried: in_use.clone(),
             in_use,
@@ -185,8 +182,8 @@ impl Reloads {
         }
         let mut config = self.room.bounded(config);
         let waiting = config.keep_fixed(running);
-        let (filter, is_watched) = (config.record.clone(), config.is_watched);
-        self.next = Some(Next { files, written: loaded.written, waiting, filter, is_watched });
+        let (lines, is_watched) = (config.record.clone(), config.is_watched);
+        self.next = Some(Next { files, written: loaded.written, waiting, lines, is_watched });
         Some(config)
     }
 
@@ -213,7 +210,7 @@ impl Reloads {
             metrics.forget_server(server);
         }
         // Only files that were checked come here, their filter too.
-        if let Err(error) = (self.log_filter)(&next.filter) {
+        if let Err(error) = self.levels.take(&next.lines) {
             warn!("the lines that are logged stay the same: {error:#}");
         }
         let files: Vec<String> =

@@ -20,7 +20,7 @@ use crate::{
         served::Desk,
     },
     names::SecretKey,
-    record::Recorder,
+    record::{Recorder, levels::Levels},
     snapshot::{
         Current,
         tools::{Refresher, Wish},
@@ -34,6 +34,7 @@ const DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Shared {
     pub recorder: Recorder,
+    pub levels: Levels,
     pub current: Arc<Current>,
     pub refresher: Refresher,
     pub documents: Documents,
@@ -53,17 +54,23 @@ impl Shared {
     /// As the first configuration has it, with what it decides by and the wishes that are made of the background.
     pub fn new(
         config: Config,
-        recorder: Recorder,
+        (recorder, levels): (Recorder, Levels),
         own_key: SecretKey,
     ) -> anyhow::Result<(Self, Built, mpsc::Receiver<Wish>)> {
         let (refresher, wishes) = Refresher::new();
         let built = Built::new(Arc::new(config), None, &own_key)?;
         let config = &built.config;
         let judge = Judge { identity: built.believed.identity.clone(), access: built.access.clone() };
+        let current = Current::new(Catalog::new(config.servers.clone()), config.access.max_stale);
+        let lists = current.clone();
+        recorder.metrics.calls.ask_whether_listed(Box::new(move |server, tool| {
+            lists.load().tools.find(server.as_str(), tool.as_str()).is_some()
+        }));
         let shared = Self {
             limiting: Limiting::new(config.limits.clone(), recorder.metrics.clone()),
             recorder,
-            current: Current::new(Catalog::new(config.servers.clone()), config.access.max_stale),
+            levels,
+            current,
             refresher,
             documents: Documents::new(DOCUMENT_BYTES),
             client: Client::new(client_settings(config)),

@@ -15,8 +15,8 @@ pub enum Asked {
     Reload,
     /// To have another process take over (SIGUSR2).
     HandOver,
-    /// Nothing (SIGUSR1).
-    Nothing,
+    /// To say more, or no more than before (SIGUSR1).
+    Louder,
 }
 
 impl Asked {
@@ -27,7 +27,7 @@ impl Asked {
             Self::End => "SIGINT",
             Self::Reload => "SIGHUP",
             Self::HandOver => "SIGUSR2",
-            Self::Nothing => "SIGUSR1",
+            Self::Louder => "SIGUSR1",
         }
     }
 }
@@ -67,7 +67,7 @@ impl Signals {
             _ = self.quit.recv() => Asked::Stop { name: "SIGQUIT" },
             _ = self.hang_up.recv() => Asked::Reload,
             _ = self.hand_over.recv() => Asked::HandOver,
-            _ = self.user_defined.recv() => Asked::Nothing,
+            _ = self.user_defined.recv() => Asked::Louder,
         }
     }
 }

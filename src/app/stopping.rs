@@ -30,7 +30,10 @@ use super::{
 };
 use crate::{
     gateway::{configured::Configured, leaving::Leaving},
-    record::metrics::Metrics,
+    record::{
+        levels::{LOUD, Levels},
+        metrics::Metrics,
+    },
 };
 
 /// How long the last log lines may take to be written.
@@ -77,6 +80,8 @@ pub struct StopSignals<A> {
     pub configured: Configured,
     /// Told of SIGHUP.
     pub hang_up: Arc<Notify>,
+    /// Which lines are written.
+    pub levels: Levels,
     /// What the listeners look at.
     pub stands: Stands,
     /// Tells standing streams when to end.
@@ -129,11 +134,15 @@ impl<A: HttpServerApp + Send + Sync + 'static> StopSignals<A> {
                     Asked::Stop { name } => return self.stop(name, attempt, signals).await,
                     Asked::End => return Next::End,
                     Asked::Reload => self.hang_up.notify_one(),
-                    Asked::Nothing => warn!("SIGUSR1 means nothing here"),
+                    Asked::Louder => self.toggle_levels(),
                     Asked::HandOver => match &attempt {
                         Some(_) => warn!("SIGUSR2: a new process is getting ready already"),
                         None => attempt = Some(self.hand_over().boxed()),
                     },
+                },
+                calmed = self.levels.calm_down() => match calmed {
+                    Ok(()) => info!("lines of level `debug` are written no more: their time is over"),
+                    Err(error) => warn!("the lines that are logged stay the same: {error:#}"),
                 },
                 is_done = under_way(&mut attempt) => {
                     if is_done {
@@ -142,6 +151,20 @@ impl<A: HttpServerApp + Send + Sync + 'static> StopSignals<A> {
                     attempt = None;
                 }
             }
+        }
+    }
+
+    /// Says more for a while, or no more than before.
+    fn toggle_levels(&self) {
+        match self.levels.toggle(LOUD) {
+            Ok(Some(_)) => {
+                let minutes = LOUD.as_secs() / 60;
+                info!(
+                    "SIGUSR1: lines of level `debug` are written for {minutes} minutes, or until the next SIGUSR1"
+                );
+            }
+            Ok(None) => info!("SIGUSR1: lines of level `debug` are written no more"),
+            Err(error) => warn!("SIGUSR1: the lines that are logged stay the same: {error:#}"),
         }
     }
 
@@ -189,14 +212,15 @@ impl<A: HttpServerApp + Send + Sync + 'static> StopSignals<A> {
         tokio::pin!(over);
         loop {
             tokio::select! {
-                () = &mut over => return Asked::Nothing,
+                () = &mut over => return Asked::Stop { name },
                 asked = signals.next() => match asked {
                     Asked::End => return Asked::End,
                     Asked::Stop { name } => {
                         info!(pid, "{name} once more: the listener closes now");
                         return asked;
                     }
-                    Asked::Reload | Asked::HandOver | Asked::Nothing => self.drain.refuse(asked),
+                    Asked::Louder => self.toggle_levels(),
+                    Asked::Reload | Asked::HandOver => self.drain.refuse(asked),
                 },
             }
         }

@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
-use super::{Place, data, logs, talk, wait_for};
+use super::{Place, data, talk, wait_for};
 use crate::{
     app,
     config::{self, Config},
+    record::levels,
 };
 
 /// Builds what the gateway is built of, for `check` and for `run` alike, and throws it away.
 pub fn build(config: &Config) -> anyhow::Result<()> {
-    logs::filter(&config.record)?;
+    levels::filter(&config.record.filter)?;
     wait_for(async { app::rehearse(config) })?;
     app::refuse_unusable(config)
 }

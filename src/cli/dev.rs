@@ -46,7 +46,7 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
     wait_for(prepare(&config))?;
     let last_things = app::LastThings::default();
     last_things.keep(scratch);
-    let (log, log_filter) = logs::start(&config.record)?;
+    let (log, levels) = logs::start(&config.record)?;
     last_things.keep(log);
     let lines = lines(arguments, &secret)?;
     let begin: app::Begin = Box::new(move || {
@@ -63,7 +63,7 @@ pub fn dev(arguments: &DevArguments) -> anyhow::Result<()> {
     let start = app::Start {
         config,
         origin: None,
-        log_filter,
+        levels,
         inherited: app::Inherited::default(),
         command_line: None,
         begin: Some(begin),

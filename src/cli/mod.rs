@@ -26,6 +26,7 @@ use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use crate::{
     app,
     config::{self, Config, Environment},
+    record::metrics::Metrics,
     store::Store,
 };
 
@@ -71,6 +72,8 @@ enum Command {
     Token(token::TokenArguments),
     /// Bring the database's tables up to date.
     Migrate,
+    /// List the metrics of `/metrics`, with types, labels and meanings.
+    Metrics,
     /// Run the bundled sample tool server.
     Sample(sample::SampleArguments),
     /// Print the version.
@@ -139,6 +142,7 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
         Command::Tools(arguments) => return wait_for(tools::tools(place.load()?, arguments)),
         Command::Token(arguments) => token::token(&place.load()?, &arguments)?,
         Command::Migrate => wait_for(migrate(place.load()?))?,
+        Command::Metrics => data(Metrics::new()?.table().trim_end())?,
         Command::Sample(arguments) => sample::sample(&arguments)?,
         Command::Version => data(&format!("portcullis {}", env!("CARGO_PKG_VERSION")))?,
     }
@@ -168,10 +172,10 @@ fn run(place: &Place<'_>) -> anyhow::Result<()> {
     // Before anybody is told that somebody listens: whatever is wrong is wrong now, in the words of `check`.
     check::build(&config)?;
     let last_things = app::LastThings::default();
-    let (log, log_filter) = logs::start(&config.record)?;
+    let (log, levels) = logs::start(&config.record)?;
     last_things.keep(log);
     let (origin, command_line) = (Some(origin), Some(config::command_line()));
-    app::run(app::Start { config, origin, log_filter, inherited, command_line, begin: None, last_things })
+    app::run(app::Start { config, origin, levels, inherited, command_line, begin: None, last_things })
 }
 
 fn servers(config: &Config) -> anyhow::Result<()> {

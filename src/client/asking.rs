@@ -95,7 +95,10 @@ impl Client {
                     let refusal = refused_with(incoming.status(), incoming.headers());
                     tries.note(Stopped::Lost(refusal), is_repeatable)?;
                 }
-                Ok(incoming) => return Ok(Delivered { incoming, seat: tries.seat() }),
+                Ok(incoming) => {
+                    destination.health.tally().note_connection(incoming.is_reused());
+                    return Ok(Delivered { incoming, seat: tries.seat() });
+                }
                 Err(failed) => {
                     destination.health.note(fault_of(failed));
                     tries.note(failed.into(), is_repeatable)?;

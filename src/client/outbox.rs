@@ -167,6 +167,9 @@ impl Outbox {
         let mut request = request.map_err(|_| unwritable("the peer's path"))?;
         *request.headers_mut() = headers;
         let mut sent = self.wire.send(&way_peer(&self.way, &self.destination), request).await;
+        if let Ok(incoming) = &sent {
+            self.destination.health.tally().note_connection(incoming.is_reused());
+        }
         match &mut sent {
             // The peer itself, or what stands in front of it.
             Ok(incoming) if answer::is_of_what_stands_in_front(incoming.status()) => {

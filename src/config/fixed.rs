@@ -36,6 +36,4 @@ fixed! {
     "mcp.session_ttl_secs" => gateway.mcp.session_ttl;
     // The connection is kept by a thread that is started once.
     "limits.redis_url" => limits.redis;
-    // The thread that writes is started once.
-    "log.access" => record.is_access_log_on;
 }

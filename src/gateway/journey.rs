@@ -13,6 +13,7 @@ use super::{
     Gateway,
     body::{Framing, Outbound},
     limiting::Held,
+    line::Line,
     live::LiveTrip,
     native::exchange::Exchange,
     tries::Tries,
@@ -236,6 +237,25 @@ impl Journey {
             self.gateway.limiting.note_stream(&mut self.held)?;
         }
         Ok(())
+    }
+
+    /// There is a connection to the peer.
+    pub fn note_connected(&mut self, is_reused: bool) {
+        if let Some(Underway { trip, tries, .. }) = self.underway()
+            && let Some(destination) = tries.destination(trip)
+        {
+            destination.health.tally().note_connection(is_reused);
+        }
+    }
+
+    /// Leaves the client's connection to its next request.
+    pub fn leave(&self, line: &Line) {
+        let settings = &self.gateway.settings;
+        if line.is_reader_slow(settings.write_timeout) {
+            self.gateway.recorder.metrics.limited.with_label_values(&["slow_reader"]).inc();
+        }
+        line.settle();
+        line.arm(settings.keepalive_timeout + settings.header_timeout);
     }
 
     /// The request has ended: by this outcome, or as what is known of it says.

@@ -41,7 +41,7 @@ pub mod told_address;
 mod translated;
 mod tries;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{os::fd::RawFd, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,6 +50,7 @@ use pingora::{
     Error, ErrorType,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
+    protocols::Digest,
     proxy::{FailToProxy, ProxyHttp, Session},
     upstreams::peer::HttpPeer,
 };
@@ -180,6 +181,19 @@ impl ProxyHttp for Configured {
         tries.next(trip).await.map_err(refused)?;
         let destination = tries.destination(trip).ok_or_else(no_trip)?;
         caught(|| Ok(Box::new(tries::patient(http_peer(trip, destination), body_timeout))))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        is_reused: bool,
+        _peer: &HttpPeer,
+        _socket: RawFd,
+        _digest: Option<&Digest>,
+        journey: &mut Journey,
+    ) -> pingora::Result<()> {
+        journey.note_connected(is_reused);
+        Ok(())
     }
 
     fn fail_to_connect(
@@ -363,12 +377,7 @@ impl ProxyHttp for Configured {
         let is_client_gone = has_left || error.is_some_and(|error| failure::refusal_for(error).is_none());
         journey.end((is_client_gone && failure::overdue().is_none()).then_some(Outcome::ClientGone));
         if let Some(line) = line {
-            if line.is_reader_slow(journey.gateway.settings.write_timeout) {
-                journey.gateway.recorder.metrics.limited.with_label_values(&["slow_reader"]).inc();
-            }
-            line.settle();
-            let settings = &journey.gateway.settings;
-            line.arm(settings.keepalive_timeout + settings.header_timeout);
+            journey.leave(&line);
         }
     }
 }

@@ -1,15 +1,20 @@
 //! The access log: one JSON line a request on stdout, written by a thread of its own.
 //!
-//! A line that cannot be taken is dropped and counted rather than waited for.
+//! A line that cannot be taken is dropped and counted rather than waited for. It can be switched on and off while the
+//! gateway runs.
 
 use std::{
     io::{BufWriter, Write},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing::debug;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use super::{Record, Timing};
 use crate::refusal::Code;
@@ -19,11 +24,16 @@ const QUEUE: usize = 65_536;
 
 /// Takes one line per request.
 #[derive(Clone)]
-pub struct AccessLog(Option<Arc<NonBlocking>>);
+pub struct AccessLog(Arc<Inner>);
+
+struct Inner {
+    is_on: AtomicBool,
+    writer: NonBlocking,
+}
 
 /// Flushes what is waiting when dropped.
 pub struct Flush {
-    _worker: Option<WorkerGuard>,
+    _worker: WorkerGuard,
 }
 
 #[derive(Serialize)]
@@ -60,25 +70,39 @@ fn is_zero(count: &u32) -> bool {
 }
 
 impl AccessLog {
-    /// A log on stdout, or none.
+    /// A log on stdout, switched on or off.
     pub fn new(is_on: bool) -> (Self, Flush) {
-        if !is_on {
-            return (Self(None), Flush { _worker: None });
-        }
         // The worker flushes when no line waits: under load many lines are one write, and none is held back.
         let stdout = BufWriter::with_capacity(64 * 1024, std::io::stdout());
         let (writer, worker) =
             NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(stdout);
-        (Self(Some(Arc::new(writer))), Flush { _worker: Some(worker) })
+        (Self(Arc::new(Inner { is_on: AtomicBool::new(is_on), writer })), Flush { _worker: worker })
     }
 
-    /// Counts the lines dropped.
-    pub fn dropped_lines(&self) -> Option<ErrorCounter> {
-        self.0.as_ref().map(|writer| writer.error_counter())
+    /// Whether requests that end from now on have their line.
+    pub fn switch(&self, is_on: bool) {
+        self.0.is_on.store(is_on, Ordering::Relaxed);
+    }
+
+    /// How many lines were dropped.
+    pub fn dropped_lines(&self) -> u64 {
+        self.0.writer.error_counter().dropped_lines() as u64
     }
 
     pub(super) fn write(&self, record: &Record, timing: Timing) {
-        let Some(writer) = &self.0 else { return };
+        debug!(
+            request.id = %record.request_id,
+            server.id = record.server.as_ref().map(|id| id.as_str()),
+            tool.name = record.listed_tool().map(|name| name.as_str()),
+            code = record.code().map(Code::as_str),
+            "request of route `{}` ended with {}: {}",
+            record.route,
+            record.status,
+            record.outcome.as_str(),
+        );
+        if !self.0.is_on.load(Ordering::Relaxed) {
+            return;
+        }
         let millis = |duration: std::time::Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let line = Line {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| millis(now) / 1e3),
@@ -91,7 +115,7 @@ impl AccessLog {
             reason: record.reason(),
             cause: record.refusal.as_ref().and_then(|refused| refused.cause.as_deref()),
             server: record.server.as_ref().map(|id| id.as_str()),
-            tool: record.tool.as_ref().map(|name| name.as_str()),
+            tool: record.listed_tool().map(|name| name.as_str()),
             scheme: record.scheme,
             client: record.client,
             gateway_millis: millis(timing.gateway()),
@@ -103,7 +127,7 @@ impl AccessLog {
         if serde_json::to_writer(&mut bytes, &line).is_ok() {
             bytes.push(b'\n');
             // The writer is lossy: a full queue drops the line and counts it.
-            drop(NonBlocking::clone(writer).write_all(&bytes));
+            drop(self.0.writer.clone().write_all(&bytes));
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod arguments;
 pub mod audit;
 pub mod entry;
+pub mod levels;
 pub mod metrics;
 mod sealing;
 
@@ -61,6 +62,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Outcome::Answered,
+        Outcome::ToolAnswered,
+        Outcome::ToolError,
+        Outcome::PeerFailed,
+        Outcome::Refused,
+        Outcome::ClientGone,
+        Outcome::Withdrawn,
+        Outcome::Lost,
+    ];
+
     /// The word in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -108,7 +121,7 @@ pub struct Record {
     pub route: &'static str,
     /// The server, once it is known to exist.
     pub server: Option<ServerId>,
-    /// The tool, once it is known to exist.
+    /// The tool; by native MCP as the client names it, whom the server tells whether there is one.
     pub tool: Option<ToolName>,
     /// By which scheme the caller was believed.
     pub scheme: Option<&'static str>,
@@ -205,6 +218,10 @@ impl Record {
 
     /// Notes a refusal.
     pub fn refuse(&mut self, refusal: &Refusal) {
+        // Where the peer's failure is the reason, the time until now was the peer's.
+        if self.upstream.is_zero() {
+            self.arrive_back();
+        }
         let cause = refusal.cause().map(str::to_owned);
         let limit = refusal.limit().map(|limited| limited.limit);
         self.refusal = Some(Refused { code: refusal.code(), reason: refusal.why(), cause, limit });
@@ -214,6 +231,13 @@ impl Record {
             Code::ToolError | Code::InputNeeded => Outcome::ToolError,
             _ => Outcome::Refused,
         };
+    }
+
+    /// The tool, where its server's list has it: by native MCP clients name tools that the gateway may know nothing of,
+    /// and what they write is nobody's word for a log.
+    fn listed_tool(&self) -> Option<&ToolName> {
+        let (server, tool) = (self.server.as_ref()?, self.tool.as_ref()?);
+        self.recorder.metrics.calls.is_listed(server, tool).then_some(tool)
     }
 
     /// Notes how the request ended.

@@ -125,7 +125,8 @@ impl Current {
         self.max_stale_millis.store(millis(max_stale), Ordering::Relaxed);
     }
 
-    fn max_stale(&self) -> Duration {
+    /// For how long grants are decided by after they were last known to be true.
+    pub fn max_stale(&self) -> Duration {
         Duration::from_millis(self.max_stale_millis.load(Ordering::Relaxed))
     }
 
@@ -215,6 +216,11 @@ impl Snapshot {
     /// How many keys of groups' own cannot be unsealed.
     pub fn unusable_keys(&self) -> usize {
         self.grants.as_ref().map_or(0, |known| known.grants.tenants().unreadable_count())
+    }
+
+    /// How many users and groups the grants are about.
+    pub fn subject_figures(&self) -> Option<(usize, usize)> {
+        Some(self.grants.as_ref()?.grants.subject_counts())
     }
 
     /// How many grant rows are believed, how many were malformed, and the version of the grants.

@@ -46,6 +46,8 @@ pub struct Tally {
     pub unsent: AtomicU64,
     /// Calls sent again although the first may have been run.
     pub repeated: AtomicU64,
+    /// Requests for which a connection was made, and those that took one of the pool.
+    pub connections: [AtomicU64; 2],
     /// Calls refused at once because no peer was fit for them.
     pub refused: AtomicU64,
     room: AtomicI64,
@@ -70,6 +72,7 @@ impl Tally {
             probes: Default::default(),
             unsent: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
+            connections: Default::default(),
             refused: AtomicU64::new(0),
             room: AtomicI64::new(MOST_REPEATED),
             down_since: AtomicU64::new(0),
@@ -78,6 +81,11 @@ impl Tally {
             unresolved: AtomicUsize::new(0),
             latest: Mutex::new(Weak::<[Destination; 0]>::new()),
         })
+    }
+
+    /// Notes on which connection a request went.
+    pub fn note_connection(&self, is_reused: bool) {
+        self.connections[usize::from(is_reused)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a call may be sent again, as far as the server's load goes.

@@ -18,6 +18,7 @@ mod evidence;
 mod explain;
 mod faces;
 mod faults;
+mod figures;
 mod framing;
 mod front;
 mod h2;

@@ -16,6 +16,7 @@ const TAKEN_AGAIN: &[(&str, &str)] = &[
     ("allowed_hosts", "told.allowed.send_replace("),
     ("nameservers", "snapshot::names::ask("),
     ("limits", "limiting.replace("),
+    ("record.is_access_log_on", "access_log.switch("),
     ("access.max_stale", "set_max_stale("),
     ("gateway.mcp.max_list_bytes", "client_settings(config)"),
     // The settings as a whole, of which each gateway has its own.

@@ -7,6 +7,7 @@
 
 mod copied;
 mod documents;
+mod figures;
 mod layers;
 mod rules;
 mod source;

@@ -94,6 +94,11 @@ impl Heard {
 }
 
 impl Asked {
+    /// The tool it calls, as the client named it: whether there is one is for the server to say, who is asked.
+    pub fn tool_name(&self) -> Option<ToolName> {
+        self.tool.as_deref().and_then(|tool| ToolName::parse(tool).ok())
+    }
+
     /// What a whole body asks; refuses what the permit or the server does not allow, and tools that are withheld.
     pub fn read(body: &[u8], headers: &HeaderMap, permit: &Permit, pins: &PinIndex) -> Reading {
         match message::peek(body) {

@@ -30,7 +30,7 @@ use crate::{
         headers,
         session::{Place, Purpose, Sealed, SessionKeys},
     },
-    names::{SecretKey, ToolName},
+    names::SecretKey,
     refusal::{Code, Refusal},
     upstream::native::{self, Native, unknown_session},
 };
@@ -99,7 +99,7 @@ impl Gateway {
         }
         headers::refuse_repeated(&session.req_header().headers)?;
         let (load, asked) = self.read_message(session, journey, &permit).await?;
-        journey.record.tool = asked.tool.as_deref().and_then(|tool| ToolName::parse(tool).ok());
+        journey.record.tool = asked.tool_name();
         let request: &Parts = session.req_header();
         let Whereabouts { session, endpoint, place } = self.whereabouts(request, &permit, &asked)?;
         self.limit_native(journey, &permit, &asked).await?;
@@ -136,6 +136,8 @@ impl Gateway {
         permit: &Permit,
         asked: &Asked,
     ) -> Result<(), Refusal> {
+        // Of a body that was held this is known only now.
+        journey.record.tool = asked.tool_name();
         if asked.is_get || asked.is_listening {
             journey.held.stream = Some(self.limiting.stand(permit.caller())?);
         }

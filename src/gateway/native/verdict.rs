@@ -116,7 +116,7 @@ fn is_error(message: &str) -> Option<bool> {
     if message.get("method").is_some() {
         return None;
     }
-    if message.get("error").is_some() {
+    if message.get("error").is_some_and(|error| error.starts_with('{')) {
         return Some(true);
     }
     let result = Members::read(message.get("result")?);
@@ -125,6 +125,8 @@ fn is_error(message: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const DONE: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"\"isError\":true"}],"structuredContent":{"isError":true}}}"#;
@@ -168,6 +170,26 @@ mod tests {
         assert_eq!(verdict.hear(Some(&events(&[PROGRESS]).into()), false), None);
         assert_eq!(verdict.hear(Some(&events(&[FAILED]).into()), false), Some(true));
         assert_eq!(verdict.hear(None, true), None, "said once");
+    }
+
+    proptest! {
+        #[test]
+        fn what_serde_json_reads_is_heard_alike(is_error: Option<bool>, text: String, is_deep: bool) {
+            let mut result = serde_json::json!({"content": [{"type": "text", "text": text}]});
+            if let Some(is_error) = is_error {
+                let at = if is_deep { &mut result["content"][0] } else { &mut result };
+                at["isError"] = is_error.into();
+            }
+            let answer = serde_json::json!({"jsonrpc": "2.0", "id": 7, "result": result});
+            let is_no = is_error == Some(true) && !is_deep;
+            check(&answer.to_string(), 1, false, Some(is_no));
+            check(&format!("data: {answer}\n\n"), 1, true, Some(is_no));
+        }
+
+        #[test]
+        fn any_bytes_are_heard_without_a_panic(bytes: Vec<u8>, is_stream: bool) {
+            Verdict::new(1, is_stream).hear(Some(&bytes.into()), true);
+        }
     }
 
     #[test]

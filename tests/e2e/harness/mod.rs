@@ -24,6 +24,7 @@ pub mod names;
 pub mod openwebui;
 pub mod port;
 pub mod postgres;
+pub mod prometheus;
 pub mod proxies;
 pub mod raw;
 pub mod raw_peer;

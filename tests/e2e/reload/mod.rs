@@ -93,7 +93,7 @@ impl Gateway {
     }
 
     /// Changes `servers.toml` and returns once that is in force.
-    async fn reserve(&self, servers: impl FnOnce(&mut Table)) {
+    pub async fn reserve(&self, servers: impl FnOnce(&mut Table)) {
         let next = self.generation().await + 1;
         change(self, "servers.toml", |table| {
             let entry = table.entry("servers").or_insert_with(|| Table::new().into());
