@@ -23,6 +23,7 @@ pub mod live;
 pub mod native;
 pub mod ops;
 mod origin;
+mod phase;
 mod proxy_protocol;
 mod reply;
 mod resource;
@@ -46,7 +47,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use pingora::{
-    Error, ErrorType,
+    Error,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     proxy::{FailToProxy, ProxyHttp, Session},
@@ -72,6 +73,7 @@ use leaving::Leaving;
 use limiting::Limiting;
 use line::Line;
 use live::LiveTrips;
+use phase::{caught, has_begun, no_end, no_trip, refused};
 use served::Desk;
 pub use settings::Settings;
 use sign_in::SignIn;
@@ -366,28 +368,4 @@ impl ProxyHttp for Configured {
             line.arm(settings.keepalive_timeout + settings.header_timeout);
         }
     }
-}
-
-/// A phase whose panic becomes a refusal: by itself the framework would hang up without a word.
-fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(phase))
-        .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
-}
-
-/// Whether the head of an answer has been written.
-fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(|written| !written.status.is_informational())
-}
-
-fn no_end() -> Box<Error> {
-    refused(Refusal::internal("a panic while answering; the log has its place"))
-}
-
-fn no_trip() -> Box<Error> {
-    refused(Refusal::internal("a phase of a trip without a trip"))
-}
-
-/// A refusal in Pingora's clothes, for phases that can only fail.
-fn refused(refusal: Refusal) -> Box<Error> {
-    Error::because(ErrorType::Custom("refused"), "", refusal)
 }
