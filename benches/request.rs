@@ -147,7 +147,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         live: Arc::default(),
         leaving: Arc::new(Leaving::new(Duration::ZERO)),
         limiting: Limiting::new(config.limits.clone(), metrics.clone()),
-        recorder: Recorder { metrics, access_log },
+        recorder: Recorder { metrics, access_log, tracer: None },
     }
 }
 

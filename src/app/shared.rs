@@ -20,7 +20,7 @@ use crate::{
         served::Desk,
     },
     names::SecretKey,
-    record::Recorder,
+    record::{Recorder, trace::Exporter},
     snapshot::{
         Current,
         tools::{Refresher, Wish},
@@ -33,7 +33,10 @@ const DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// What requests and background tasks share.
 #[derive(Clone)]
 pub struct Shared {
+    /// Without a tracer: each configuration has one of its own.
     pub recorder: Recorder,
+    /// Sends the spans of all of them.
+    pub exporter: Exporter,
     pub current: Arc<Current>,
     pub refresher: Refresher,
     pub documents: Documents,
@@ -53,7 +56,7 @@ impl Shared {
     /// As the first configuration has it, with what it decides by and the wishes that are made of the background.
     pub fn new(
         config: Config,
-        recorder: Recorder,
+        (recorder, exporter): (Recorder, Exporter),
         own_key: SecretKey,
     ) -> anyhow::Result<(Self, Built, mpsc::Receiver<Wish>)> {
         let (refresher, wishes) = Refresher::new();
@@ -63,6 +66,7 @@ impl Shared {
         let shared = Self {
             limiting: Limiting::new(config.limits.clone(), recorder.metrics.clone()),
             recorder,
+            exporter,
             current: Current::new(Catalog::new(config.servers.clone()), config.access.max_stale),
             refresher,
             documents: Documents::new(DOCUMENT_BYTES),

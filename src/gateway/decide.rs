@@ -29,6 +29,7 @@ use crate::{
     refusal::{Code, Refusal},
     route::{self, Page, Route},
     snapshot::Snapshot,
+    trace::Leg,
     upstream::{self, Trip},
 };
 
@@ -80,7 +81,7 @@ impl Gateway {
         let mut permit = |server| {
             let server = snapshot.catalog.get(server).ok_or_else(access::unknown_server)?;
             journey.record.server = Some(server.id.clone());
-            self.access.authorize(&caller, server, known)
+            self.access.authorize(&caller, server, known).inspect(|_| journey.record.leave())
         };
         let (permit, tool) = match route {
             Route::Page(Page::MetaCall) => {
@@ -128,6 +129,7 @@ impl Gateway {
         sender: Option<IpAddr>,
         journey: &mut Journey,
     ) -> Result<Arc<Caller>, Refusal> {
+        journey.record.enter(Leg::Identify);
         self.limiting.refuse_overload()?;
         self.refuse_stranger(journey, request, face(route), sender)?;
         let caller = self.identity.identify(request, face(route), sender).await?;
@@ -139,6 +141,11 @@ impl Gateway {
         journey.record.scheme = Some(caller.scheme().as_str());
         // Before anything of the body is read: one caller's many that never end must not be everybody's overload.
         self.limiting.begin(&mut journey.held, &caller)?;
+        match route {
+            // Not about one server.
+            Route::Page(_) | Route::Aggregate => journey.record.leave(),
+            _ => journey.record.enter(Leg::Authorize),
+        }
         Ok(caller)
     }
 
@@ -151,19 +158,23 @@ impl Gateway {
         change_count: u64,
     ) -> Result<Step, Refusal> {
         refuse_disabled(permit.server())?;
+        journey.record.enter(Leg::Find);
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
         // Looked at before the body and counted after it, so that what is refused for its body costs nothing.
         let calls = [(tool.name.as_str(), 1)];
         self.foresee_calls(&permit, &calls)?;
         if permit.server().dialect.is_mcp() {
+            journey.record.enter(Leg::Body);
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
             self.limit_calls(journey, &permit, &calls).await?;
             let calling = self.call_mcp(session, journey, (permit, tool), arguments, change_count);
             return Box::pin(calling).await;
         }
+        journey.record.enter(Leg::Plan);
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
+        journey.record.enter(Leg::Body);
         let body = Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
         self.limit_calls(journey, trip.permit(), &calls).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
@@ -247,6 +258,7 @@ impl Gateway {
         {
             journey.record.request_id = id;
         }
+        journey.record.begin_trace(&request.headers);
         arrival.sender
     }
 

@@ -38,10 +38,11 @@ mod taking;
 mod tests;
 pub mod tls;
 pub mod told_address;
+mod traced;
 mod translated;
 mod tries;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{os::fd::RawFd, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,6 +51,7 @@ use pingora::{
     Error,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
+    protocols::Digest,
     proxy::{FailToProxy, ProxyHttp, Session},
     upstreams::peer::HttpPeer,
 };
@@ -177,10 +179,26 @@ impl ProxyHttp for Configured {
         journey: &mut Journey,
     ) -> pingora::Result<Box<HttpPeer>> {
         let body_timeout = journey.gateway.settings.body_timeout;
-        let Underway { trip, tries, .. } = journey.underway().ok_or_else(no_trip)?;
-        tries.next(trip).await.map_err(refused)?;
+        let underway = journey.underway().ok_or_else(no_trip)?;
+        underway.next().await.map_err(refused)?;
+        let Underway { trip, tries, .. } = underway;
         let destination = tries.destination(trip).ok_or_else(no_trip)?;
         caught(|| Ok(Box::new(tries::patient(http_peer(trip, destination), body_timeout))))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        is_reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        journey: &mut Journey,
+    ) -> pingora::Result<()> {
+        if let Some(trace) = &journey.record.trace {
+            trace.connected(is_reused);
+        }
+        Ok(())
     }
 
     fn fail_to_connect(
@@ -220,12 +238,12 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         caught(|| {
             let request_id = journey.record.request_id.clone();
-            let Underway { trip, cargo, tries, .. } = journey.underway().ok_or_else(no_trip)?;
+            let Underway { trip, cargo, tries, trace, .. } = journey.underway().ok_or_else(no_trip)?;
             let destination = tries.destination(trip).ok_or_else(no_trip)?;
             cargo.restart();
             let (client, version) = (session.req_header(), request.version);
             *request = hygiene::request_to_peer(client, trip, destination, cargo, &request_id, version)?;
-            Ok(())
+            traced::write(trace.as_deref(), request)
         })
     }
 
@@ -238,14 +256,16 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         let gateway = journey.gateway.clone();
         let judged = caught(|| {
-            let Underway { trip, cargo, tries, .. } = journey.underway().ok_or_else(no_trip)?;
+            let underway = journey.underway().ok_or_else(no_trip)?;
+            let Underway { cargo, tries, .. } = underway;
             tries.note_sent();
             let mut is_judged = false;
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
                 exchange.renew(gateway.permit_now(exchange.permit()).map_err(refused)?);
                 is_judged = true;
             }
-            cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
+            underway.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
+            let Underway { trip, cargo, tries, .. } = underway;
             if is_end {
                 tries.note_whole();
                 if cargo.exchange().is_none() {

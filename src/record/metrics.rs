@@ -119,6 +119,12 @@ metrics! {
         "portcullis_config_last_success_timestamp_seconds", "When the configuration was last taken over, in seconds since 1970.");
     access_log_dropped: IntGauge = IntGauge::new(
         "portcullis_access_log_dropped_lines", "Access-log lines dropped because their reader was too slow.");
+    trace_spans_exported: IntCounter = IntCounter::new(
+        "portcullis_trace_spans_exported_total", "Spans that the collector took.");
+    trace_spans_failed: IntCounter = IntCounter::new(
+        "portcullis_trace_spans_failed_total", "Spans that the collector did not take, however often they were sent.");
+    trace_spans_dropped: IntCounter = IntCounter::new(
+        "portcullis_trace_spans_dropped_total", "Spans that were never sent, because too many waited for the collector.");
     draining: IntGauge = IntGauge::new("portcullis_draining", "1 once the process was told to stop, else 0.");
     upgrades: IntCounterVec = IntCounterVec::new(
         Opts::new("portcullis_upgrades_total", "Attempts to hand the listening sockets over to a new process."), &["outcome"]);

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod metrics;
+pub mod trace;
 
 use std::{
     net::IpAddr,
@@ -15,6 +16,7 @@ use std::{
 use crate::{
     names::{RequestId, ServerId, ToolName},
     refusal::{Code, Refusal},
+    trace::Trace,
 };
 use access_log::AccessLog;
 use metrics::Metrics;
@@ -26,6 +28,8 @@ pub struct Settings {
     pub filter: String,
     /// Whether each request writes one JSON line to stdout.
     pub is_access_log_on: bool,
+    /// Where spans go; none: nothing is traced.
+    pub traces: Option<trace::Settings>,
 }
 
 /// How a request ended.
@@ -72,6 +76,8 @@ pub struct Recorder {
     pub metrics: Arc<Metrics>,
     /// The access log every record is written to.
     pub access_log: AccessLog,
+    /// What takes the notes of traced requests, where any are.
+    pub tracer: Option<Arc<trace::Tracer>>,
 }
 
 /// A refusal, as it is written down.
@@ -107,6 +113,8 @@ pub struct Record {
     pub sent_bytes: u64,
     /// Tries made to reach a peer beyond the first.
     pub retries: u32,
+    /// The notes for those who follow it, where requests are traced.
+    pub trace: Option<Arc<Trace>>,
     refusal: Option<Refused>,
     outcome: Outcome,
     upstream: Duration,
@@ -131,6 +139,7 @@ impl Record {
             status: 0,
             sent_bytes: 0,
             retries: 0,
+            trace: None,
             refusal: None,
             outcome: Outcome::Lost,
             upstream: Duration::ZERO,
@@ -141,6 +150,7 @@ impl Record {
     /// Notes that the request leaves for its peer now.
     pub fn depart(&mut self) {
         self.departed.get_or_insert_with(Instant::now);
+        self.leave();
     }
 
     /// Notes that the peer has said its last word for this request.
@@ -198,6 +208,7 @@ impl Record {
         self.recorder.metrics.requests_in_flight.dec();
         self.recorder.metrics.observe(self, timing);
         self.recorder.access_log.write(self, timing);
+        self.hand_over_trace(timing);
     }
 }
 
