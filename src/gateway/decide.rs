@@ -162,6 +162,7 @@ impl Gateway {
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
         // Looked at before the body and counted after it, so that what is refused for its body costs nothing.
+        journey.record.enter(Leg::Limit);
         let calls = [(tool.name.as_str(), 1)];
         self.foresee_calls(&permit, &calls)?;
         if permit.server().dialect.is_mcp() {

@@ -60,12 +60,9 @@ impl Exporter {
         (Self(shared.clone()), Flush(shared))
     }
 
-    /// What traces by these settings, none where nothing is traced. What waits goes where they say.
+    /// What traces by these settings, none where nothing is traced. What waits goes where the last ones say that traced.
     pub fn tracer(&self, settings: Option<&Settings>) -> Option<Arc<Tracer>> {
-        let Some(settings) = settings else {
-            self.0.target.store(None);
-            return None;
-        };
+        let settings = settings?;
         let begun = Target::new(settings.clone(), &self.0.instance).and_then(|target| {
             self.0.target.store(Some(Arc::new(target)));
             self.queue()
@@ -165,11 +162,7 @@ impl Sending {
     async fn send(&mut self, batch: Vec<Ended>) {
         let spans: Vec<_> = batch.into_iter().flat_map(Ended::into_spans).collect();
         let metrics = &self.shared.metrics;
-        let Some(target) = self.shared.target.load_full().filter(|_| !spans.is_empty()) else {
-            // Switched off meanwhile.
-            metrics.trace_spans_dropped.inc_by(spans.len() as u64);
-            return;
-        };
+        let Some(target) = self.shared.target.load_full().filter(|_| !spans.is_empty()) else { return };
         let mut over = self.shared.is_over.subscribe();
         let over = async move { drop(over.wait_for(|is_over| *is_over).await) };
         let (Sent { taken, failed }, trouble) = target.send(spans, over).await;

@@ -179,7 +179,9 @@ impl Ended {
         let ended_by = || self.error().filter(|_| is_last && self.is_of_peer());
         let of_status =
             || status.filter(|status| *status >= 400).map(|status| Cow::Owned(status.to_string()));
-        if let Some(error) = it.error.or_else(ended_by).map(Cow::Borrowed).or_else(of_status) {
+        if let Some(error) =
+            it.error.map(Cow::Borrowed).or_else(of_status).or_else(|| ended_by().map(Cow::Borrowed))
+        {
             fail(&mut span, &error);
         }
         span
