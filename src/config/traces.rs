@@ -41,6 +41,13 @@ pub(super) fn read(table: &mut Reader<'_>) -> Read<Option<Settings>> {
             "use `https://`, or an address in a private network",
         );
     }
+    if endpoint.contains(":4317/") {
+        table.warning(
+            "endpoint",
+            "`traces.endpoint` has the port of OTLP over gRPC, which the gateway does not speak",
+            "use OTLP over HTTP, usually at port 4318",
+        );
+    }
     Ok(Some(Settings { endpoint, headers, sampling, service_name, resource, timeout }))
 }
 
@@ -205,6 +212,17 @@ mod tests {
         for endpoint in ["http://u:p@c:4318", "http://c:4318?x=1", "grpc://c:4317", "http://"] {
             assert!(read(&format!("[traces]\nendpoint = '{endpoint}'"), "", &[]).is_err(), "{endpoint}");
         }
+    }
+
+    #[test]
+    fn the_port_of_grpc_is_warned_about() {
+        check(
+            "[traces]\nendpoint = 'http://collector:4317'",
+            "",
+            &[],
+            "g:2: `traces.endpoint` has the port of OTLP over gRPC, which the gateway does not speak\n  \
+             hint: use OTLP over HTTP, usually at port 4318",
+        );
     }
 
     #[test]
