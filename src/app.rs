@@ -42,7 +42,9 @@ use tracing::{error, warn};
 use crate::{
     config::Config,
     gateway::{self, configured::Configured, guard::Guard, tls},
-    record::{Recorder, access_log::AccessLog, audit::Audit, levels::Levels, metrics::Metrics},
+    record::{
+        Recorder, access_log::AccessLog, audit::Audit, levels::Levels, metrics::Metrics, trace::Exporter,
+    },
 };
 
 pub use believed::{Opened as Asked, identity};
@@ -90,8 +92,11 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     count_panics(metrics.clone());
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
-    let recorder = Recorder { metrics: metrics.clone(), access_log, audit: Audit };
-    let (shared, built, wishes) = Shared::new(config, (recorder, levels.clone()), listeners.own_key.clone())?;
+    let (exporter, flush) = Exporter::new(metrics.clone());
+    last_things.keep(flush);
+    let recorder = Recorder { metrics: metrics.clone(), access_log, audit: Audit, tracer: None };
+    let told = (recorder, levels.clone(), exporter);
+    let (shared, built, wishes) = Shared::new(config, told, listeners.own_key.clone())?;
     let settings = built.config.gateway.clone();
 
     let conf = Arc::new(server_conf(&settings));

@@ -90,6 +90,35 @@ impl Route<'_> {
     }
 }
 
+/// The paths of the route that is called so, as one pattern; empty for none.
+pub fn template(label: &str) -> &'static str {
+    match label {
+        "servers" => "/servers",
+        "tools" => "/tools",
+        "tenants" => "/tenants",
+        "openapi" => "/openapi.json",
+        "health" => "/health",
+        "protected_resource" => PROTECTED_RESOURCE,
+        "authorization_server" => AUTHORIZATION_SERVER,
+        "openid_configuration" => OPENID_CONFIGURATION,
+        "oauth_authorize" => "/oauth/authorize",
+        "oauth_token" => "/oauth/token",
+        "oauth_register" => "/oauth/register",
+        "refresh" => "/refresh",
+        "server" => "/{server}",
+        "server_openapi" => "/{server}/openapi.json",
+        "meta_search_tools" => "/meta/search_tools",
+        "meta_describe_tools" => "/meta/describe_tools",
+        "meta_call_tool" => "/meta/call_tool",
+        "meta_stats" => "/meta/stats",
+        "call" => "/{server}/{tool}",
+        "legacy_call" => "/{server}_{tool}",
+        "mcp" => "/{server}/mcp",
+        "mcp_all" => "/mcp",
+        _ => "",
+    }
+}
+
 impl Page {
     /// The page's name in logs and metrics.
     pub const fn label(self) -> &'static str {

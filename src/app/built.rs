@@ -19,6 +19,7 @@ use crate::{
     identity::Identity,
     mcp::session::SessionKeys,
     names::SecretKey,
+    record::Recorder,
     snapshot::tools::Sources,
     store::Store,
 };
@@ -69,7 +70,10 @@ impl Built {
             live: shared.live.clone(),
             leaving: shared.leaving.clone(),
             limiting: shared.limiting.clone(),
-            recorder: shared.recorder.clone(),
+            recorder: Recorder {
+                tracer: shared.exporter.tracer(self.config.record.traces.as_ref()),
+                ..shared.recorder.clone()
+            },
             settings,
         }
     }

@@ -51,6 +51,7 @@ mod tenants;
 mod tls;
 mod tool_lists;
 mod tool_rules;
+mod traces;
 mod unmigrated;
 mod upgrade;
 mod wire;

@@ -8,6 +8,7 @@
 pub mod asking;
 pub mod certificates;
 pub mod chaos;
+pub mod collector;
 pub mod commands;
 pub mod deadline;
 pub mod entra;
