@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(answer: &str, is_stream: bool, is_no: bool) {
+    fn check((answer, is_stream): (&str, bool), is_no: bool) {
         for size in [1, 2, 3, 7, answer.len().max(1)] {
             let mut verdict = Verdict::new(is_stream);
             answer.as_bytes().chunks(size).for_each(|piece| verdict.see(piece));
@@ -171,7 +171,7 @@ mod tests {
             ("", false),
             ("nonsense", false),
         ] {
-            check(answer, false, is_no);
+            check((answer, false), is_no);
         }
     }
 
@@ -181,10 +181,10 @@ mod tests {
         let no = "data: {\"id\":1,\"result\":{\"isError\":true}}\n\n";
         let several = "data: {\"id\":1,\"result\":\ndata: {\"isError\": true}}\r\n\r\n";
         let yes = "data:{\"id\":1,\"result\":{\"isError\":false,\"content\":[{\"text\":\"}}}\"}]}}\n\n";
-        check(&format!("{progress}{no}"), true, true);
-        check(&format!(": a comment with \"quotes\n\n{progress}{several}"), true, true);
-        check(&format!("{progress}{yes}"), true, false);
-        check(&format!("{progress}{yes}").replace('\n', "\r\n"), true, false);
+        check((&format!("{progress}{no}"), true), true);
+        check((&format!(": a comment with \"quotes\n\n{progress}{several}"), true), true);
+        check((&format!("{progress}{yes}"), true), false);
+        check((&format!("{progress}{yes}").replace('\n', "\r\n"), true), false);
     }
 
     proptest! {
@@ -197,8 +197,8 @@ mod tests {
             }
             let answer = serde_json::json!({"jsonrpc": "2.0", "id": 7, "result": result});
             let is_no = is_error == Some(true) && !is_deep;
-            check(&answer.to_string(), false, is_no);
-            check(&format!("data: {answer}\n\n"), true, is_no);
+            check((&answer.to_string(), false), is_no);
+            check((&format!("data: {answer}\n\n"), true), is_no);
         }
 
         #[test]
