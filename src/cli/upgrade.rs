@@ -50,7 +50,9 @@ pub fn upgrade(place: &Place<'_>, arguments: &UpgradeArguments) -> anyhow::Resul
             bail!("nothing was done: process {pid} is ending already");
         }
         let process = Pid::from_raw(pid).with_context(|| format!("`{pid}` is no process id"))?;
-        kill_process(process, Signal::USR2).with_context(|| format!("cannot signal process {pid}"))?;
+        kill_process(process, Signal::USR2).with_context(|| {
+            format!("nothing was done: process {pid} cannot be signalled; is it the gateway, and yours?")
+        })?;
         let began = Instant::now();
         while began.elapsed() < within {
             if let Ok(now) = counted(&ops).await {
@@ -67,14 +69,17 @@ pub fn upgrade(place: &Place<'_>, arguments: &UpgradeArguments) -> anyhow::Resul
     })
 }
 
-/// SIGUSR2 would end a process that is no gateway.
+/// SIGUSR2 would end a process that is no gateway. One that cannot be seen is believed: systemd hides the processes of
+/// one user from each other, too (`ProtectProc`, `PrivateUsers`).
 fn refuse_stranger(pid: i32) -> anyhow::Result<()> {
     let name = |of: &str| fs::read_to_string(format!("/proc/{of}/comm"));
-    let theirs = name(&pid.to_string()).with_context(|| format!("there is no process {pid}"))?;
-    if theirs != name("self")? {
-        bail!("process {pid} is `{}`, which is not this program", theirs.trim_end());
+    let own = name("self").context("cannot read /proc")?;
+    match name(&pid.to_string()) {
+        Ok(theirs) if theirs != own => {
+            bail!("nothing was done: process {pid} is `{}`, which is not this program", theirs.trim_end())
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 async fn counted(ops: &Ops) -> anyhow::Result<Counted> {
