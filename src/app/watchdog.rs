@@ -247,7 +247,10 @@ mod tests {
         let mut look = Look::new(watchdog.pulse("listen.http", Stand::Closed));
         stands.go(Stand::Leaving);
         let seen = [look.again(), look.again(), look.again()];
-        assert_eq!(seen, [None, Some(Hanging::Listener("listen.http")), Some(Hanging::Listener("listen.http"))]);
+        assert_eq!(
+            seen,
+            [None, Some(Hanging::Listener("listen.http")), Some(Hanging::Listener("listen.http"))]
+        );
         stands.go(Stand::Closed);
         assert_eq!(look.again(), None);
     }

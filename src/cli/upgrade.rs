@@ -60,12 +60,17 @@ pub fn upgrade(place: &Place<'_>, arguments: &UpgradeArguments) -> anyhow::Resul
                     return data("a new process has taken over");
                 }
                 if now.failed > before.failed {
-                    bail!("no other process has taken over, process {pid} goes on as before; its log says why");
+                    bail!(
+                        "no other process has taken over, process {pid} goes on as before; its log says why"
+                    );
                 }
             }
             tokio::time::sleep(LOOK).await;
         }
-        bail!("nothing is known of a new process after {} s; the log of process {pid} says more", within.as_secs())
+        bail!(
+            "nothing is known of a new process after {} s; the log of process {pid} says more",
+            within.as_secs()
+        )
     })
 }
 

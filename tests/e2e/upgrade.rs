@@ -478,7 +478,10 @@ async fn the_command_says_what_came_of_an_upgrade() {
 
     let stranger = upgrade(1).await;
     assert_eq!((stranger.code, stranger.stdout.as_str()), (1, ""));
-    assert!(stranger.stderr.contains("process 1 is `") && stranger.stderr.contains("nothing was done"), "{stranger:?}");
+    assert!(
+        stranger.stderr.contains("process 1 is `") && stranger.stderr.contains("nothing was done"),
+        "{stranger:?}"
+    );
 
     let file = gateway.folder.path().join("gateway.toml");
     let good = std::fs::read_to_string(&file).unwrap();

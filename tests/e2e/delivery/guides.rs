@@ -54,7 +54,9 @@ fn every_test_that_a_guide_names_is_there() {
         // Words in backticks with three underscores or more are names of tests, and of nothing else there.
         for word in text.split('`').skip(1).step_by(2) {
             let is_name = word.matches('_').count() >= 3
-                && word.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+                && word
+                    .chars()
+                    .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
             // Metrics are checked with the README's, and keys with the configuration.
             if !is_name || word.starts_with("portcullis_") || word.ends_with("_secs") {
                 continue;

@@ -7,12 +7,7 @@ use std::{
 };
 
 use super::Scene;
-use crate::harness::{
-    deadline::until_so,
-    fake_peer::FakePeer,
-    grants::Grants,
-    guide,
-};
+use crate::harness::{deadline::until_so, fake_peer::FakePeer, grants::Grants, guide};
 
 /// Stops the threads with this name of a process, as a debugger does, until it is ended itself.
 struct Stopped(Child);
@@ -42,7 +37,8 @@ impl Stopped {
         command.args(["-c", STOP_THREADS, &id.to_string(), name]).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let mut said = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(process.stdout.take().unwrap()), &mut said).unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(process.stdout.take().unwrap()), &mut said)
+            .unwrap();
         assert_eq!(said, "stopped\n", "the threads `{name}` of {id} can be traced");
         Self(process)
     }
@@ -99,7 +95,11 @@ async fn a_gateway_pings_while_its_threads_move_and_not_when_they_hang() {
     let gateway = setup.environment("WATCHDOG_USEC", &WITHIN.as_micros().to_string()).start().await;
     assert!(listening.hear(WITHIN * 5).unwrap().contains("READY=1"));
     for _ in 0..4 {
-        assert_eq!(listening.hear(WITHIN).as_deref(), Some("WATCHDOG=1\n"), "more often than it is waited for");
+        assert_eq!(
+            listening.hear(WITHIN).as_deref(),
+            Some("WATCHDOG=1\n"),
+            "more often than it is waited for"
+        );
     }
     let stopped = Stopped::threads(gateway.id(), "BG gateway");
     listening.until_silence(WITHIN);
@@ -154,8 +154,10 @@ async fn systemd_ends_a_gateway_that_hangs_and_starts_another() {
     }
     let hanging = machine.gateway_id();
     let stopped = Stopped::threads(hanging, "BG gateway");
-    until_so("a restart", || machine.property("NRestarts") == "1" && machine.property("ActiveState") == "active")
-        .await;
+    until_so("a restart", || {
+        machine.property("NRestarts") == "1" && machine.property("ActiveState") == "active"
+    })
+    .await;
     drop(stopped);
     let journal = machine.journal();
     for words in ["has not moved for", "Watchdog timeout"] {

@@ -1,6 +1,7 @@
 //! What is delivered, tried: the unit and the package under a real systemd, the files for containers by their schemas and
 //! by the gateway itself, the bill of materials, the guides.
 
+mod containers;
 mod guides;
 mod hanging;
 mod package;
@@ -47,7 +48,8 @@ impl Scene {
         let read = |name: &str| std::fs::read_to_string(Path::new(ROOT).join("conf").join(name)).unwrap();
         let gateway = read("gateway.toml").replace(":8000\"", &format!(":{}\"", self.http.number()));
         let gateway = gateway.replace(":9090\"", &format!(":{}\"", self.ops.number()));
-        let alpha = format!("\n[servers.alpha]\nname = \"Alpha\"\ntier = \"local\"\nurl = \"{}\"\n", self.peer.url());
+        let alpha =
+            format!("\n[servers.alpha]\nname = \"Alpha\"\ntier = \"local\"\nurl = \"{}\"\n", self.peer.url());
         [("gateway.toml", gateway), ("servers.toml", read("servers.toml") + &alpha)]
     }
 
@@ -66,13 +68,15 @@ impl Scene {
 
     /// Waits for a process that has just started: systemd is told that it listens before it has read the grants.
     async fn becomes_well(&self) {
-        until("a granted call", || async { (self.call().await.status == StatusCode::OK).then_some(()) }).await;
+        until("a granted call", || async { (self.call().await.status == StatusCode::OK).then_some(()) })
+            .await;
     }
 
     async fn call(&self) -> Answer {
         let url = format!("http://{}/alpha/search", self.http.address());
         let request = client().post(url).bearer_auth(email_token(CALLER));
-        Answer::read(request.header("content-type", "application/json").body("{}").send().await.unwrap()).await
+        Answer::read(request.header("content-type", "application/json").body("{}").send().await.unwrap())
+            .await
     }
 
     async fn is_well(&self) {

@@ -65,7 +65,10 @@ async fn it_upgrades_without_closing_anything(scene: &Scene, out: &Path) {
     let before = machine.property("MainPID");
     machine.copy(&make(out, "0.1.1"), "/root/new.deb");
     machine.must_meanwhile("dpkg --install /root/new.deb").await;
-    assert_eq!(machine.must("dpkg-query --show --showformat '${Version} ${Status}' portcullis"), "0.1.1 install ok installed");
+    assert_eq!(
+        machine.must("dpkg-query --show --showformat '${Version} ${Status}' portcullis"),
+        "0.1.1 install ok installed"
+    );
     assert_ne!(machine.property("MainPID"), before, "{}", machine.journal());
     assert_eq!(machine.property("NRestarts"), "0");
     scene.is_well().await;
@@ -95,7 +98,8 @@ async fn it_goes(scene: &Scene) {
     machine.must("test ! -e /usr/bin/portcullis && test -e /var/lib/portcullis/portcullis.db");
     assert_eq!(machine.must("head -1 /etc/portcullis/gateway.toml"), "# ours");
     machine.must_meanwhile("dpkg --install /root/new.deb").await;
-    until_so("a gateway that is back, with its secrets", || machine.property("ActiveState") == "active").await;
+    until_so("a gateway that is back, with its secrets", || machine.property("ActiveState") == "active")
+        .await;
     scene.becomes_well().await;
     machine.must_meanwhile("dpkg --purge portcullis").await;
     machine.must("test ! -e /etc/portcullis && test ! -e /var/lib/portcullis && id portcullis");
@@ -120,15 +124,20 @@ fn the_bill_names_what_is_in_the_program_and_each_has_its_licence() {
     let out = folder.path().to_str().unwrap();
     let bill = std::fs::read_to_string(package(&["sbom", "--out", out])).unwrap();
     let bill: Value = serde_json::from_str(&bill).unwrap();
-    let names: BTreeSet<&str> =
-        bill["components"].as_array().unwrap().iter().map(|crate_| crate_["name"].as_str().unwrap()).collect();
+    let names: BTreeSet<&str> = bill["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|crate_| crate_["name"].as_str().unwrap())
+        .collect();
     for name in ["pingora", "tokio", "rustls", "sqlx", "tantivy", "aws-lc-sys"] {
         assert!(names.contains(name), "{name} is missing");
     }
     for name in ["proptest", "rmcp", "divan", "rcgen", "cc", "cmake"] {
         assert!(!names.contains(name), "{name} is not in the program");
     }
-    let schema = Path::new(&std::env::var("PORTCULLIS_TEST_SCHEMAS").expect("run by `scripts/with-peers`")).join("bin/python");
+    let schema = Path::new(&std::env::var("PORTCULLIS_TEST_SCHEMAS").expect("run by `scripts/with-peers`"))
+        .join("bin/python");
     let validate = "import sys\nfrom cyclonedx.schema import SchemaVersion\nfrom cyclonedx.validation.json import JsonStrictValidator\n\
                     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[1]).read())\n\
                     sys.exit(str(error) if error else 0)";
@@ -139,7 +148,8 @@ fn the_bill_names_what_is_in_the_program_and_each_has_its_licence() {
     let path = folder.path().join("portcullis.cdx.json");
     assert_eq!(validated(&path), (true, String::new()));
     let broken = folder.path().join("broken.json");
-    std::fs::write(&broken, std::fs::read_to_string(&path).unwrap().replace("\"library\"", "\"book\"")).unwrap();
+    std::fs::write(&broken, std::fs::read_to_string(&path).unwrap().replace("\"library\"", "\"book\""))
+        .unwrap();
     assert!(!validated(&broken).0, "the validator says no to what is none");
 
     let licences = std::fs::read_to_string(package(&["licences", "--out", out])).unwrap();

@@ -16,7 +16,8 @@ pub(super) fn install(scene: &Scene) {
     for (name, text) in scene.configuration() {
         machine.write(&format!("/src/conf/{name}"), &text);
     }
-    let blocks = guide::blocks_of("the_unit_is_installed_and_reload_brings_a_new_program_without_closing_anything");
+    let blocks =
+        guide::blocks_of("the_unit_is_installed_and_reload_brings_a_new_program_without_closing_anything");
     let [install, start, ..] = blocks.as_slice() else { panic!("two blocks at least") };
     machine.must(&format!("cd /src && set -e\n{}", install.text));
     scene.write_secrets();
@@ -65,7 +66,10 @@ async fn a_stop_after_an_upgrade_waits_for_what_still_runs() {
     let stop = machine.must_meanwhile("systemctl stop portcullis");
     let stream = async {
         until_so("word of the signal", || machine.journal().contains("SIGTERM: not ready from now on")).await;
-        until_so("what it waits for", || machine.journal().contains("1 requests are running, 1 of them streams")).await;
+        until_so("what it waits for", || {
+            machine.journal().contains("1 requests are running, 1 of them streams")
+        })
+        .await;
         held.send("data: second\n\n");
         assert_eq!(client.read_chunk().await.as_deref(), Some(&b"data: second\n\n"[..]));
         held.end();
@@ -85,10 +89,15 @@ async fn a_reload_that_cannot_be_fails(scene: &Scene) {
     let reloaded = machine.run("systemctl reload portcullis");
     assert_ne!(reloaded.code, 0, "{reloaded:?}");
     let journal = machine.journal();
-    for words in ["nothing was done: the new process would refuse this configuration", "`nonsense` is not a known key"] {
+    for words in
+        ["nothing was done: the new process would refuse this configuration", "`nonsense` is not a known key"]
+    {
         assert!(journal.contains(words), "{words:?} is missing: {journal}");
     }
-    assert_eq!((machine.property("MainPID"), machine.property("ActiveState")), (before.clone(), "active".into()));
+    assert_eq!(
+        (machine.property("MainPID"), machine.property("ActiveState")),
+        (before.clone(), "active".into())
+    );
     std::fs::write(&path, good).unwrap();
 
     // The files are good, and the program is none.
@@ -103,8 +112,10 @@ async fn a_reload_that_cannot_be_fails(scene: &Scene) {
 async fn a_gateway_that_dies_is_back(scene: &Scene) {
     let machine = &scene.machine;
     machine.must("systemctl kill --kill-who=main --signal=KILL portcullis");
-    until_so("a restart", || machine.property("NRestarts") == "1" && machine.property("ActiveState") == "active")
-        .await;
+    until_so("a restart", || {
+        machine.property("NRestarts") == "1" && machine.property("ActiveState") == "active"
+    })
+    .await;
     scene.becomes_well().await;
 }
 
@@ -119,7 +130,8 @@ async fn systemd_finds_nothing_wrong_with_the_unit_and_little_exposed() {
     let said = machine.must(&analyze);
     assert!(said.contains("Overall exposure level for portcullis.service"), "{said}");
     // It can fail.
-    let open = machine.run(&format!("sed -i '/^ProtectSystem\\|^SystemCallFilter\\|^NoNew/d' {unit} && {analyze}"));
+    let open =
+        machine.run(&format!("sed -i '/^ProtectSystem\\|^SystemCallFilter\\|^NoNew/d' {unit} && {analyze}"));
     assert_ne!(open.code, 0, "{}", open.said);
 }
 
@@ -137,7 +149,8 @@ async fn the_gateway_lives_with_every_line_of_its_hardening() {
     let mounts = std::fs::read_to_string(format!("/proc/{id}/mountinfo")).unwrap();
     let options = |place: &str| {
         let line = mounts.lines().rev().find(|line| line.split(' ').nth(4) == Some(place));
-        line.and_then(|line| line.split(' ').nth(5)).unwrap_or_else(|| panic!("{place} is not mounted:\n{mounts}"))
+        line.and_then(|line| line.split(' ').nth(5))
+            .unwrap_or_else(|| panic!("{place} is not mounted:\n{mounts}"))
     };
     assert!(options("/").starts_with("ro"), "{mounts}");
     assert!(options("/var/lib/portcullis").starts_with("rw"), "{mounts}");

@@ -50,6 +50,17 @@ impl Setup {
             .set("limits.requests_per_address", "off")
     }
 
+    /// With this text for `gateway.toml`, on ports of its own.
+    pub fn of_text(text: &str) -> Self {
+        let mut setup = Self::new("");
+        let listen = setup.gateway["listen"].clone();
+        setup.gateway = text.parse().unwrap();
+        for (key, address) in listen.as_table().expect("made above") {
+            setup = setup.set(&format!("listen.{key}"), address.clone());
+        }
+        setup
+    }
+
     /// With the limits that a gateway has when nobody says anything of them.
     pub fn shipped_limits(mut self) -> Self {
         self.gateway.remove("limits");

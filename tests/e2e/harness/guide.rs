@@ -1,9 +1,10 @@
 //! Blocks of the documents for operators. The line above each says by which test it is run, or that none does.
 
 /// Documents whose blocks are marked so.
-pub const GUIDES: [(&str, &str); 3] = [
+pub const GUIDES: [(&str, &str); 4] = [
     ("systemd/README.md", include_str!("../../../systemd/README.md")),
     ("conf/OPERATING.md", include_str!("../../../conf/OPERATING.md")),
+    ("conf/compose/README.md", include_str!("../../../conf/compose/README.md")),
     ("conf/kubernetes/README.md", include_str!("../../../conf/kubernetes/README.md")),
 ];
 
@@ -59,6 +60,10 @@ pub fn blocks() -> Vec<Block> {
 #[track_caller]
 pub fn blocks_of(test: &str) -> Vec<Block> {
     let blocks: Vec<_> = blocks().into_iter().filter(|block| block.test() == Some(test)).collect();
-    assert!(!blocks.is_empty(), "no block of {:?} is said to be run by `{test}`", GUIDES.map(|(name, _)| name));
+    assert!(
+        !blocks.is_empty(),
+        "no block of {:?} is said to be run by `{test}`",
+        GUIDES.map(|(name, _)| name)
+    );
     blocks
 }

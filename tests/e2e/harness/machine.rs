@@ -41,8 +41,9 @@ impl Machine {
         let systemd = until("systemd in namespaces of its own", || {
             let children = fs::read_to_string(&children).unwrap_or_default();
             let child = children.split_whitespace().next().and_then(|id| id.parse::<u32>().ok());
-            let is_systemd =
-                |id: &u32| fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name == "systemd\n");
+            let is_systemd = |id: &u32| {
+                fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name == "systemd\n")
+            };
             std::future::ready(child.filter(is_systemd))
         });
         let machine = Self { systemd: systemd.await, process };
@@ -54,7 +55,12 @@ impl Machine {
         let mut command = Command::new("nsenter");
         let systemd = self.systemd.to_string();
         command.args(["--target", &systemd, "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--"]);
-        command.args(["env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"]);
+        command.args([
+            "env",
+            "-i",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL=C",
+        ]);
         command.args(["DEBIAN_FRONTEND=noninteractive", "bash", "-c"]);
         command.stdin(Stdio::null());
         command
@@ -125,7 +131,8 @@ impl Machine {
             let ids: Vec<_> = ids.split_whitespace().collect();
             ids.len() > 1 && ids.last() == Some(&inner.as_str()) && self.has(id)
         };
-        let all = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let all =
+            fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut numbers = all.filter(|name| name.parse::<u32>().is_ok());
         numbers.find(is_it).expect("the gateway's process").parse().unwrap()
     }
