@@ -4,6 +4,7 @@
 mod containers;
 mod guides;
 mod hanging;
+mod operating;
 mod package;
 mod unit;
 

@@ -32,7 +32,7 @@ async fn the_package_installs_upgrades_and_goes_as_its_readme_says() {
     let (machine, out) = (&scene.machine, tempfile::tempdir().unwrap());
     let first = make(out.path(), "0.1.0");
     machine.copy(&first, "/root/portcullis_0.1.0_test.deb");
-    let [install, begin] = <[_; 2]>::try_from(guide::blocks_of(README_TEST)).expect("two blocks");
+    let [install, begin, back] = <[_; 3]>::try_from(guide::blocks_of(README_TEST)).expect("three blocks");
 
     let said = machine.must_meanwhile(&format!("cd /root && {} 2>&1", install.text)).await;
     assert!(said.contains("not started, because nobody could call it"), "{said}");
@@ -56,6 +56,14 @@ async fn the_package_installs_upgrades_and_goes_as_its_readme_says() {
     scene.grant().await;
 
     it_upgrades_without_closing_anything(&scene, out.path()).await;
+    // The way back, which closes nothing either.
+    let (mut client, held) = scene.stream().await;
+    machine.must_meanwhile(&format!("cd /root && {}", back.text)).await;
+    assert_eq!(machine.must("dpkg-query --show --showformat '${Version}' portcullis"), "0.1.0");
+    held.send("data: second\n\n");
+    assert_eq!(client.read_chunk().await.as_deref(), Some(&b"data: second\n\n"[..]));
+    held.end();
+    scene.is_well().await;
     it_goes(&scene).await;
 }
 
