@@ -90,6 +90,7 @@ impl Watchdog {
     }
 
     /// Pings until another process has taken over: a process that drains must not speak for that one.
+    #[expect(clippy::disallowed_methods, reason = "a thread of its own, on which no request waits")]
     fn watch(&self, within: Duration) {
         let mut looks: Vec<Look> = self.pulses.iter().cloned().map(Look::new).collect();
         let mut has_told = false;
@@ -178,6 +179,8 @@ impl Look {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "what is looked at runs on other threads")]
+
     use std::sync::mpsc;
 
     use super::*;

@@ -28,6 +28,7 @@ pub struct Ended {
 
 impl Machine {
     /// One that has booted; none where this machine cannot have one, which only somebody without root is told.
+    #[expect(clippy::print_stderr, reason = "what is not tried is said")]
     pub async fn boot() -> Option<Self> {
         let Some(folder) = std::env::var_os("PORTCULLIS_TEST_MACHINE") else {
             let is_root = fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t");
