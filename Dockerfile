@@ -35,8 +35,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 # What the program loads, where it looks for it; certificates to verify servers by; a user without a password or a shell.
 RUN mkdir -p /image/etc/ssl/certs /image/tmp /image/var/lib/portcullis \
     && for library in libc.so.6 libm.so.6 libgcc_s.so.1 libresolv.so.2 libnss_dns.so.2 libnss_files.so.2; do \
-        cp --dereference --parents "$(ldconfig -p | awk -v name=$library '$1 == name { print $NF; exit }')" /image || exit 1; done \
-    && cp --dereference --parents "$(find /lib64 /lib -maxdepth 1 -name 'ld-linux-*' | head -n 1)" /image \
+        cp --dereference --parents "$(find /usr/lib/ -name $library -print -quit)" /image || exit 1; done \
+    # With a slash each: both lead elsewhere. One of them has it, which one is the processor's.
+    && cp --dereference --parents "$(find /lib64/ /lib/ -maxdepth 1 -name 'ld-linux-*' -print -quit 2>/dev/null)" /image \
     && cp /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \
     && echo 'portcullis:x:10001:10001:Portcullis:/var/lib/portcullis:/usr/sbin/nologin' > /image/etc/passwd \
     && echo 'portcullis:x:10001:' > /image/etc/group \
