@@ -10,7 +10,7 @@ use std::{
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{PROGRAM, ROOT};
+use super::{PROGRAM, ROOT, Scene};
 use crate::harness::{
     deadline::until,
     gateway::{Answer, Setup, client},
@@ -364,4 +364,48 @@ fn the_manifests_are_some_by_the_schemas_of_kubernetes_and_agree_with_the_gatewa
         check("conf/kubernetes/portcullis", &variables("conf/kubernetes/example.env")),
         "ok: 1 servers, 1 of them on\n"
     );
+}
+
+/// The `RUN` of the Dockerfile that gathers what the image has, as the shell gets it.
+fn gathering() -> String {
+    let dockerfile = read("Dockerfile");
+    let (_, from) = dockerfile.split_once("\nRUN mkdir -p /image/").expect("the step that gathers files");
+    let mut lines = Vec::new();
+    for line in from.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        lines.push(line.trim_end_matches('\\'));
+        if !line.ends_with('\\') {
+            break;
+        }
+    }
+    format!("mkdir -p /image/{}", lines.concat())
+}
+
+/// On a Debian that has little else: what the Dockerfile gathers is all that the program needs, as the image's user.
+#[tokio::test]
+async fn the_program_runs_with_the_files_of_the_image_alone_and_says_that_it_is_well() {
+    let Some(scene) = Scene::bare().await else { return };
+    let machine = &scene.machine;
+    machine.must(&format!("set -e -o pipefail; {}", gathering()));
+    machine.copy(Path::new(PROGRAM), "/image/usr/local/bin/portcullis");
+    for (name, text) in scene.configuration() {
+        machine.write(&format!("/image/etc/portcullis/{name}"), &text);
+    }
+    let run = |words: &str| {
+        format!(
+            "cd /image/var/lib/portcullis && exec env -i PATH=/usr/local/bin WEBUI_SECRET_KEY=a-secret-of-some-length \
+             DATABASE_URL=sqlite:/var/lib/portcullis/portcullis.db \
+             /usr/sbin/chroot --userspec=10001:10001 /image /usr/local/bin/portcullis {words} --config /etc/portcullis"
+        )
+    };
+    assert!(machine.must(&run("check")).contains("ok: "));
+    machine.must(&format!("({}) >/root/said 2>&1 & echo $! >/root/pid", run("run")));
+    until("word that it is well", || async {
+        let said = machine.run(&run("health"));
+        (said.code == 0 && said.said.contains(r#"{"status":"ready"}"#)).then_some(())
+    })
+    .await;
+    machine.must("kill -TERM $(cat /root/pid)");
+    until("its end", || async { (machine.run("test -e /proc/$(cat /root/pid)").code != 0).then_some(()) })
+        .await;
+    assert!(machine.must("cat /root/said").contains("drained"));
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{PROGRAM, ROOT, Scene};
 use crate::harness::{deadline::until_so, gateway::client, guide};
 
-/// Exposure that `systemd-analyze security` may find at most, times ten (systemd 252 finds 1.3).
+/// Exposure that `systemd-analyze security` may find at most, times ten (systemd 252 finds 1.4).
 const EXPOSURE: u32 = 15;
 
 /// Puts what a clone has after a build to `/src`, and carries the blocks of `systemd/README.md` out there.
