@@ -161,7 +161,7 @@ async fn a_backup_of_sqlite_is_restored_as_the_guide_says() {
 }
 
 #[tokio::test]
-async fn the_password_of_the_database_is_changed_by_a_second_role_and_no_call_fails() {
+async fn the_password_of_the_database_is_changed_by_a_second_role_one_gateway_at_a_time() {
     let (peer, cluster) = (peer().await, PrivateCluster::start());
     let database = Database::create_on(&cluster.url()).await;
     for role in ["first", "second"] {

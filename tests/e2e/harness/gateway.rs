@@ -376,6 +376,8 @@ impl Gateway {
         self.process = command.spawn().unwrap();
         self.stdout = Lines::of(self.process.stdout.take().unwrap());
         self.stderr = Lines::of(self.process.stderr.take().unwrap());
+        // Not with connections of the process before.
+        self.client = client();
         self.await_ready().await;
     }
 
