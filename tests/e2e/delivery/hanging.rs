@@ -166,3 +166,24 @@ async fn systemd_ends_a_gateway_that_hangs_and_starts_another() {
     assert_ne!(machine.gateway_id(), hanging);
     scene.becomes_well().await;
 }
+
+/// systemd is not the parent of that one as long as the one before drains, and is not told of its death.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_that_dies_while_the_one_before_drains_is_replaced() {
+    let Some(scene) = Scene::bare().await else { return };
+    super::unit::install(&scene);
+    scene.grant().await;
+    let machine = &scene.machine;
+    machine.write("/etc/systemd/system/portcullis.service.d/override.conf", "[Service]\nWatchdogSec=4\n");
+    machine.must_meanwhile("systemctl daemon-reload && systemctl restart portcullis").await;
+    scene.becomes_well().await;
+    let (_client, _held) = scene.stream().await;
+    machine.must_meanwhile("systemctl reload portcullis").await;
+    crate::harness::gateway::send_signal(machine.gateway_id(), "KILL");
+    until_so("a restart", || {
+        machine.property("NRestarts") == "1" && machine.property("ActiveState") == "active"
+    })
+    .await;
+    scene.becomes_well().await;
+    assert!(machine.journal().contains("Watchdog timeout"), "{}", machine.journal());
+}
