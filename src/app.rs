@@ -20,6 +20,7 @@ mod sockets;
 mod stopping;
 mod tasks;
 mod upgrade;
+mod watchdog;
 
 use std::{
     ffi::OsString,
@@ -111,7 +112,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let stands = listeners.stands.clone();
     let told = (hang_up.clone(), command_line);
     let signals = listeners.signals(&configured, &shared, told, (&guard, &last_things));
-    listeners.add_to(&mut server, &settings, guard, &shared, (begin, &last_things));
+    listeners.add_to(&mut server, &settings, guard, &shared, (begin, &last_things))?;
     if let Some(shared) = shared.limiting.shared() {
         // A thread of its own: calls wait for it, and what the keeper does may take long.
         server.add_service(background_service("shared limits", counting::Counting(shared)));

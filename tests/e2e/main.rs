@@ -12,6 +12,7 @@ mod bodies;
 mod catalogue;
 mod commands;
 mod cors;
+mod delivery;
 mod drain;
 mod entra;
 mod evidence;
