@@ -213,6 +213,11 @@ async fn pages_of_the_gateway_are_traced_too() {
         assert_eq!(trace.request()["name"], name);
         assert_eq!(trace.of_kind("CLIENT").len(), 0);
     }
+    // Balancers ask all the time, and nobody follows them.
+    let answer = scene.get("/health", &[]).await;
+    assert!(logged(&scene.gateway, &answer).await["trace_id"].is_null());
+    let answer = scene.get("/servers", &[]).await;
+    assert!(logged(&scene.gateway, &answer).await["trace_id"].is_string());
 }
 
 #[tokio::test]
