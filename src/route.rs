@@ -291,6 +291,40 @@ mod tests {
     }
 
     #[test]
+    fn every_route_that_can_be_asked_for_has_a_pattern_of_its_own() {
+        let asked = [
+            ("GET", "/servers"),
+            ("GET", "/tools"),
+            ("GET", "/tenants"),
+            ("GET", "/openapi.json"),
+            ("GET", "/health"),
+            ("GET", "/.well-known/oauth-protected-resource"),
+            ("GET", "/.well-known/oauth-authorization-server"),
+            ("GET", "/.well-known/openid-configuration"),
+            ("GET", "/oauth/authorize"),
+            ("POST", "/oauth/token"),
+            ("POST", "/oauth/register"),
+            ("POST", "/refresh"),
+            ("GET", "/{server}"),
+            ("GET", "/{server}/openapi.json"),
+            ("POST", "/meta/search_tools"),
+            ("POST", "/meta/describe_tools"),
+            ("POST", "/meta/call_tool"),
+            ("GET", "/meta/stats"),
+            ("POST", "/{server}/{tool}"),
+            ("POST", "/{server}_{tool}"),
+            ("POST", "/{server}/mcp"),
+            ("POST", "/mcp"),
+        ];
+        for (method, pattern) in asked {
+            let path = pattern.replace("{server}", "a").replace("{tool}", "b");
+            let route = resolve(&method.parse().unwrap(), &path).unwrap();
+            assert_eq!(template(route.label()), pattern);
+        }
+        assert_eq!(template(Route::Nothing.label()), "");
+    }
+
+    #[test]
     fn every_path_of_the_contract_has_its_route() {
         use Route::*;
         check(Method::GET, "/", Ok(Page(super::Page::Servers)));

@@ -10,6 +10,7 @@ use pingora::{Error, ErrorType, http::RequestHeader};
 use super::journey::{Journey, Underway};
 use crate::{
     mcp::traced,
+    names::ToolName,
     refusal::{Code, Refusal},
     trace::Trace,
 };
@@ -77,7 +78,9 @@ impl Journey {
                 trace.note_method(traced::method(method));
             }
             if !batch.is_empty() {
-                trace.note_calls(batch.iter().map(|(tool, count)| (tool.as_str(), *count)));
+                // What is no tool's name may be anything, and of any length.
+                let name = |tool| if ToolName::parse(tool).is_ok() { tool } else { "_OTHER" };
+                trace.note_calls(batch.iter().map(|(tool, count)| (name(tool.as_str()), *count)));
             }
         }
     }

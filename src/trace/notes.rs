@@ -217,6 +217,11 @@ impl Trace {
         self.is_noting.store(noted.context.is_sampled, Ordering::Relaxed);
     }
 
+    /// Whether it goes on in somebody else's trace.
+    pub fn is_followed(&self) -> bool {
+        self.lock().parent.is_some()
+    }
+
     /// The id of the trace, where the request is traced.
     pub fn sampled_id(&self) -> Option<TraceId> {
         let context = self.lock().context;

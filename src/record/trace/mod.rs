@@ -67,6 +67,11 @@ impl Record {
         }
     }
 
+    /// Leaves no trace of a request that nobody follows.
+    pub fn forget_own_trace(&mut self) {
+        self.trace = self.trace.take().filter(|trace| trace.is_followed());
+    }
+
     /// A step of the journey begins.
     pub fn enter(&self, leg: Leg) {
         if let Some(trace) = &self.trace {

@@ -171,7 +171,7 @@ async fn each_call_of_a_batch_has_a_span() {
     let (id, said) = parent(1, "01");
     let client = world.mcp("/native/mcp", Era::Legacy).await;
     let call = |id: u32, tool: &str| json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"name": tool, "arguments": {"message": "hi"}, "_meta": {"traceparent": said}}});
-    let batch = json!([call(1, "echo"), call(2, "whoami"), call(3, "echo")]);
+    let batch = json!([call(1, "echo"), call(2, "whoami"), call(3, "echo"), call(4, &"x".repeat(10_000))]);
     let session = client.session.clone().unwrap();
     let headers = [("mcp-protocol-version", "2025-03-26"), ("mcp-session-id", &*session)];
     let end = End::through(world.gateway.url("/native/mcp"), &world.token);
@@ -180,7 +180,7 @@ async fn each_call_of_a_batch_has_a_span() {
     let trace = collector.trace(&id).await;
     let calls = trace.of_kind("INTERNAL").into_iter().filter(|span| span["name"] == "tools/call");
     let tools: Vec<_> = calls.map(|span| span["attributes"]["gen_ai.tool.name"].as_str().unwrap()).collect();
-    assert_eq!(tools, ["echo", "echo", "whoami"]);
+    assert_eq!(tools, ["echo", "echo", "whoami", "_OTHER"]);
 }
 
 #[tokio::test]
@@ -213,6 +213,11 @@ async fn pages_of_the_gateway_are_traced_too() {
         assert_eq!(trace.request()["name"], name);
         assert_eq!(trace.of_kind("CLIENT").len(), 0);
     }
+    // Balancers ask all the time, and nobody follows them.
+    let answer = scene.get("/health", &[]).await;
+    assert!(logged(&scene.gateway, &answer).await["trace_id"].is_null());
+    let answer = scene.get("/servers", &[]).await;
+    assert!(logged(&scene.gateway, &answer).await["trace_id"].is_string());
 }
 
 #[tokio::test]
