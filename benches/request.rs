@@ -32,7 +32,7 @@ use portcullis::{
     },
     identity::{Face, Identity, Sources},
     names::{Email, SecretKey, ServerId},
-    record::{Recorder, access_log::AccessLog, metrics::Metrics},
+    record::{Recorder, access_log::AccessLog, audit::Audit, metrics::Metrics},
     route, sample,
     snapshot::{self, Current, tools::Refresher},
     store::Store,
@@ -147,7 +147,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         live: Arc::default(),
         leaving: Arc::new(Leaving::new(Duration::ZERO)),
         limiting: Limiting::new(config.limits.clone(), metrics.clone()),
-        recorder: Recorder { metrics, access_log },
+        recorder: Recorder { metrics, access_log, audit: Audit::default() },
     }
 }
 
