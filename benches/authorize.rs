@@ -92,6 +92,7 @@ fn server(id: usize) -> Arc<Server> {
         discovery_credential: None,
         is_session_shared: true,
         is_pinned: false,
+        audits_arguments: false,
         is_enabled: true,
         missing_variables: Vec::new(),
         description: String::new(),

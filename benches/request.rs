@@ -32,7 +32,7 @@ use portcullis::{
     },
     identity::{Face, Identity, Sources},
     names::{Email, SecretKey, ServerId},
-    record::{Recorder, access_log::AccessLog, metrics::Metrics, trace::Exporter},
+    record::{Recorder, access_log::AccessLog, audit::Audit, metrics::Metrics, trace::Exporter},
     route, sample,
     snapshot::{self, Current, tools::Refresher},
     store::Store,
@@ -157,7 +157,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         live: Arc::default(),
         leaving: Arc::new(Leaving::new(Duration::ZERO)),
         limiting: Limiting::new(config.limits.clone(), metrics.clone()),
-        recorder: Recorder { metrics, access_log, tracer },
+        recorder: Recorder { metrics, access_log, audit: Audit::default(), tracer },
     }
 }
 

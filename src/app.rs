@@ -2,6 +2,7 @@
 //!
 //! Decides what is built from what and in which order it starts and stops, nothing about requests.
 
+mod auditing;
 mod believed;
 mod built;
 mod certificate;
@@ -95,7 +96,9 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     last_things.keep(flush);
     let (exporter, flush) = Exporter::new(metrics.clone());
     last_things.keep(flush);
-    let recorder = Recorder { metrics: metrics.clone(), access_log, audit: Audit, tracer: None };
+    let (audit, shipping, flush) = Audit::begin(&config.audit, &config.store, metrics.clone())?;
+    last_things.keep(flush);
+    let recorder = Recorder { metrics: metrics.clone(), access_log, audit, tracer: None };
     let told = (recorder, levels.clone(), exporter);
     let (shared, built, wishes) = Shared::new(config, told, listeners.own_key.clone())?;
     let settings = built.config.gateway.clone();
@@ -117,6 +120,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
         // A thread of its own: calls wait for it, and what the keeper does may take long.
         server.add_service(background_service("shared limits", counting::Counting(shared)));
     }
+    server.add_service(auditing::service(shipping));
     let reloads = Reloads::new(origin, hang_up, room, levels);
     let beginning = (built, wishes, reloads, certificates);
     let keeper = Keeper::new(shared, configured, beginning, (stands, last_things.clone()));

@@ -19,7 +19,7 @@ use crate::{
     identity::Identity,
     mcp::session::SessionKeys,
     names::SecretKey,
-    record::Recorder,
+    record::{Recorder, audit::refuse_unwritable},
     snapshot::tools::Sources,
     store::Store,
 };
@@ -105,6 +105,15 @@ pub fn rehearse(config: &Config) -> anyhow::Result<()> {
         bail!(
             "{place}: `database.url` names a file that is no SQLite database\n  \
              hint: name another one; a file that is not there is made"
+        );
+    }
+    if config.audit.is_on
+        && let Err(error) = refuse_unwritable(&config.audit.spool_dir)
+    {
+        let (place, directory) = (&config.places.spool, config.audit.spool_dir.display());
+        bail!(
+            "{place}: `audit.spool_dir` (`{directory}`) cannot be written to: {error}\n  \
+             hint: name a folder on a disk that can be, a volume where the root cannot, or say `audit.enabled = false`"
         );
     }
     let config = Arc::new(config.clone());

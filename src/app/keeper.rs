@@ -182,6 +182,7 @@ impl Keeper {
         prober.take(&prober_settings(config));
         self.shared.limiting.replace(config.limits.clone());
         recorder.access_log.switch(config.record.is_access_log_on);
+        recorder.audit.take(&config.audit, &config.store);
         current.set_max_stale(config.access.max_stale);
         let are_others = !catalog.is_same(&known);
         if are_others {

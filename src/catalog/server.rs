@@ -230,6 +230,7 @@ impl Server {
             description: other.description.clone(),
             missing_variables: other.missing_variables.clone(),
             limits: other.limits.clone(),
+            audits_arguments: other.audits_arguments,
             ..self.clone()
         };
         as_told == *other

@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk; exit 0 fine, 1 failed at work, 2 asked wrong. Decides nothing
 //! about requests; every command is a file or a few lines here.
 
+mod audit;
 mod check;
 mod dev;
 mod explain;
@@ -75,6 +76,8 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Show what servers changed about their tools, and approve it.
     Tools(tools::ToolsArguments),
+    /// Show who called what, and what came of it.
+    Audit(audit::AuditArguments),
     /// Print a session token for development, signed with `auth.openwebui.secret`.
     Token(token::TokenArguments),
     /// Bring the database's tables up to date.
@@ -149,6 +152,7 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
         Command::Import(arguments) => return wait_for(import::import(place.load()?, arguments)),
         Command::Keys(command) => wait_for(keys::keys(place.load()?, command))?,
         Command::Tools(arguments) => return wait_for(tools::tools(place.load()?, arguments)),
+        Command::Audit(arguments) => wait_for(audit::audit(place.load()?, arguments))?,
         Command::Token(arguments) => token::token(&place.load()?, &arguments)?,
         Command::Migrate => wait_for(migrate(place.load()?))?,
         Command::Metrics => data(Metrics::new()?.table().trim_end())?,
@@ -210,6 +214,9 @@ async fn migrate(config: Config) -> anyhow::Result<()> {
     let store = Store::open(&config.store)?;
     let pending = store.pending_migrations().await?;
     store.migrate().await?;
+    for left in store.prepare_audit(&audit::a_year_ahead()).await?.left {
+        talk(&format!("warning: a partition of the audit table could not be made: {left}"));
+    }
     store.close().await;
     talk(&format!("applied {pending} migrations"));
     Ok(())

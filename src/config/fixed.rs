@@ -36,4 +36,6 @@ fixed! {
     "mcp.session_ttl_secs" => gateway.mcp.session_ttl;
     // The connection is kept by a thread that is started once.
     "limits.redis_url" => limits.redis;
+    // What is in it would be forgotten there.
+    "audit.spool_dir" => audit.spool_dir;
 }

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 use std::net::SocketAddr;
 
 use super::{
-    auth, limits, listen,
+    audit, auth, limits, listen,
     problems::{Complaint, Places},
     reader::{Read, Reader},
     server_care::deadlines,
@@ -40,6 +40,7 @@ pub(super) struct GatewayFile {
     /// Whether tools are pinned, at servers that do not say otherwise.
     pub(super) is_pinned: bool,
     pub(super) record: record::Settings,
+    pub(super) audit: record::audit::Settings,
     /// What holds for servers that do not say otherwise.
     pub(super) upstream: Deadlines,
     pub(super) allowed_hosts: AllowedHosts,
@@ -75,6 +76,8 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         limits.map_or_else(|reported| (Err(reported), Err(reported)), |(all, one)| (Ok(all), Ok(one)));
     let traces = root.table("traces", traces::read);
     let record = root.table("log", |table| log(table, traces));
+    let database = store.as_ref().ok().map(|(store, _)| store.url.clone());
+    let audit = root.table("audit", |table| audit::read(table, database.as_ref()));
     let is_watched = root.table("reload", |table| table.flag("watch", "true"));
     let upstream = root.table("upstream", |table| {
         let deadlines = deadlines(table, DEFAULT_DEADLINES);
@@ -85,9 +88,10 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let (upstream, allowed_hosts, nameservers) = upstream?;
     let (gateway, [http, ops]) = gateway?;
     let (store, database) = store?;
+    let (audit, spool) = audit?;
     Ok(GatewayFile {
         gateway,
-        places: Places { http, ops, database },
+        places: Places { http, ops, database, spool },
         store,
         identity: auth?.identity,
         access: access?,
@@ -96,6 +100,7 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
         catalog: catalog?,
         is_pinned: is_pinned?,
         record: record?,
+        audit,
         upstream,
         allowed_hosts,
         nameservers,

@@ -4,6 +4,7 @@
 //! once. Never changes a file and never opens a connection. Every module owns its `Settings`; this
 //! one gathers them, before the journey of the first request.
 
+mod audit;
 mod auth;
 mod entra;
 mod env;
@@ -61,6 +62,8 @@ pub struct Config {
     pub catalog: catalog::Settings,
     /// Logs.
     pub record: record::Settings,
+    /// The audit.
+    pub audit: record::audit::Settings,
     /// Where groups may have servers of their own.
     pub allowed_hosts: AllowedHosts,
     /// Who is asked for the names of servers; the system's name servers, where nobody is named.
@@ -213,6 +216,7 @@ fn gather(
         limits,
         catalog,
         record,
+        audit,
         allowed_hosts,
         nameservers,
         is_watched,
@@ -229,6 +233,7 @@ fn gather(
         limits,
         catalog,
         record,
+        audit,
         allowed_hosts,
         nameservers,
         servers,

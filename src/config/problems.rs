@@ -43,6 +43,8 @@ pub struct Places {
     pub ops: String,
     /// Of `database.url`.
     pub database: String,
+    /// Of `audit.spool_dir`.
+    pub spool: String,
 }
 
 /// A configuration is the same wherever it is written down.

@@ -1,19 +1,182 @@
-//! Where entries of the audit table are written first.
+//! Where entries of the audit table go: into a file first, and from there into the database.
 //!
-//! Decides nothing about what is in them.
+//! Decides nothing about what is in them. A call pays for one small write to a file that the kernel keeps in memory, and
+//! waits for nobody (`journal`). A task brings what is written into the table (`shipper`).
 
-use super::entry::Entry;
+mod journal;
+mod line;
+mod lost;
+mod row;
+mod shipper;
+mod spool;
+mod telling;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use self::{
+    journal::Journal,
+    lost::{Strangers, Trouble},
+    shipper::Shipper,
+};
+use super::{entry::Entry, metrics::Metrics};
+use crate::store;
+
+/// How long the end of the process waits for what can still be shipped.
+const LAST_ROWS: Duration = Duration::from_millis(1_500);
+
+/// The words for why an entry is lost.
+pub const LOSSES: [&str; Trouble::ALL.len()] = Trouble::WORDS;
+
+/// How the audit is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether entries are written at all.
+    pub is_on: bool,
+    /// Where they are until the database has them.
+    pub spool_dir: PathBuf,
+    /// Bytes that they may take there.
+    pub spool_max_bytes: u64,
+    /// How long rows stay; 0: for ever.
+    pub retention_days: u32,
+}
+
+/// What the shipper is told by the configuration.
+#[derive(Clone)]
+struct Told {
+    settings: Settings,
+    store: store::Settings,
+}
 
 /// Takes one entry per call.
 #[derive(Clone, Default)]
-pub struct Audit;
+pub struct Audit(Option<Arc<Inner>>);
+
+struct Inner {
+    is_on: AtomicBool,
+    journal: Arc<Journal>,
+    strangers: Strangers,
+    told: watch::Sender<Told>,
+}
+
+/// Brings entries into the database, on a runtime of its own.
+pub struct Shipping {
+    shipper: Shipper,
+    journal: Arc<Journal>,
+    is_ending: watch::Receiver<bool>,
+    done: mpsc::Sender<()>,
+}
+
+/// Dropped at the end of the process: waits a moment for what can still be shipped.
+pub struct Flush {
+    journal: Arc<Journal>,
+    is_ending: watch::Sender<bool>,
+    done: mpsc::Receiver<()>,
+}
 
 impl Audit {
-    /// Whether anybody wants entries.
-    pub fn is_on(&self) -> bool {
-        false
+    /// Opens the journal, and says what brings it into the database.
+    pub fn begin(
+        settings: &Settings,
+        store: &store::Settings,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<(Self, Shipping, Flush)> {
+        let journal = Arc::new(Journal::new(settings.spool_dir.clone(), settings.spool_max_bytes, metrics));
+        let told = Told { settings: settings.clone(), store: store.clone() };
+        let (told, hears) = watch::channel(told);
+        let (end, is_ending) = watch::channel(false);
+        let (done, is_done) = mpsc::channel();
+        journal.take(settings.is_on, settings.spool_max_bytes);
+        let writing = journal.clone();
+        thread::Builder::new()
+            .name("audit journal".to_owned())
+            .spawn(move || writing.write_for_ever())
+            .context("cannot start the thread of the audit's journal")?;
+        let shipper = Shipper::new(journal.clone(), hears);
+        let shipping = Shipping { shipper, journal: journal.clone(), is_ending, done };
+        let flush = Flush { journal: journal.clone(), is_ending: end, done: is_done };
+        let is_on = settings.is_on.into();
+        let inner = Inner { is_on, journal, strangers: Strangers::default(), told };
+        Ok((Self(Some(Arc::new(inner))), shipping, flush))
     }
 
-    /// Writes an entry down: when this returns, the end of this process does not lose it.
-    pub fn write(&self, _entry: &Entry<'_>) {}
+    /// Has these settings hold from now on. The folder stays.
+    pub fn take(&self, settings: &Settings, store: &store::Settings) {
+        let Some(inner) = &self.0 else { return };
+        let told = inner.told.borrow().clone();
+        if told.settings == *settings && told.store == *store {
+            return;
+        }
+        inner.journal.take(settings.is_on, settings.spool_max_bytes);
+        inner.is_on.store(settings.is_on, Ordering::Relaxed);
+        inner.told.send_replace(Told { settings: settings.clone(), store: store.clone() });
+    }
+
+    /// Whether anybody wants entries.
+    pub fn is_on(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.is_on.load(Ordering::Relaxed))
+    }
+
+    /// Whether a request of which nobody is believed is written down, too: so many a second, and the rest is counted. A
+    /// flood of strangers must not fill the database.
+    pub fn admits_stranger(&self) -> bool {
+        let Some(inner) = &self.0 else { return false };
+        let is_admitted = inner.strangers.admits();
+        if !is_admitted {
+            inner.journal.metrics.audit_left_out.inc();
+        }
+        is_admitted
+    }
+
+    /// Writes an entry down: when this returns, the end of this process does not lose it, unless the disk is in trouble.
+    pub fn write(&self, entry: &Entry<'_>) {
+        let Some(inner) = self.0.as_ref().filter(|inner| inner.is_on.load(Ordering::Relaxed)) else { return };
+        inner.journal.put(line::line(Uuid::now_v7(), &row::bounded(entry)));
+    }
+}
+
+impl Shipping {
+    /// Runs until the process ends.
+    pub async fn run(self) {
+        let telling = tokio::spawn(telling::tell(self.journal));
+        self.shipper.run(self.is_ending).await;
+        telling.abort();
+        // Said before its time where the runtime ends: then nobody waits in vain.
+        drop(self.done);
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        self.journal.end();
+        self.is_ending.send_replace(true);
+        // Nothing is sent: what is waited for is the end of the task. What is left the next process ships.
+        let _ = self.done.recv_timeout(LAST_ROWS);
+    }
+}
+
+/// Why a folder cannot be the spool; nothing is left in it.
+pub fn refuse_unwritable(directory: &Path) -> io::Result<()> {
+    spool::refuse_unwritable(directory)
+}
+
+/// Numbers and times of the entries that wait in a folder, as far as can be seen.
+pub fn waiting(directory: &Path) -> io::Result<Vec<String>> {
+    let mut entries = Vec::new();
+    let note = |line: &[u8]| entries.extend(line::parse(line).map(|written| written.id.to_string()));
+    spool::waiting_lines(directory, note)?;
+    Ok(entries)
 }

@@ -12,7 +12,7 @@ use prometheus::{
     core::Collector, histogram_opts, proto::MetricType,
 };
 
-use super::{Record, Timing};
+use super::{Record, Timing, audit::LOSSES};
 use crate::{identity::Reason, names::ServerId, refusal::Code};
 use calls::{Calls, Families};
 use process::Process;
@@ -230,6 +230,20 @@ metrics! {
         "portcullis_trace_spans_failed_total", "Spans that the collector did not take, however often they were sent.");
     trace_spans_dropped: IntCounter = IntCounter::new(
         "portcullis_trace_spans_dropped_total", "Spans that were never sent, because too many waited for the collector.");
+    audit_waiting_rows: IntGauge = IntGauge::new(
+        "portcullis_audit_waiting_rows", "Entries of the audit that the database does not have yet.");
+    audit_oldest_seconds: IntGauge = IntGauge::new(
+        "portcullis_audit_oldest_seconds", "Age of the oldest of them; 0 without one.");
+    audit_spool_bytes: IntGauge = IntGauge::new(
+        "portcullis_audit_spool_bytes", "Bytes of the spool's files.");
+    audit_written: IntCounter = IntCounter::new(
+        "portcullis_audit_written_total", "Rows of the audit written to the database.");
+    audit_lost: IntCounterVec = IntCounterVec::new(
+        Opts::new("portcullis_audit_lost_total", "Entries that are lost: `disk_full`, `disk_broken`, `disk_slow`, `spool_full` (and memory was full, too), `damaged` (a line in the spool is not as it was written), `refused` (by the database, for what it holds)."), &["reason"]);
+    audit_left_out: IntCounter = IntCounter::new(
+        "portcullis_audit_left_out_total", "Requests of nobody that left no row, because there were too many a second.");
+    audit_database_up: IntGauge = IntGauge::new(
+        "portcullis_audit_database_up", "1 while the database takes rows of the audit, else 0.");
     draining: IntGauge = IntGauge::new(
         "portcullis_draining", "1 once told to stop, else 0.");
     upgrades: IntCounterVec = IntCounterVec::new(
@@ -250,6 +264,7 @@ impl Metrics {
             drop(self.credentials_refused.with_label_values(&[reason.as_str()]));
         }
         LIMITS.iter().for_each(|limit| drop(self.limited.with_label_values(&[limit])));
+        LOSSES.iter().for_each(|reason| drop(self.audit_lost.with_label_values(&[reason])));
         ["handed_over", "failed"]
             .iter()
             .for_each(|outcome| drop(self.upgrades.with_label_values(&[outcome])));

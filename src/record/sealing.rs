@@ -39,10 +39,10 @@ impl Record {
         self.recorder.audit.is_on()
     }
 
-    /// Whatever a caller asks, and what strangers are refused. Pages for anybody leave nothing behind.
+    /// Whatever a caller asks, and what strangers are refused, up to so many a second. Pages for anybody leave nothing behind.
     fn is_audited(&self) -> bool {
         let audit = &self.recorder.audit;
-        audit.is_on() && (self.caller.is_some() || self.refusal.is_some())
+        audit.is_on() && (self.caller.is_some() || self.refusal.is_some() && audit.admits_stranger())
     }
 
     fn entry<'r>(&'r self, call: Option<&'r Call>, number: u32) -> Entry<'r> {
@@ -89,7 +89,7 @@ impl Record {
             }),
             argument_digest: arguments.map(|arguments| arguments.digest.to_string()),
             arguments: arguments.and_then(|arguments| arguments.text.as_deref()).map(Cow::from),
-            trace_id: None,
+            trace_id: self.trace_id().map(|id| id.to_string().into()),
         }
     }
 

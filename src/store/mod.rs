@@ -7,6 +7,7 @@
 
 mod address;
 pub mod api_keys;
+pub mod audit;
 mod changes;
 pub mod import;
 mod migrations;

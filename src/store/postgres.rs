@@ -4,6 +4,7 @@
 //! old changes may go. Never parses an email or id: rows go out as they were written.
 //! Why the feed is read by transaction snapshots: `migrations/README.md`.
 
+mod audit;
 mod pins;
 mod rows;
 

@@ -4,6 +4,7 @@
 //! commit in order and the last id read is all a reader needs to remember.
 //! Never parses an email or id: rows go out as they were written.
 
+mod audit;
 mod pins;
 mod rows;
 

@@ -1,5 +1,6 @@
 //! Facts about both databases, told through `Store` alone.
 
+mod audit;
 mod malformed;
 mod pins;
 mod replaced;

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests read their own environment and their own small answers")]
 
 mod access;
+mod audit;
 mod authorization;
 mod bodies;
 mod catalogue;

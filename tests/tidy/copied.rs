@@ -11,6 +11,7 @@ const BUILT_ONCE: [&str; 4] =
 const TAKEN_AGAIN: &[(&str, &str)] = &[
     ("servers", "take_servers(&catalog"),
     ("store", "told.store.send_replace("),
+    ("audit", "recorder.audit.take("),
     ("catalog", "told.sources.send_replace("),
     ("catalog.max_bytes", "prober_settings(config)"),
     ("allowed_hosts", "told.allowed.send_replace("),

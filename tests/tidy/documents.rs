@@ -7,8 +7,12 @@ use std::{collections::BTreeSet, fs, path::Path};
 use portcullis::{
     endpoints::{self, Audience},
     identity::Reason,
-    record::metrics::{Declared, Metrics},
+    record::{
+        audit::LOSSES,
+        metrics::{Declared, Metrics},
+    },
     refusal::Code,
+    store::audit::COLUMNS,
 };
 
 use super::source::Source;
@@ -16,6 +20,8 @@ use super::source::Source;
 const README: &str = include_str!("../../README.md");
 const MAP: &str = include_str!("../../src/README.md");
 const ACCESS_LOG: &str = include_str!("../../src/record/access_log.rs");
+const POSTGRES_AUDIT: &str = include_str!("../../migrations/postgres/0007_audit.sql");
+const SQLITE_AUDIT: &str = include_str!("../../migrations/sqlite/0007_audit.sql");
 const LIBRARY: &str = include_str!("../../src/lib.rs");
 
 /// What the gateway sends on rather than answers, so that it is not among the endpoints.
@@ -130,6 +136,27 @@ fn the_readme_explains_every_field_of_the_access_log() {
     let fields = line.lines().filter(|line| !line.trim_start().starts_with('#'));
     let real: BTreeSet<_> = fields.map(|line| line.trim().split_once(": ").unwrap().0).collect();
     assert_eq!(listed, real);
+}
+
+#[test]
+fn the_readme_explains_every_column_of_the_audit_and_both_databases_have_them() {
+    let rows = table(README, &["column", "meaning"]);
+    let listed: BTreeSet<_> = rows.iter().flat_map(|row| between(&row[0], '`')).collect();
+    let columns = COLUMNS.iter().map(|(name, _)| *name);
+    assert_eq!(listed, columns.chain(["id"]).collect());
+    for migration in [POSTGRES_AUDIT, SQLITE_AUDIT] {
+        let words: BTreeSet<_> =
+            migration.split(|letter: char| !letter.is_alphanumeric() && letter != '_').collect();
+        let missing: Vec<_> = listed.iter().filter(|column| !words.contains(*column)).collect();
+        assert!(missing.is_empty(), "{missing:?} in no migration");
+    }
+}
+
+#[test]
+fn the_readme_has_every_reason_why_an_entry_of_the_audit_is_lost() {
+    let told = README.lines().find(|line| line.starts_with("| `portcullis_audit_lost_total`")).unwrap();
+    let missing: Vec<_> = LOSSES.iter().filter(|word| !told.contains(&quoted(word))).collect();
+    assert!(missing.is_empty(), "{missing:?} are not in the row of `portcullis_audit_lost_total`");
 }
 
 #[test]

@@ -150,15 +150,31 @@ impl Setup {
 
     /// The same, with a folder that has been written.
     pub fn spawn_in(self, folder: tempfile::TempDir) -> Gateway {
+        let Self { environment, ports, open_files, program, .. } = self;
+        let launch = Launch { environment, open_files, program };
+        let (process, stdout, stderr) = launch.begin(folder.path());
+        Gateway { process, folder, ports, stdout, stderr, client: client(), launch }
+    }
+}
+
+/// How the process is started, once and again.
+struct Launch {
+    environment: BTreeMap<String, String>,
+    open_files: Option<u32>,
+    program: PathBuf,
+}
+
+impl Launch {
+    fn begin(&self, folder: &Path) -> (Child, Lines, Lines) {
         let mut command = self.command();
-        command.arg("run").arg("--config").arg(folder.path()).current_dir(folder.path()).env_clear();
+        command.arg("run").arg("--config").arg(folder).current_dir(folder).env_clear();
         command.envs(["PATH", "HOME"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         command.env("RUST_BACKTRACE", "1").envs(&self.environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let stdout = Lines::of(process.stdout.take().unwrap());
         let stderr = Lines::of(process.stderr.take().unwrap());
-        Gateway { process, folder, ports: self.ports, stdout, stderr, client: client() }
+        (process, stdout, stderr)
     }
 
     fn command(&self) -> Command {
@@ -248,6 +264,7 @@ pub struct Gateway {
     /// Talk: everything else.
     pub stderr: Lines,
     pub client: reqwest::Client,
+    launch: Launch,
 }
 
 /// An answer read to its end.
@@ -389,6 +406,12 @@ impl Gateway {
     /// Sends `TERM`, `HUP`, `QUIT`….
     pub fn signal(&self, name: &str) {
         send_signal(self.id(), name);
+    }
+
+    /// Kills it as a crash would, and starts it again in the same place. What it wrote before is gone.
+    pub async fn kill_and_start(&mut self) {
+        self.process.kill().await.unwrap();
+        (self.process, self.stdout, self.stderr) = self.launch.begin(self.folder.path());
     }
 
     /// How the gateway ended, waited for. What it wrote stays readable.

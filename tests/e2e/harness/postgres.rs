@@ -136,7 +136,28 @@ impl PrivateCluster {
         self.run("pg_ctl", &["stop", "-m", "immediate", "-w", "-s"]);
     }
 
-    /// Starts the server after [`Self::stop`], on the same port.
+    /// Ends every process of the server with SIGKILL.
+    pub fn kill(&self) {
+        let file = self.folder.path().join("data/postmaster.pid");
+        let server: u32 = fs::read_to_string(file).unwrap().lines().next().unwrap().parse().unwrap();
+        let is_child = |id: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            rest.split(' ').nth(1).and_then(|parent| parent.parse().ok()) == Some(server)
+        };
+        let ids =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let children: Vec<u32> = ids.filter(is_child).collect();
+        for id in [server].into_iter().chain(children) {
+            // One that has ended meanwhile needs no end.
+            let _ = Command::new("kill").args(["-KILL", &id.to_string()]).output();
+        }
+        while std::path::Path::new(&format!("/proc/{server}")).exists() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Starts the server after [`Self::stop`] or [`Self::kill`], on the same port.
     pub fn start_again(&self) {
         let port = self.port.number();
         let options = format!(

@@ -1,0 +1,380 @@
+//! Brings entries from the journal into the database, in their order, and keeps the table.
+//!
+//! Decides when rows count as written: once the database says so. What is sent again after a crash stays one row, because
+//! each has a number of its own. Never makes a call wait, and never lets one row that is refused hold up the others.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use tokio::{sync::watch, time::Instant};
+use tracing::{info, warn};
+
+use super::{
+    Settings, Told,
+    journal::Journal,
+    line::{Written, parse, whole_lines},
+    lost::{self, Trouble},
+    row::row,
+    spool::{self, Home, Segment},
+};
+use crate::store::{
+    Store,
+    audit::{AuditRow, Month, NotWritten, months},
+};
+
+/// Bytes of lines that are read at once; no line is longer.
+pub(super) const READ_AT_ONCE: usize = 1 << 20;
+/// Between two looks where there is nothing to ship.
+const LOOK: Duration = Duration::from_millis(200);
+/// Between two tries while the database is away: at first, and at most.
+const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
+/// A database that is away for longer is told of. One that is being migrated, or restarted, is not.
+const TOLERATED: Duration = Duration::from_secs(3);
+/// Between two looks for what other processes left behind.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
+/// Between two looks at partitions and old rows.
+const UPKEEP: Duration = Duration::from_secs(3600);
+/// The same where the last one failed.
+const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
+/// Months ahead that have their partition.
+const MONTHS_AHEAD: i32 = 2;
+/// Months back that get one: what claims to be older, or of the future, is not worth a table of its own.
+const MONTHS_BACK: i32 = 24;
+/// How long the end waits for what is in memory.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// Ships as long as the process runs.
+pub struct Shipper {
+    journal: Arc<Journal>,
+    told: watch::Receiver<Told>,
+    settings: Settings,
+    store: Option<Store>,
+    /// What processes left behind that are gone, oldest first.
+    left: VecDeque<(Home, VecDeque<Arc<Segment>>)>,
+    /// Months that have their partition, or cannot have one.
+    months: BTreeSet<Month>,
+    next_look: Instant,
+    next_upkeep: Instant,
+    away: Option<Away>,
+}
+
+/// A database that takes no rows.
+struct Away {
+    since: Instant,
+    retry: Duration,
+    is_told: bool,
+}
+
+/// Rows that are sent together, and where they come from.
+struct Batch {
+    written: Vec<Written>,
+    damaged: u64,
+    from: Source,
+}
+
+enum Source {
+    /// A file, and the place in it up to which they reach.
+    Segment(Arc<Segment>, u64),
+    /// Memory, where the disk is of no use.
+    Memory(Vec<Vec<u8>>),
+}
+
+impl Shipper {
+    pub(super) fn new(journal: Arc<Journal>, told: watch::Receiver<Told>) -> Self {
+        let (settings, now) = (told.borrow().settings.clone(), Instant::now());
+        Self {
+            journal,
+            told,
+            settings,
+            store: None,
+            left: VecDeque::new(),
+            months: BTreeSet::new(),
+            next_look: now,
+            next_upkeep: now,
+            away: None,
+        }
+    }
+
+    /// Runs until `is_ending` says so, and then as long as the database takes what there is.
+    pub async fn run(mut self, mut is_ending: watch::Receiver<bool>) {
+        self.told.mark_changed();
+        while !*is_ending.borrow() {
+            if self.told.has_changed().unwrap_or(false) {
+                self.take_settings();
+            }
+            let pause = match self.work().await {
+                Ok(true) => continue,
+                Ok(false) => LOOK,
+                Err(error) => self.note_away(&error),
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                changed = self.told.changed() => if changed.is_ok() { self.told.mark_changed() },
+                _ = is_ending.changed() => {}
+            }
+        }
+        let over = Instant::now() + LAST_LINES;
+        while !self.journal.has_ended() && Instant::now() < over {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        while matches!(self.ship().await, Ok(true)) {}
+    }
+
+    fn take_settings(&mut self) {
+        let told = self.told.borrow_and_update().clone();
+        self.settings = told.settings;
+        self.next_upkeep = Instant::now();
+        self.renew();
+    }
+
+    /// Connections of its own, made when they are needed.
+    fn renew(&mut self) {
+        if let Some(before) = self.store.take() {
+            tokio::spawn(async move { before.close().await });
+        }
+        self.months.clear();
+        // Where the settings make none, the keeper of grants says so.
+        self.store = Store::open(&self.told.borrow().store).ok();
+    }
+
+    /// Does what is to be done; whether there may be more of it.
+    async fn work(&mut self) -> anyhow::Result<bool> {
+        if !self.settings.is_on && self.journal.oldest().is_none_or(|segment| segment.is_shipped()) {
+            return Ok(false);
+        }
+        if Instant::now() >= self.next_look {
+            self.next_look = Instant::now() + LEFT_BEHIND;
+            self.look();
+        }
+        let kept = if Instant::now() >= self.next_upkeep { self.keep().await } else { Ok(()) };
+        let shipped = self.ship().await;
+        match (kept, shipped) {
+            (Ok(()), shipped) | (Err(_), shipped @ Err(_)) => shipped,
+            // Nothing else says how the database is.
+            (Err(error), Ok(false)) => Err(error),
+            (Err(error), Ok(true)) => {
+                self.next_upkeep = Instant::now() + UPKEEP_AGAIN;
+                warn!("audit: partitions and old rows cannot be seen to: {error:#}");
+                Ok(true)
+            }
+        }
+    }
+
+    /// Takes up what others left behind.
+    fn look(&mut self) {
+        let (journal, own) = (&self.journal, self.journal.instance());
+        // A folder that cannot be read is the journal's to tell of.
+        for (home, segments) in spool::take_up(journal.directory(), own.as_deref()).unwrap_or_default() {
+            if self.left.iter().any(|(known, _)| known.instance == home.instance) {
+                continue;
+            }
+            let mut lines = 0;
+            for segment in &segments {
+                lines += segment.waiting_lines().unwrap_or_default();
+                journal.bytes.fetch_add(segment.length.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            journal.metrics.audit_waiting_rows.add(i64::try_from(lines).unwrap_or(i64::MAX));
+            if lines > 0 {
+                info!("audit: {lines} entries of a process that is gone are taken up");
+            }
+            self.left.push_back((home, segments.into_iter().map(Arc::new).collect()));
+        }
+    }
+
+    /// Has partitions for the months ahead, and lets old rows go.
+    async fn keep(&mut self) -> anyhow::Result<()> {
+        // Until it is done.
+        self.next_upkeep = Instant::now() + RETRY[1];
+        let store = self.store.as_ref().context("there is no database")?;
+        let now = Month::of(micros_now()).unwrap_or_default();
+        let ahead: Vec<Month> = (0..=MONTHS_AHEAD).map(|months| now.plus(months)).collect();
+        let mut kept = store.prepare_audit(&ahead).await?;
+        self.months.extend(ahead);
+        if self.settings.retention_days > 0 {
+            let forgotten = store.forget_audit(self.settings.retention_days).await?;
+            kept.left.extend(forgotten.left);
+            (kept.dropped, kept.deleted) = (forgotten.dropped, forgotten.deleted);
+        }
+        if !kept.dropped.is_empty() || kept.deleted > 0 {
+            let days = self.settings.retention_days;
+            let (partitions, rows) = (kept.dropped.join("`, `"), kept.deleted);
+            info!(
+                "audit: rows older than {days} days are gone: partitions `{partitions}`, {rows} single rows"
+            );
+        }
+        for left in &kept.left {
+            warn!("audit: a partition of `api_analytics` could not be made or dropped: {left}");
+        }
+        self.next_upkeep = Instant::now() + UPKEEP;
+        self.note_back();
+        Ok(())
+    }
+
+    /// Ships one batch; whether there was one.
+    async fn ship(&mut self) -> anyhow::Result<bool> {
+        let Some(batch) = self.next() else {
+            self.journal.oldest_micros.store(0, Ordering::Relaxed);
+            return Ok(false);
+        };
+        if let Some(first) = batch.written.first() {
+            self.journal.oldest_micros.store(first.entry.at_micros, Ordering::Relaxed);
+        }
+        let wrote = self.write(&batch).await;
+        let Batch { written, damaged, from } = batch;
+        match (wrote, from) {
+            (Ok(refused), from) => {
+                let lines = written.len() as u64 + damaged;
+                self.journal.lose(Trouble::Damaged, damaged);
+                self.journal.lose(Trouble::Refused, refused);
+                self.journal.metrics.audit_written.inc_by(written.len() as u64 - refused);
+                self.journal.metrics.audit_waiting_rows.sub(i64::try_from(lines).unwrap_or(i64::MAX));
+                if let Source::Segment(segment, place) = from {
+                    segment.note_shipped(place);
+                    self.journal.finish(&segment);
+                }
+                self.note_back();
+                Ok(true)
+            }
+            (Err(error), Source::Memory(lines)) => {
+                self.journal.put_back(lines);
+                Err(error)
+            }
+            (Err(error), Source::Segment(..)) => Err(error),
+        }
+    }
+
+    /// What comes next: what others left, this process's files, and memory where the disk is of no use.
+    fn next(&mut self) -> Option<Batch> {
+        let most = self.store.as_ref()?.audit_batch();
+        while let Some((_, segments)) = self.left.front_mut() {
+            while let Some(segment) = segments.front() {
+                if let Some(batch) = read(segment, most) {
+                    return Some(batch);
+                }
+                // At its end, or torn there: what was being written when the process ended was never answered.
+                self.journal.bytes.fetch_sub(segment.length.load(Ordering::Relaxed), Ordering::Relaxed);
+                segment.remove();
+                segments.pop_front();
+            }
+            if let Some((home, _)) = self.left.pop_front() {
+                home.remove();
+            }
+        }
+        while let Some(segment) = self.journal.oldest() {
+            if let Some(batch) = read(&segment, most) {
+                return Some(batch);
+            }
+            self.journal.finish(&segment);
+            if self.journal.oldest().is_none_or(|next| Arc::ptr_eq(&next, &segment)) {
+                break;
+            }
+        }
+        self.journal.trouble()?;
+        let lines = self.journal.take_held(READ_AT_ONCE / 4);
+        if lines.is_empty() {
+            return None;
+        }
+        let written = lines.iter().filter_map(|line| parse(line.strip_suffix(b"\n")?)).collect();
+        Some(Batch { written, damaged: 0, from: Source::Memory(lines) })
+    }
+
+    /// Writes rows, those one by one that would hold up the others; how many were refused.
+    async fn write(&mut self, batch: &Batch) -> anyhow::Result<u64> {
+        let instance = match &batch.from {
+            Source::Segment(segment, _) => segment.instance.clone(),
+            Source::Memory(_) => self.journal.instance().unwrap_or_default(),
+        };
+        let rows: Vec<AuditRow<'_>> = batch.written.iter().map(|written| row(written, &instance)).collect();
+        self.prepare(&rows).await?;
+        let store = self.store.as_ref().context("there is no database")?;
+        let mut refused = Vec::new();
+        // From and to.
+        let mut ranges = vec![(0, rows.len())];
+        while let Some((from, to)) = ranges.pop().filter(|(from, to)| from < to) {
+            let range = from..to;
+            match store.write_audit(&rows[range.clone()]).await {
+                Ok(()) => {}
+                Err(NotWritten::Away(error)) => return Err(error),
+                Err(NotWritten::Refused(why)) if range.len() == 1 => refused.push((from, why)),
+                Err(NotWritten::Refused(_)) => {
+                    let middle = from + range.len() / 2;
+                    ranges.extend([(middle, to), (from, middle)]);
+                }
+            }
+        }
+        for (at, why) in &refused {
+            lost::keep_refused(self.journal.directory(), &rows[*at], why);
+        }
+        Ok(refused.len() as u64)
+    }
+
+    /// Has a partition for each month of these rows.
+    async fn prepare(&mut self, rows: &[AuditRow<'_>]) -> anyhow::Result<()> {
+        let now = Month::of(micros_now()).unwrap_or_default();
+        let is_likely = |month: &Month| (now.plus(-MONTHS_BACK)..=now.plus(MONTHS_AHEAD)).contains(month);
+        let mut wanted = months(rows.iter().map(|row| row.at_micros));
+        wanted.retain(|month| is_likely(month) && !self.months.contains(month));
+        if !wanted.is_empty() {
+            let store = self.store.as_ref().context("there is no database")?;
+            // One that cannot be made is told of with the upkeep: its rows go aside and are not held up.
+            store.prepare_audit(&wanted).await?;
+            self.months.extend(wanted);
+        }
+        Ok(())
+    }
+
+    /// Notes that the database takes nothing; how long to wait before the next try.
+    fn note_away(&mut self, error: &anyhow::Error) -> Duration {
+        self.renew();
+        let since = Instant::now();
+        let away = self.away.get_or_insert(Away { since, retry: RETRY[0], is_told: false });
+        if !away.is_told && away.since.elapsed() > TOLERATED {
+            away.is_told = true;
+            warn!("audit: rows wait in the spool, because the database does not take them: {error:#}");
+        }
+        let pause = away.retry;
+        away.retry = (away.retry * 2).min(RETRY[1]);
+        self.journal.is_shipping.store(false, Ordering::Relaxed);
+        self.journal.metrics.audit_database_up.set(0);
+        pause
+    }
+
+    fn note_back(&mut self) {
+        self.journal.is_shipping.store(true, Ordering::Relaxed);
+        self.journal.metrics.audit_database_up.set(1);
+        if let Some(Away { since, is_told: true, .. }) = self.away.take() {
+            let waiting = self.journal.metrics.audit_waiting_rows.get();
+            info!("audit: the database takes rows again after {:?}; {waiting} wait", since.elapsed());
+        }
+    }
+}
+
+/// The next rows of a segment; none where there is no further whole line.
+fn read(segment: &Arc<Segment>, most: usize) -> Option<Batch> {
+    let from = segment.shipped.load(Ordering::Relaxed);
+    let bytes = segment.read(READ_AT_ONCE).ok()?;
+    let (lines, whole) = whole_lines(&bytes);
+    let (mut written, mut damaged, mut size) = (Vec::new(), 0, 0);
+    for line in lines.take(most) {
+        size += line.len() + 1;
+        match parse(line) {
+            Some(one) => written.push(one),
+            None => damaged += 1,
+        }
+    }
+    if whole == 0 && bytes.len() == READ_AT_ONCE {
+        // No line is so long.
+        (damaged, size) = (1, bytes.len());
+    }
+    (size > 0).then(|| Batch { written, damaged, from: Source::Segment(segment.clone(), from + size as u64) })
+}
+
+/// Microseconds since 1970.
+pub(super) fn micros_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,147 @@
+//! The audit table in SQLite: one table, whose old rows are deleted a few at a time.
+//!
+//! Decides how it is written and read. What a row holds and which rows are old, `store::audit` says.
+
+use futures_util::TryStreamExt;
+use sqlx::Row as _;
+
+use super::{
+    super::{
+        audit::{AuditQuestion, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, texts},
+        text::Text,
+    },
+    Database,
+};
+
+/// A time in microseconds since 1970 as it stands in the table.
+macro_rules! time {
+    ($micros:literal) => {
+        concat!(
+            "strftime('%Y-%m-%dT%H:%M:%S', ",
+            $micros,
+            " / 1000000, 'unixepoch') || printf('.%06dZ', ",
+            $micros,
+            " % 1000000)"
+        )
+    };
+}
+
+/// `?1` is a JSON array.
+const WRITE: &str = concat!(
+    "INSERT INTO api_analytics (timestamp, user_email, method, endpoint, status_code, response_time_ms, user_agent, \
+        client_ip, entry_id, request_id, call, caller, directory, scheme, granted_by, tenant, route, rpc_method, server, \
+        tool, outcome, code, reason, gateway_ms, upstream_ms, request_bytes, response_bytes, retries, argument_digest, \
+        arguments, trace_id, instance) \
+    SELECT ",
+    time!("(value ->> 'at_micros')"),
+    ", value ->> 'user_email', value ->> 'method', value ->> 'endpoint', value ->> 'status_code', \
+        value ->> 'response_time_ms', value ->> 'user_agent', value ->> 'client_ip', value ->> 'entry_id', \
+        value ->> 'request_id', value ->> 'call', value ->> 'caller', value ->> 'directory', value ->> 'scheme', \
+        value ->> 'granted_by', value ->> 'tenant', value ->> 'route', value ->> 'rpc_method', value ->> 'server', \
+        value ->> 'tool', value ->> 'outcome', value ->> 'code', value ->> 'reason', value ->> 'gateway_ms', \
+        value ->> 'upstream_ms', value ->> 'request_bytes', value ->> 'response_bytes', value ->> 'retries', \
+        value ->> 'argument_digest', value ->> 'arguments', value ->> 'trace_id', value ->> 'instance' \
+    FROM json_each(?1) WHERE true \
+    ON CONFLICT (entry_id) DO NOTHING"
+);
+
+const DELETE: &str = "\
+    DELETE FROM api_analytics WHERE id IN (SELECT id FROM api_analytics \
+        WHERE timestamp < strftime('%Y-%m-%dT%H:%M:%S', 'now', '-' || ?1 || ' days') ORDER BY timestamp LIMIT ?2)";
+
+/// The columns as texts, in the order of `COLUMNS`.
+macro_rules! columns {
+    () => {
+        "CAST(timestamp AS text), CAST(user_email AS text), CAST(method AS text), CAST(endpoint AS text), \
+         CAST(status_code AS text), CAST(response_time_ms AS text), CAST(user_agent AS text), CAST(client_ip AS text), \
+         CAST(entry_id AS text), CAST(request_id AS text), CAST(call AS text), CAST(caller AS text), \
+         CAST(directory AS text), CAST(scheme AS text), CAST(granted_by AS text), CAST(tenant AS text), \
+         CAST(route AS text), CAST(rpc_method AS text), CAST(server AS text), CAST(tool AS text), CAST(outcome AS text), \
+         CAST(code AS text), CAST(reason AS text), CAST(gateway_ms AS text), CAST(upstream_ms AS text), \
+         CAST(request_bytes AS text), CAST(response_bytes AS text), CAST(retries AS text), \
+         CAST(argument_digest AS text), CAST(arguments AS text), CAST(trace_id AS text), CAST(instance AS text)"
+    };
+}
+
+/// What is asked for: `?1` to `?5` are `texts`, `?6` and `?7` times.
+macro_rules! asked {
+    () => {
+        concat!(
+            "FROM api_analytics WHERE (?1 IS NULL OR lower(coalesce(caller, user_email)) = ?1) \
+             AND (?2 IS NULL OR server = ?2) AND (?3 IS NULL OR tool = ?3) AND (?4 IS NULL OR outcome = ?4) \
+             AND (?5 IS NULL OR request_id = ?5) AND (?6 IS NULL OR timestamp >= ",
+            time!("?6"),
+            ") AND (?7 IS NULL OR timestamp < ",
+            time!("?7"),
+            ") "
+        )
+    };
+}
+
+const ALL: &str = concat!("SELECT ", columns!(), " ", asked!(), "AND ?8 IS NULL ORDER BY timestamp, id");
+const NEWEST: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM (SELECT * ",
+    asked!(),
+    "ORDER BY timestamp DESC, id DESC LIMIT ?8) ORDER BY timestamp, id"
+);
+
+impl Database {
+    pub(in crate::store) async fn write_audit(&self, json: &str) -> anyhow::Result<()> {
+        let (pool, _) = self.file.pool().await?;
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(WRITE).bind(json).execute(&mut *transaction).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// There are no partitions.
+    pub(in crate::store) async fn prepare_audit(&self, _months: &[Month]) -> anyhow::Result<Kept> {
+        Ok(Kept::default())
+    }
+
+    pub(in crate::store) async fn forget_audit(&self, days: u32) -> anyhow::Result<Kept> {
+        let mut kept = Kept::default();
+        loop {
+            let (pool, _) = self.file.pool().await?;
+            let deleting = sqlx::query(DELETE).bind(days).bind(DELETED_AT_ONCE).execute(&pool);
+            let rows = deleting.await?.rows_affected();
+            kept.deleted += rows;
+            if rows < DELETED_AT_ONCE as u64 {
+                return Ok(kept);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    pub(in crate::store) async fn read_audit(
+        &self,
+        question: &AuditQuestion,
+        sink: &mut RowSink<'_>,
+    ) -> anyhow::Result<()> {
+        let (pool, _) = self.file.pool().await?;
+        let statement = if question.most.is_some() { NEWEST } else { ALL };
+        let query = texts(question).into_iter().fold(sqlx::query(statement), |query, text| query.bind(text));
+        let query = query.bind(question.since).bind(question.until).bind(question.most.map(i64::from));
+        let mut rows = query.fetch(&pool);
+        while let Some(row) = rows.try_next().await? {
+            let text = |at| Ok(row.try_get::<Text, _>(at)?.readable());
+            let texts: Vec<Option<String>> = (0..COLUMNS.len()).map(text).collect::<sqlx::Result<_>>()?;
+            if !sink(&texts) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::store) async fn count_audit(&self, entries: &[String]) -> anyhow::Result<u64> {
+        let (pool, _) = self.file.pool().await?;
+        let count: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM api_analytics WHERE entry_id IN (SELECT value FROM json_each(?1))",
+        )
+        .bind(serde_json::to_string(entries)?)
+        .fetch_one(&pool)
+        .await?;
+        Ok(count.try_into().unwrap_or_default())
+    }
+}

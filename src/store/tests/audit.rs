@@ -1,0 +1,350 @@
+//! Facts about the audit table: rows that stay one, months that get their partition, old rows that go, and a table that an
+//! earlier gateway has made.
+
+use sqlx::Row as _;
+
+use super::*;
+use crate::store::audit::{AuditQuestion, AuditRow, COLUMNS, Month, NotWritten};
+
+/// 2026-11-30T23:59:59.999999Z.
+const LAST_OF_NOVEMBER: i64 = 1_796_083_199_999_999;
+const DAY: i64 = 86_400_000_000;
+
+/// What an earlier gateway has made, and what it writes.
+const EARLIER: &str = "
+    CREATE TABLE api_analytics (
+        id SERIAL PRIMARY KEY, timestamp TIMESTAMPTZ DEFAULT NOW(), user_email VARCHAR(255), method VARCHAR(10),
+        endpoint VARCHAR(512), status_code INT, response_time_ms INT, user_agent TEXT, client_ip VARCHAR(45));
+    CREATE INDEX idx_api_analytics_timestamp ON api_analytics (timestamp DESC);
+    CREATE INDEX idx_api_analytics_user ON api_analytics (user_email);
+    CREATE INDEX idx_api_analytics_endpoint ON api_analytics (endpoint);";
+const EARLIER_WRITES: &str = "
+    INSERT INTO api_analytics (user_email, method, endpoint, status_code, response_time_ms, user_agent, client_ip)
+    VALUES ('Old@Company.com', 'POST', '/github/search', 200, 12, 'agent', '10.0.0.1')";
+
+/// A row of this caller at this time, with an id of its own by its number.
+fn row(number: u32, at_micros: i64, caller: &'static str) -> AuditRow<'static> {
+    AuditRow {
+        at_micros,
+        user_email: Some(caller.into()),
+        method: "POST".into(),
+        endpoint: "/github/search".into(),
+        status_code: Some(200),
+        response_time_ms: 4,
+        user_agent: Some("ag\"ent'\\ \u{1f600}".into()),
+        client_ip: Some("::1".into()),
+        entry_id: format!("00000000-0000-7000-8000-{number:012}"),
+        request_id: format!("r{number}").into(),
+        call: 0,
+        caller: Some(caller.into()),
+        directory: None,
+        scheme: Some("session".into()),
+        granted_by: Some("group:G".into()),
+        tenant: None,
+        route: "call".into(),
+        rpc_method: None,
+        server: Some("github".into()),
+        tool: Some("search".into()),
+        outcome: "tool_answered".into(),
+        code: None,
+        reason: None,
+        gateway_ms: 1.5,
+        upstream_ms: 2.25,
+        request_bytes: i64::from(i32::MAX) + 1,
+        response_bytes: 3,
+        retries: 0,
+        argument_digest: Some("ab".into()),
+        arguments: None,
+        trace_id: None,
+        instance: "i".into(),
+    }
+}
+
+async fn write(store: &Store, rows: &[AuditRow<'_>]) {
+    store.write_audit(rows).await.unwrap();
+}
+
+/// The values of one column of the rows that are asked for, `-` where there is none.
+async fn column(store: &Store, question: AuditQuestion, name: &str) -> String {
+    let at = COLUMNS.iter().position(|(column, _)| *column == name).unwrap();
+    let mut found = Vec::new();
+    let mut sink = |row: &[Option<String>]| {
+        found.push(row[at].clone().unwrap_or_else(|| "-".to_owned()));
+        true
+    };
+    store.read_audit(&question, &mut sink).await.unwrap();
+    found.join(" ")
+}
+
+async fn count(scratch: &Scratch, table: &str) -> i64 {
+    let count = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+    sqlx::query(count).fetch_one(&mut scratch.psql().await).await.unwrap().get(0)
+}
+
+/// The partitions of the table, the default one aside.
+async fn partitions(scratch: &Scratch) -> String {
+    let names = "SELECT coalesce(string_agg(relname, ' ' ORDER BY relname), '') FROM pg_class \
+        WHERE relispartition AND relkind = 'r' AND relname LIKE 'api_analytics_y%'";
+    sqlx::query(names).fetch_one(&mut scratch.psql().await).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_row_written_again_stays_one_and_is_read_as_it_was_written() {
+    on_both(async |scratch| {
+        let store = scratch.store().await;
+        let rows = [row(1, LAST_OF_NOVEMBER, "a@x"), row(2, LAST_OF_NOVEMBER + 1, "b@x")];
+        write(&store, &rows[..1]).await;
+        write(&store, &rows).await;
+        write(&store, &rows).await;
+        let all = |name| column(&store, AuditQuestion::default(), name);
+        assert_eq!(all("request_id").await, "r1 r2");
+        assert_eq!(all("timestamp").await, "2026-11-30T23:59:59.999999Z 2026-12-01T00:00:00.000000Z");
+        for (name, text) in [
+            ("user_agent", "ag\"ent'\\ \u{1f600}"),
+            ("client_ip", "::1"),
+            ("gateway_ms", "1.5"),
+            ("upstream_ms", "2.25"),
+            ("request_bytes", "2147483648"),
+            ("granted_by", "group:G"),
+            ("code", "-"),
+            ("instance", "i"),
+            ("entry_id", "00000000-0000-7000-8000-000000000001"),
+            ("status_code", "200"),
+        ] {
+            let question = AuditQuestion { request: Some("r1".into()), ..AuditQuestion::default() };
+            assert_eq!(column(&store, question, name).await, text, "{name}");
+        }
+        assert_eq!(store.count_audit(&[rows[0].entry_id.clone(), row(9, 0, "c").entry_id]).await.unwrap(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rows_are_found_by_what_is_asked_the_newest_last() {
+    on_both(async |scratch| {
+        let store = scratch.store().await;
+        let mut rows = [1, 2, 3, 4].map(|number| row(number, i64::from(number) * 1_000_000, "Ann@X"));
+        rows[1].caller = Some("robot".into());
+        rows[1].user_email = None;
+        rows[2].server = Some("other".into());
+        rows[3].outcome = "refused".into();
+        rows[3].tool = None;
+        write(&store, &rows).await;
+        let asked = |question| column(&store, question, "request_id");
+        let any = AuditQuestion::default;
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(asked(any()).await, "r1 r2 r3 r4");
+        assert_eq!(asked(AuditQuestion { most: Some(2), ..any() }).await, "r3 r4");
+        assert_eq!(asked(AuditQuestion { who: some("ann@x"), ..any() }).await, "r1 r3 r4");
+        assert_eq!(asked(AuditQuestion { who: some("ROBOT"), ..any() }).await, "r2");
+        assert_eq!(
+            asked(AuditQuestion { server: some("github"), tool: some("search"), ..any() }).await,
+            "r1 r2"
+        );
+        assert_eq!(asked(AuditQuestion { outcome: some("refused"), ..any() }).await, "r4");
+        assert_eq!(
+            asked(AuditQuestion { since: Some(2_000_000), until: Some(4_000_000), ..any() }).await,
+            "r2 r3"
+        );
+        assert_eq!(asked(AuditQuestion { who: some("a' OR 1=1 --"), ..any() }).await, "");
+        let mut seen = 0;
+        let ends = &mut |_: &[Option<String>]| {
+            seen += 1;
+            false
+        };
+        store.read_audit(&any(), ends).await.unwrap();
+        assert_eq!(seen, 1, "whoever has had enough is sent no more");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_month_has_its_partition_and_takes_what_was_put_aside_for_want_of_it() {
+    on_postgres(async |scratch| {
+        let store = scratch.store().await;
+        let november = Month::of(LAST_OF_NOVEMBER).unwrap();
+        let kept = store.prepare_audit(&[november]).await.unwrap();
+        assert_eq!(kept.made, ["api_analytics_y2026m11"]);
+        assert_eq!(store.prepare_audit(&[november]).await.unwrap(), Default::default(), "made once");
+        // At the turn of the month, and at a time that nobody believes.
+        let turn = [row(1, LAST_OF_NOVEMBER, "a"), row(2, LAST_OF_NOVEMBER + 1, "a"), row(3, -DAY, "a")];
+        write(&store, &turn).await;
+        assert_eq!((count(&scratch, "api_analytics_y2026m11").await, count(&scratch, "api_analytics_default").await), (1, 2));
+        let kept = store.prepare_audit(&[november, november.plus(1)]).await.unwrap();
+        assert_eq!(kept.made, ["api_analytics_y2026m12"]);
+        assert_eq!((count(&scratch, "api_analytics_y2026m12").await, count(&scratch, "api_analytics_default").await), (1, 1));
+        write(&store, &turn).await;
+        assert_eq!(count(&scratch, "api_analytics").await, 3, "rows that moved are the same rows");
+        // The keys hold in partitions that were attached.
+        let keys = "SELECT count(*) FROM pg_index WHERE indrelid = 'api_analytics_y2026m12'::regclass AND indisunique";
+        let keys: i64 = sqlx::query(keys).fetch_one(&mut scratch.psql().await).await.unwrap().get(0);
+        assert_eq!(keys, 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn gateways_that_make_the_same_partitions_at_once_make_each_once() {
+    on_postgres(async |scratch| {
+        let months: Vec<Month> = (0..4).map(|more| Month::of(LAST_OF_NOVEMBER).unwrap().plus(more)).collect();
+        scratch.store().await;
+        let made = (0..4).map(|_| async {
+            let store = Store::open(&scratch.settings).unwrap();
+            let kept = store.prepare_audit(&months).await.unwrap();
+            assert_eq!(kept.left, [""; 0]);
+            kept.made.len()
+        });
+        let made: usize = futures_util::future::join_all(made).await.into_iter().sum();
+        assert_eq!(made, months.len());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn somebody_who_reads_the_table_for_long_holds_nothing_up() {
+    on_postgres(async |scratch| {
+        let store = scratch.store().await;
+        let mut reader = scratch.psql().await;
+        reader.execute("BEGIN; SELECT count(*) FROM api_analytics").await.unwrap();
+        let month = Month::of(LAST_OF_NOVEMBER).unwrap();
+        let kept = store.prepare_audit(&[month]).await.unwrap();
+        assert_eq!(kept.left.len(), 1, "the default partition is being read: {kept:?}");
+        write(&store, &[row(1, LAST_OF_NOVEMBER, "a")]).await;
+        reader.execute("COMMIT").await.unwrap();
+        assert_eq!(store.prepare_audit(&[month]).await.unwrap().made.len(), 1);
+        assert_eq!(count(&scratch, "api_analytics_y2026m11").await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn old_months_go_as_a_whole_and_what_lies_aside_row_by_row() {
+    on_postgres(async |scratch| {
+        let store = scratch.store().await;
+        let now: i64 = sqlx::query("SELECT (extract(epoch FROM now()) * 1000000)::bigint")
+            .fetch_one(&mut scratch.psql().await)
+            .await
+            .unwrap()
+            .get(0);
+        let month = Month::of(now).unwrap();
+        store.prepare_audit(&[Month::of(now - 140 * DAY).unwrap(), month.plus(-2), month]).await.unwrap();
+        write(&store, &[row(1, now - 140 * DAY, "a"), row(2, now, "a"), row(3, now - 400 * DAY, "a")]).await;
+        scratch.execute("INSERT INTO api_analytics (timestamp) SELECT now() - interval '400 days' FROM generate_series(1, 2500)").await;
+        let kept = store.forget_audit(100).await.unwrap();
+        assert_eq!((kept.dropped.len(), kept.deleted, kept.left.len()), (1, 2501, 0), "{kept:?}");
+        assert_eq!(column(&store, AuditQuestion::default(), "request_id").await.split(' ').next_back(), Some("r2"));
+        assert_eq!(count(&scratch, "api_analytics_default").await, 0);
+        assert_eq!(partitions(&scratch).await.split(' ').count(), 2);
+        assert_eq!(store.forget_audit(100).await.unwrap(), Default::default());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn in_sqlite_old_rows_go_and_young_ones_stay() {
+    on_sqlite(async |scratch| {
+        let store = scratch.store().await;
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as i64;
+        write(&store, &[row(1, now - 91 * DAY, "a"), row(2, now - 89 * DAY, "a"), row(3, now, "a")]).await;
+        assert_eq!(store.forget_audit(90).await.unwrap().deleted, 1);
+        assert_eq!(column(&store, AuditQuestion::default(), "request_id").await, "r2 r3");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_table_of_an_earlier_gateway_keeps_its_rows_and_serves_both() {
+    on_postgres(async |mut scratch| {
+        scratch.settings.schema = "mcp_proxy".into();
+        scratch
+            .execute(&format!(
+                "CREATE SCHEMA mcp_proxy; SET search_path = mcp_proxy; {EARLIER} {EARLIER_WRITES}"
+            ))
+            .await;
+        let store = scratch.store().await;
+        let write_as_earlier = format!("SET search_path = mcp_proxy; {EARLIER_WRITES}");
+        scratch.execute(&write_as_earlier).await;
+        let rows = [row(1, LAST_OF_NOVEMBER, "new@x")];
+        write(&store, &rows).await;
+        write(&store, &rows).await;
+        let by = |who: &str| AuditQuestion { who: Some(who.into()), ..AuditQuestion::default() };
+        assert_eq!(column(&store, by("old@company.com"), "response_time_ms").await, "12 12");
+        assert_eq!(column(&store, by("new@x"), "request_id").await, "r1");
+        assert_eq!(store.prepare_audit(&[Month::of(0).unwrap()]).await.unwrap(), Default::default());
+        // Its id ends after two billion rows.
+        scratch.execute("SELECT setval('mcp_proxy.api_analytics_id_seq', 2147483647)").await;
+        write(&store, &[row(2, LAST_OF_NOVEMBER, "new@x")]).await;
+        scratch.execute(&write_as_earlier).await;
+        assert_eq!(count(&scratch, "mcp_proxy.api_analytics WHERE id < 0").await, 2);
+        scratch
+            .execute("UPDATE mcp_proxy.api_analytics SET timestamp = now() - interval '91 days' WHERE id < 0")
+            .await;
+        assert_eq!(store.forget_audit(90).await.unwrap().deleted, 2);
+        assert_eq!(count(&scratch, "mcp_proxy.api_analytics").await, 3);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_gateway_writes_goes_into_a_table_of_ours() {
+    on_postgres(async |scratch| {
+        let store = scratch.store().await;
+        store.prepare_audit(&[Month::of(LAST_OF_NOVEMBER).unwrap()]).await.unwrap();
+        scratch.execute(EARLIER_WRITES).await;
+        scratch.execute(EARLIER_WRITES).await;
+        assert_eq!(
+            column(&store, AuditQuestion::default(), "user_email").await,
+            "Old@Company.com Old@Company.com"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_refused_is_told_apart_from_a_database_that_is_away() {
+    on_both(async |scratch| {
+        let store = scratch.store().await;
+        let refused = async |rows: &[AuditRow<'_>]| match store.write_audit(rows).await {
+            Err(NotWritten::Refused(_)) => true,
+            Err(NotWritten::Away(error)) => panic!("{error:#}"),
+            Ok(()) => false,
+        };
+        // A key of the operator's own.
+        scratch.execute("CREATE UNIQUE INDEX mine ON api_analytics (request_id, timestamp)").await;
+        let mut other = row(2, LAST_OF_NOVEMBER, "a");
+        other.request_id = "r1".into();
+        assert!(!refused(&[row(1, LAST_OF_NOVEMBER, "a")]).await);
+        assert!(refused(&[other, row(3, LAST_OF_NOVEMBER, "a")]).await, "a row that vanishes without a word");
+        assert_eq!(column(&store, AuditQuestion::default(), "request_id").await, "r1", "all or none");
+        scratch.execute("ALTER TABLE api_analytics RENAME TO elsewhere").await;
+        assert!(matches!(store.write_audit(&[row(4, 0, "a")]).await, Err(NotWritten::Away(_))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_does_not_own_the_table_writes_and_says_what_it_cannot_do() {
+    on_postgres(async |scratch| {
+        scratch.store().await;
+        scratch
+            .execute(
+                "DO $$ BEGIN CREATE ROLE portcullis_test_writer LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; \
+                 GRANT INSERT, SELECT, DELETE ON api_analytics TO portcullis_test_writer; \
+                 GRANT USAGE ON SEQUENCE api_analytics_id_seq TO portcullis_test_writer",
+            )
+            .await;
+        let DatabaseUrl::Postgres(url) = &scratch.settings.url else { unreachable!() };
+        let url = url.expose().replace("postgres://postgres@", "postgres://portcullis_test_writer@");
+        let settings = Settings { url: DatabaseUrl::Postgres(crate::names::Secret::new(url)), ..scratch.settings.clone() };
+        let store = Store::open(&settings).unwrap();
+        let kept = store.prepare_audit(&[Month::of(LAST_OF_NOVEMBER).unwrap()]).await.unwrap();
+        assert!(kept.made.is_empty() && kept.left[0].contains("does not own `api_analytics`"), "{kept:?}");
+        write(&store, &[row(1, LAST_OF_NOVEMBER, "a")]).await;
+        assert_eq!(count(&scratch, "api_analytics_default").await, 1);
+        store.forget_audit(1).await.unwrap();
+        store.close().await;
+        scratch.execute("DROP OWNED BY portcullis_test_writer").await;
+    })
+    .await;
+}
