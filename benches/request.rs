@@ -32,7 +32,7 @@ use portcullis::{
     },
     identity::{Face, Identity, Sources},
     names::{Email, SecretKey, ServerId},
-    record::{Recorder, access_log::AccessLog, audit::Audit, metrics::Metrics},
+    record::{Recorder, access_log::AccessLog, audit::Audit, metrics::Metrics, trace::Exporter},
     route, sample,
     snapshot::{self, Current, tools::Refresher},
     store::Store,
@@ -54,7 +54,11 @@ const BODY: &str = r#"{"text":"hello from a benchmark"}"#;
 /// The answer of a tool as far as the gateway looks at it.
 const ANSWER: usize = 1024;
 
-static READY: LazyLock<Configured> = LazyLock::new(ready);
+static READY: LazyLock<Configured> = LazyLock::new(|| ready(""));
+/// Traces every call, and none; to a collector that is away.
+static TRACED: LazyLock<Configured> = LazyLock::new(|| ready(&format!("{COLLECTOR}sample = 1\n")));
+static NOT_SAMPLED: LazyLock<Configured> = LazyLock::new(|| ready(&format!("{COLLECTOR}sample = 0\n")));
+const COLLECTOR: &str = "[traces]\nendpoint = \"http://127.0.0.1:9\"\n";
 
 /// The value of a future that has nothing to wait for.
 fn now<T>(future: impl Future<Output = T>) -> T {
@@ -62,13 +66,14 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A gateway that has read its grants, tools and addresses, and whose background tasks have been ended.
-fn ready() -> Configured {
+fn ready(traces: &str) -> Configured {
     app::install_crypto();
     let scratch = tempfile::tempdir().expect("a scratch folder");
     let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port");
     listener.set_nonblocking(true).expect("a listener that does not block");
     let address = listener.local_addr().expect("an address");
-    let config = settings(&format!("sqlite:{}", scratch.path().join("grants.db").display()), address);
+    let database = format!("sqlite:{}", scratch.path().join("grants.db").display());
+    let config = settings(&database, address, traces);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let current = Current::new(Catalog::new(config.servers.clone()), config.access.max_stale);
     let (refresher, wishes) = Refresher::new();
@@ -110,7 +115,7 @@ fn knows_everything(current: &Current, server: &ServerId) -> bool {
             .is_some_and(|server| !snapshot.addresses.of(server).is_empty())
 }
 
-fn settings(database: &str, sample: SocketAddr) -> Config {
+fn settings(database: &str, sample: SocketAddr, traces: &str) -> Config {
     let sample = format!("http://{sample}");
     let environment = Environment::from_pairs([
         ("DATABASE_URL", database),
@@ -118,8 +123,9 @@ fn settings(database: &str, sample: SocketAddr) -> Config {
         ("WEBUI_SECRET_KEY", SECRET),
     ]);
     // A limit that is counted and never reached.
-    let text = "[listen]\nhttp = \"127.0.0.1:8000\"\n[limits]\ncalls_per_caller = \"1000000/s\"\n";
-    let gateway = Named { name: "gateway.toml", text };
+    let text =
+        format!("[listen]\nhttp = \"127.0.0.1:8000\"\n[limits]\ncalls_per_caller = \"1000000/s\"\n{traces}");
+    let gateway = Named { name: "gateway.toml", text: &text };
     let servers = "[servers.sample]\nname = \"Sample\"\ntier = \"local\"\nurl = \"${SAMPLE_URL}\"\n";
     let servers = Named { name: "servers.toml", text: servers };
     config::from_texts(gateway, servers, &environment).expect("a good configuration")
@@ -131,6 +137,10 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
     let identity = Arc::new(Identity::new(&config.identity, Sources::default()));
     let access = Arc::new(Access::new(config.access.clone()));
     let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let (exporter, flush) = Exporter::new(metrics.clone());
+    // As long as the process: it is never told to end.
+    std::mem::forget(flush);
+    let tracer = exporter.tracer(config.record.traces.as_ref());
     Gateway {
         settings: config.gateway.clone(),
         catalog: current.load().catalog.clone(),
@@ -147,7 +157,7 @@ fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gate
         live: Arc::default(),
         leaving: Arc::new(Leaving::new(Duration::ZERO)),
         limiting: Limiting::new(config.limits.clone(), metrics.clone()),
-        recorder: Recorder { metrics, access_log, audit: Audit::default() },
+        recorder: Recorder { metrics, access_log, audit: Audit::default(), tracer },
     }
 }
 
@@ -217,7 +227,22 @@ fn request_filter_bad_path(bencher: Bencher) {
 /// Every phase of a granted call, from the arrival to its record (metrics; the access log is off).
 #[divan::bench(sample_size = 10)]
 fn all_phases_of_a_granted_call(bencher: Bencher) {
-    let gateway = &*READY;
+    all_phases(bencher, &READY);
+}
+
+/// The same while traces are on, of a call that is not taken: what others need to go on with the trace.
+#[divan::bench(sample_size = 10)]
+fn all_phases_of_a_call_that_is_not_sampled(bencher: Bencher) {
+    all_phases(bencher, &NOT_SAMPLED);
+}
+
+/// And of one that is, its notes handed over. The queue is full soon: making spans is another thread's work.
+#[divan::bench(sample_size = 10)]
+fn all_phases_of_a_traced_call(bencher: Bencher) {
+    all_phases(bencher, &TRACED);
+}
+
+fn all_phases(bencher: Bencher, gateway: &Configured) {
     let request = call("/sample/echo", &token(GRANTED, 0));
     let input = || {
         let mut answer = ResponseHeader::build(200, None).expect("a header");

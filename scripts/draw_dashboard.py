@@ -188,7 +188,7 @@ def draw_lines(axes, panel, since, until):
     else:
         axes.text(0.5, 0.5, "nothing", ha="center", va="center", color="grey", fontsize=7, transform=axes.transAxes)
     axes.set_xlim(datetime.fromtimestamp(since), datetime.fromtimestamp(until))
-    axes.set_ylim(0, 1.3 * max([value for _, points in lines for _, value in points] + [1e-9]))
+    axes.set_ylim(0, 1.3 * max([value for _, points in lines for _, value in points], default=1))
     axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
     axes.xaxis.set_major_locator(matplotlib.dates.MinuteLocator(interval=max(1, round((until - since) / 240))))
     axes.yaxis.set_major_formatter(lambda value, _: said(value, unit) if unit in ("percentunit", "s") else f"{value:g}")

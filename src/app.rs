@@ -21,6 +21,7 @@ mod sockets;
 mod stopping;
 mod tasks;
 mod upgrade;
+mod watchdog;
 
 use std::{
     ffi::OsString,
@@ -43,7 +44,9 @@ use tracing::{error, warn};
 use crate::{
     config::Config,
     gateway::{self, configured::Configured, guard::Guard, tls},
-    record::{Recorder, access_log::AccessLog, audit::Audit, levels::Levels, metrics::Metrics},
+    record::{
+        Recorder, access_log::AccessLog, audit::Audit, levels::Levels, metrics::Metrics, trace::Exporter,
+    },
 };
 
 pub use believed::{Opened as Asked, identity};
@@ -91,10 +94,13 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     count_panics(metrics.clone());
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
-    let (audit, shipping, flush) = Audit::begin(&config.audit, &config.store, metrics.clone())?;
+    let (audit, shipping, audited) = Audit::begin(&config.audit, &config.store, metrics.clone())?;
+    last_things.keep(audited);
+    let (exporter, flush) = Exporter::new(metrics.clone());
     last_things.keep(flush);
-    let recorder = Recorder { metrics: metrics.clone(), access_log, audit };
-    let (shared, built, wishes) = Shared::new(config, (recorder, levels.clone()), listeners.own_key.clone())?;
+    let recorder = Recorder { metrics: metrics.clone(), access_log, audit, tracer: None };
+    let told = (recorder, levels.clone(), exporter);
+    let (shared, built, wishes) = Shared::new(config, told, listeners.own_key.clone())?;
     let settings = built.config.gateway.clone();
 
     let conf = Arc::new(server_conf(&settings));
@@ -109,7 +115,7 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let stands = listeners.stands.clone();
     let told = (hang_up.clone(), command_line);
     let signals = listeners.signals(&configured, &shared, told, (&guard, &last_things));
-    listeners.add_to(&mut server, &settings, guard, &shared, (begin, &last_things));
+    listeners.add_to(&mut server, &settings, guard, &shared, (begin, &last_things))?;
     if let Some(shared) = shared.limiting.shared() {
         // A thread of its own: calls wait for it, and what the keeper does may take long.
         server.add_service(background_service("shared limits", counting::Counting(shared)));

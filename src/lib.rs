@@ -20,4 +20,5 @@ pub mod route;
 pub mod sample;
 pub mod snapshot;
 pub mod store;
+pub mod trace;
 pub mod upstream;

@@ -90,6 +90,35 @@ impl Route<'_> {
     }
 }
 
+/// The paths of the route that is called so, as one pattern; empty for none.
+pub fn template(label: &str) -> &'static str {
+    match label {
+        "servers" => "/servers",
+        "tools" => "/tools",
+        "tenants" => "/tenants",
+        "openapi" => "/openapi.json",
+        "health" => "/health",
+        "protected_resource" => PROTECTED_RESOURCE,
+        "authorization_server" => AUTHORIZATION_SERVER,
+        "openid_configuration" => OPENID_CONFIGURATION,
+        "oauth_authorize" => "/oauth/authorize",
+        "oauth_token" => "/oauth/token",
+        "oauth_register" => "/oauth/register",
+        "refresh" => "/refresh",
+        "server" => "/{server}",
+        "server_openapi" => "/{server}/openapi.json",
+        "meta_search_tools" => "/meta/search_tools",
+        "meta_describe_tools" => "/meta/describe_tools",
+        "meta_call_tool" => "/meta/call_tool",
+        "meta_stats" => "/meta/stats",
+        "call" => "/{server}/{tool}",
+        "legacy_call" => "/{server}_{tool}",
+        "mcp" => "/{server}/mcp",
+        "mcp_all" => "/mcp",
+        _ => "",
+    }
+}
+
 impl Page {
     /// The page's name in logs and metrics.
     pub const fn label(self) -> &'static str {
@@ -259,6 +288,40 @@ mod tests {
     #[track_caller]
     fn check(method: Method, path: &str, expected: Result<Route<'_>, Code>) {
         assert_eq!(resolve(&method, path).map_err(|refusal| refusal.code()), expected, "{method} {path}");
+    }
+
+    #[test]
+    fn every_route_that_can_be_asked_for_has_a_pattern_of_its_own() {
+        let asked = [
+            ("GET", "/servers"),
+            ("GET", "/tools"),
+            ("GET", "/tenants"),
+            ("GET", "/openapi.json"),
+            ("GET", "/health"),
+            ("GET", "/.well-known/oauth-protected-resource"),
+            ("GET", "/.well-known/oauth-authorization-server"),
+            ("GET", "/.well-known/openid-configuration"),
+            ("GET", "/oauth/authorize"),
+            ("POST", "/oauth/token"),
+            ("POST", "/oauth/register"),
+            ("POST", "/refresh"),
+            ("GET", "/{server}"),
+            ("GET", "/{server}/openapi.json"),
+            ("POST", "/meta/search_tools"),
+            ("POST", "/meta/describe_tools"),
+            ("POST", "/meta/call_tool"),
+            ("GET", "/meta/stats"),
+            ("POST", "/{server}/{tool}"),
+            ("POST", "/{server}_{tool}"),
+            ("POST", "/{server}/mcp"),
+            ("POST", "/mcp"),
+        ];
+        for (method, pattern) in asked {
+            let path = pattern.replace("{server}", "a").replace("{tool}", "b");
+            let route = resolve(&method.parse().unwrap(), &path).unwrap();
+            assert_eq!(template(route.label()), pattern);
+        }
+        assert_eq!(template(Route::Nothing.label()), "");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     identity::Identity,
     mcp::session::SessionKeys,
     names::SecretKey,
-    record::audit::refuse_unwritable,
+    record::{Recorder, audit::refuse_unwritable},
     snapshot::tools::Sources,
     store::Store,
 };
@@ -70,7 +70,10 @@ impl Built {
             live: shared.live.clone(),
             leaving: shared.leaving.clone(),
             limiting: shared.limiting.clone(),
-            recorder: shared.recorder.clone(),
+            recorder: Recorder {
+                tracer: shared.exporter.tracer(self.config.record.traces.as_ref()),
+                ..shared.recorder.clone()
+            },
             settings,
         }
     }

@@ -14,6 +14,7 @@ use pingora::{proxy::HttpProxy, server::ShutdownWatch, services::background::Bac
 use tokio::{net::TcpStream, sync::watch};
 use tracing::error;
 
+use super::watchdog::Pulse;
 use crate::gateway::{configured::Configured, guard::Guard, ops::OpsListener};
 
 /// How the process stands towards its listeners; later ones never go back.
@@ -54,6 +55,11 @@ impl Stands {
     pub async fn reached(&self, stand: Stand) {
         // The sender is ours, so there is one.
         drop(self.0.subscribe().wait_for(|now| *now >= stand).await);
+    }
+
+    /// How it stands.
+    pub fn now(&self) -> Stand {
+        *self.0.borrow()
     }
 }
 
@@ -111,6 +117,8 @@ pub struct Door<S> {
     pub closes: Stand,
     /// When those who are inside are told to leave.
     pub leaves: Stand,
+    /// Shows that it comes to its turn.
+    pub pulse: Arc<Pulse>,
 }
 
 #[async_trait]
@@ -139,7 +147,7 @@ impl<S: Serves> BackgroundService for Door<S> {
             }
         };
         tokio::select! {
-            () = async { tokio::join!(accept, tell); } => {}
+            () = async { tokio::join!(accept, tell, self.pulse.beat()); } => {}
             () = self.stands.reached(self.closes) => {}
         }
         leave.send_replace(true);
@@ -185,6 +193,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::app::watchdog::Watchdog;
 
     /// Counts whom it serves.
     #[derive(Default)]
@@ -210,6 +219,7 @@ mod tests {
             stands: stands.clone(),
             closes: Stand::Closed,
             leaves: Stand::Leaving,
+            pulse: Watchdog::of_process(&stands).pulse("listen.http", Stand::Closed),
         };
         stands.go(Stand::Open);
         let (_end, shutdown) = watch::channel(false);

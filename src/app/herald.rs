@@ -1,6 +1,7 @@
 //! Says when the gateway can be called: to the process it takes over from, to systemd, to the log.
 //!
-//! Decides when the listeners open: at once, or, where another process still answers, when this one can do as well.
+//! Decides when the listeners open: when grants are known, or soon without; or, where another process still answers, when
+//! this one can do as well.
 
 use std::{
     net::SocketAddr,
@@ -27,6 +28,9 @@ use crate::{record::metrics::Metrics, snapshot::Current};
 
 /// How long the listeners may take to answer after the start.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the first reading of grants may hold up a process that starts alone: clients wait in the kernel's queue
+/// meanwhile, which is better than a 503, but not for a database that is away.
+const GRANTS_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the first reading of tool lists may hold up a process that takes over: a server may be away.
 const LISTS_DEADLINE: Duration = Duration::from_secs(5);
 /// Time between two looks whether it is so far.
@@ -69,9 +73,13 @@ impl BackgroundService for Herald {
 impl Herald {
     async fn open(&self, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
         let relief = match predecessor {
-            None => None,
+            None => {
+                drop(tokio::time::timeout(GRANTS_DEADLINE, self.know_grants()).await);
+                None
+            }
             Some(predecessor) => {
-                self.come_to_know().await;
+                self.know_grants().await;
+                self.know_lists().await;
                 let before = predecessor.attempts;
                 let relief = predecessor.ask().await?;
                 // Here, because nobody can ask the other one any more; and on from what it counted.
@@ -96,12 +104,15 @@ impl Herald {
         Ok(())
     }
 
-    /// Returns when requests can be answered as well as by a process that has run for long: grants are known, and tool
-    /// lists where they can be had.
-    async fn come_to_know(&self) {
+    async fn know_grants(&self) {
         while !self.current.is_ready() {
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Returns when tool lists are read where they can be had, so that requests can be answered as well as by a process that
+    /// has run for long.
+    async fn know_lists(&self) {
         let all_read = async {
             while !self.has_read_all() {
                 tokio::time::sleep(LOOK).await;

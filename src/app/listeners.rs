@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
 };
 
+use anyhow::Context;
 use pingora::{proxy::HttpProxy, server::Server, services::background::background_service};
 use tokio::sync::Notify;
 
@@ -19,6 +20,7 @@ use super::{
     sockets::Inherited,
     stopping::StopSignals,
     upgrade::{Predecessor, Upgrade},
+    watchdog::Watchdog,
 };
 use crate::{
     gateway::{
@@ -88,7 +90,7 @@ impl Listeners {
         guard: Arc<PublicGuard>,
         shared: &Shared,
         (begin, last_things): (Option<Begin>, &LastThings),
-    ) {
+    ) -> anyhow::Result<()> {
         let Self { http, ops: private, stands, predecessor, .. } = self;
         let (recorder, current) = (shared.recorder.clone(), shared.current.clone());
         let is_listening = Arc::new(AtomicBool::new(false));
@@ -109,14 +111,18 @@ impl Listeners {
             levels: shared.levels.clone(),
             scraping: Mutex::new(()),
         });
+        let mut watchdog = Watchdog::of_process(&stands);
         let (leaves, closes) = (Stand::Leaving, Stand::Closed);
-        let public = Door { socket: http, host: guard, stands: stands.clone(), leaves, closes };
+        let pulse = watchdog.pulse("listen.http", closes);
+        let public = Door { socket: http, host: guard, stands: stands.clone(), leaves, closes, pulse };
         let (leaves, closes) = (Stand::HandedOver, Stand::HandedOver);
-        let private = Door { socket: private, host: Arc::new(ops), stands, leaves, closes };
+        let pulse = watchdog.pulse("listen.ops", closes);
+        let private = Door { socket: private, host: Arc::new(ops), stands, leaves, closes, pulse };
         let mut public = background_service("gateway", public);
         public.threads = Some(server.configuration.threads);
         server.add_service(background_service("herald", herald));
         server.add_service(public);
         server.add_service(background_service("ops", private));
+        watchdog.start().context("cannot start the watchdog's thread")
     }
 }

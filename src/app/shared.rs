@@ -20,7 +20,7 @@ use crate::{
         served::Desk,
     },
     names::SecretKey,
-    record::{Recorder, levels::Levels},
+    record::{Recorder, levels::Levels, trace::Exporter},
     snapshot::{
         Current,
         tools::{Refresher, Wish},
@@ -33,8 +33,11 @@ const DOCUMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// What requests and background tasks share.
 #[derive(Clone)]
 pub struct Shared {
+    /// Without a tracer: each configuration has one of its own.
     pub recorder: Recorder,
     pub levels: Levels,
+    /// Sends the spans of all of them.
+    pub exporter: Exporter,
     pub current: Arc<Current>,
     pub refresher: Refresher,
     pub documents: Documents,
@@ -54,7 +57,7 @@ impl Shared {
     /// As the first configuration has it, with what it decides by and the wishes that are made of the background.
     pub fn new(
         config: Config,
-        (recorder, levels): (Recorder, Levels),
+        (recorder, levels, exporter): (Recorder, Levels, Exporter),
         own_key: SecretKey,
     ) -> anyhow::Result<(Self, Built, mpsc::Receiver<Wish>)> {
         let (refresher, wishes) = Refresher::new();
@@ -70,6 +73,7 @@ impl Shared {
             limiting: Limiting::new(config.limits.clone(), recorder.metrics.clone()),
             recorder,
             levels,
+            exporter,
             current,
             refresher,
             documents: Documents::new(DOCUMENT_BYTES),

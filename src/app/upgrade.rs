@@ -100,7 +100,9 @@ impl Upgrade {
         command
             .env("LISTEN_FDS", passed.len().to_string())
             .env_remove("LISTEN_PID")
-            .env_remove("LISTEN_FDNAMES");
+            .env_remove("LISTEN_FDNAMES")
+            // It names this process, and the new one would take systemd's watchdog for somebody else's.
+            .env_remove("WATCHDOG_PID");
         let mappings =
             (FIRST_FD..).zip(passed).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
         command.fd_mappings(mappings.collect()).context("two sockets in one place")?;

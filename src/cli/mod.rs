@@ -8,12 +8,15 @@ mod check;
 mod dev;
 mod explain;
 mod grants;
+mod health;
 mod import;
 mod keys;
 mod logs;
+mod ops;
 mod sample;
 mod token;
 mod tools;
+mod upgrade;
 
 use std::{
     io::{self, Write},
@@ -54,6 +57,10 @@ enum Command {
         #[arg(long)]
         connect: bool,
     },
+    /// Say whether the gateway on this machine can be called.
+    Health(health::HealthArguments),
+    /// Have a running gateway hand over to the program and configuration in place now, and wait for it.
+    Upgrade(upgrade::UpgradeArguments),
     /// List the servers of the configuration.
     Servers,
     /// Say why somebody may use a server or tool, or what is missing.
@@ -136,6 +143,8 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
         Command::Run => run(place)?,
         Command::Dev(arguments) => dev::dev(&arguments)?,
         Command::Check { connect } => return check::check(place, connect),
+        Command::Health(arguments) => return health::health(place, &arguments),
+        Command::Upgrade(arguments) => upgrade::upgrade(place, &arguments)?,
         Command::Servers => servers(&place.load()?)?,
         Command::Explain(arguments) => return explain::explain(&place.load()?, &arguments),
         Command::Grant(arguments) => wait_for(grants::grant(place.load()?, arguments))?,

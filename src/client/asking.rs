@@ -24,13 +24,15 @@ use crate::{
         members::{self, Members},
         outgoing::{self, Protocol, Rewrite},
         told::Told,
+        traced,
     },
     refusal::{Code, Refusal},
+    trace::{Outgoing, Trace},
     upstream::{self, Destination, Way, breaker::Fault, native},
 };
 
 impl OwnedRewrite {
-    fn borrowed<'a>(&'a self, progress_token: Option<&'a str>) -> Rewrite<'a> {
+    fn borrowed<'a>(&'a self, progress_token: Option<&'a str>, trace: Option<&'a Outgoing>) -> Rewrite<'a> {
         Rewrite {
             name: self.name.as_deref(),
             uri: self.uri.as_deref(),
@@ -38,6 +40,7 @@ impl OwnedRewrite {
             reference: self.reference.as_deref(),
             cursor: self.cursor.as_deref(),
             request_state: self.request_state.as_deref(),
+            trace,
         }
     }
 }
@@ -57,7 +60,8 @@ pub(super) fn modern_message(
         log_level: ask.asker.log_level.as_deref().filter(|level| members::text(level).is_some()),
     };
     let token = id.to_string();
-    let rewrite = ask.rewrite.borrowed(ask.wants_progress.then_some(token.as_str()));
+    let trace = ask.trace.as_ref().map(|trace| trace.outgoing());
+    let rewrite = ask.rewrite.borrowed(ask.wants_progress.then_some(token.as_str()), trace.as_ref());
     let params = outgoing::params(ask.params.as_deref(), &rewrite, Some(&protocol));
     let mirrored = mirrored(version, &ask.method, ask.name.as_deref(), &ask.param_headers)?;
     Ok((outgoing::request(id, &ask.method, &params), mirrored))
@@ -66,7 +70,7 @@ pub(super) fn modern_message(
 impl Client {
     /// Asks a question. What comes back begins with the server's answer; only its head has been seen.
     pub async fn ask(&self, way: &Way, ask: Ask) -> Result<Replies, Refusal> {
-        let mut tries = Tries::new(way);
+        let mut tries = Tries::new(way).noted(ask.trace.as_ref(), Some(traced::method(&ask.method)));
         loop {
             let destination = tries.next().await?;
             match self.try_ask(way, &destination, &ask, !tries.is_renewed).await {
@@ -81,12 +85,17 @@ impl Client {
         &self,
         way: &Way,
         is_repeatable: bool,
+        trace: Option<&Arc<Trace>>,
         request: impl Fn(&Destination) -> Result<http::Request<bytes::Bytes>, Refusal>,
     ) -> Result<Delivered, Refusal> {
-        let mut tries = Tries::new(way);
+        let mut tries = Tries::new(way).noted(trace, None);
         loop {
             let destination = tries.next().await?;
-            let request = request(&destination)?;
+            let mut request = request(&destination)?;
+            if let Some(trace) = trace {
+                trace.outgoing().write(request.headers_mut());
+                request.extensions_mut().insert(trace.clone());
+            }
             match self.shared.wire.send(&upstream::peer::way_peer(way, &destination), request).await {
                 Ok(incoming)
                     if is_of_what_stands_in_front(incoming.status()) && tries.may_repeat(is_repeatable) =>
@@ -204,7 +213,7 @@ impl Client {
         let id = next_id();
         let (message, mirrored) = modern_message(id, ask, version)?;
         let limits = self.limits(way);
-        let incoming = outbox.post(message, &mirrored).await?;
+        let incoming = outbox.post_noted(message, &mirrored, ask.trace.as_ref()).await?;
         if incoming.status().is_success() {
             return Ok(Replies::modern(id, Reader::of(incoming, limits)?));
         }
@@ -229,7 +238,7 @@ impl Client {
         let heard = if session.can_be_asked { session.expect(id) } else { None };
         let message = legacy_message(id, ask);
         let mut cancel = Cancel::new(&outbox, id);
-        let incoming = match outbox.post(message, &[]).await {
+        let incoming = match outbox.post_noted(message, &[], ask.trace.as_ref()).await {
             Ok(incoming) => incoming,
             Err(failed) => {
                 let stopped = Stopped::from(failed);
@@ -271,7 +280,7 @@ impl Client {
         let ended = || native::unknown_session("the session's stream has ended");
         let heard = session.expect(id).ok_or_else(|| Stopped::Unsent(ended()))?;
         let mut cancel = Cancel::new(&outbox, id);
-        let incoming = match outbox.post(legacy_message(id, ask), &[]).await {
+        let incoming = match outbox.post_noted(legacy_message(id, ask), &[], ask.trace.as_ref()).await {
             Ok(incoming) => incoming,
             Err(failed) => {
                 let stopped = Stopped::from(failed);
@@ -297,7 +306,8 @@ impl Client {
 
 fn legacy_message(id: u64, ask: &Ask) -> String {
     let token = id.to_string();
-    let rewrite = ask.rewrite.borrowed(ask.wants_progress.then_some(token.as_str()));
+    let trace = ask.trace.as_ref().map(|trace| trace.outgoing());
+    let rewrite = ask.rewrite.borrowed(ask.wants_progress.then_some(token.as_str()), trace.as_ref());
     outgoing::request(id, &ask.method, &outgoing::params(ask.params.as_deref(), &rewrite, None))
 }
 

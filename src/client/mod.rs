@@ -23,7 +23,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-use crate::{dial::wire::Wire, names::ServerId, refusal::Refusal, upstream::Way};
+use crate::{dial::wire::Wire, names::ServerId, refusal::Refusal, trace::Trace, upstream::Way};
 use outbox::Outbox;
 use session::Pool;
 use spoken::Eras;
@@ -76,6 +76,8 @@ pub struct Ask {
     pub prefers_legacy: bool,
     /// Whether it does no harm twice: it only reads, or is idempotent.
     pub is_repeatable: bool,
+    /// The notes of the request it is asked for, where requests are traced.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// What is different in params for the server, in plain.

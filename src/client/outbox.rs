@@ -17,6 +17,7 @@ use crate::{
     dial::wire::{self, Failed, Incoming, Wire},
     mcp::{headers, is_modern},
     refusal::Refusal,
+    trace::Trace,
     upstream::{
         Destination, Way,
         breaker::Fault,
@@ -76,13 +77,26 @@ impl Outbox {
         message: String,
         more: &[(HeaderName, HeaderValue)],
     ) -> Result<Incoming, Failed> {
+        self.post_noted(message, more, None).await
+    }
+
+    /// Sends one message, as the present try of a request that may be traced.
+    pub(super) async fn post_noted(
+        &self,
+        message: String,
+        more: &[(HeaderName, HeaderValue)],
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Incoming, Failed> {
         let mut headers = self.headers("application/json, text/event-stream");
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONTENT_LENGTH, message.len().into());
         for (name, value) in more {
             headers.append(name, value.clone());
         }
-        self.send(Method::POST, headers, Bytes::from(message)).await
+        if let Some(trace) = trace {
+            trace.outgoing().write(&mut headers);
+        }
+        self.send(Method::POST, headers, Bytes::from(message), trace).await
     }
 
     /// Opens the server's own stream, or resumes one after an event.
@@ -92,13 +106,13 @@ impl Outbox {
             let value = HeaderValue::from_str(last_event).map_err(|_| unwritable("an event's id"))?;
             headers.insert(&headers::LAST_EVENT_ID, value);
         }
-        self.send(Method::GET, headers, Bytes::new()).await
+        self.send(Method::GET, headers, Bytes::new(), None).await
     }
 
     /// Ends the session, if the server lets us.
     pub(super) async fn delete(&self) {
         let headers = self.headers("application/json, text/event-stream");
-        if let Ok(incoming) = self.send(Method::DELETE, headers, Bytes::new()).await {
+        if let Ok(incoming) = self.send(Method::DELETE, headers, Bytes::new(), None).await {
             drain(incoming, self.patience()).await;
         }
     }
@@ -153,7 +167,13 @@ impl Outbox {
         headers
     }
 
-    async fn send(&self, method: Method, mut headers: HeaderMap, body: Bytes) -> Result<Incoming, Failed> {
+    async fn send(
+        &self,
+        method: Method,
+        mut headers: HeaderMap,
+        body: Bytes,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Incoming, Failed> {
         let authority = HeaderValue::from_str(&self.destination.peer.authority());
         headers.insert(header::HOST, authority.map_err(|_| unwritable("the peer's name"))?);
         if let Some(credential) = self.way.credential() {
@@ -166,6 +186,9 @@ impl Outbox {
         let request = http::Request::builder().method(method).uri(path).body(body);
         let mut request = request.map_err(|_| unwritable("the peer's path"))?;
         *request.headers_mut() = headers;
+        if let Some(trace) = trace {
+            request.extensions_mut().insert(trace.clone());
+        }
         let mut sent = self.wire.send(&way_peer(&self.way, &self.destination), request).await;
         if let Ok(incoming) = &sent {
             self.destination.health.tally().note_connection(incoming.is_reused());

@@ -34,7 +34,7 @@ impl Client {
             let path = format!("{}{path}", destination.peer.base_path);
             request(way, destination, Method::GET, &path, Bytes::new())
         };
-        self.deliver(way, true, request).await
+        self.deliver(way, true, None, request).await
     }
 
     async fn probe_rest(&self, way: &Way) -> Option<Fault> {
@@ -45,7 +45,7 @@ impl Client {
                     let path = format!("{}/{tool}", destination.peer.base_path);
                     request(way, destination, Method::POST, &path, Bytes::from(arguments.clone()))
                 };
-                self.deliver(way, true, request).await
+                self.deliver(way, true, None, request).await
             }
         };
         let mut incoming = match delivered {

@@ -29,6 +29,15 @@ impl Stopped {
         }
     }
 
+    /// The code of what the asker is told.
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Unsent(refusal) | Self::Unrun(refusal) | Self::Lost(refusal) | Self::Refused(refusal) => {
+                refusal.code()
+            }
+        }
+    }
+
     /// What it says of the peer; none where it did what it was asked.
     pub(super) fn fault(&self) -> Option<Fault> {
         match self {

@@ -3,12 +3,16 @@
 //! Decides that a question is sent a second time only when the first was not sent, was proved not to have run, or does
 //! no harm twice. Waits for a server that has just gone away as `upstream::course` does.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::stopped::Stopped;
 use crate::{
     dial::wire::Incoming,
     refusal::Refusal,
+    trace::Trace,
     upstream::{
         Destination, Way,
         breaker::Fault,
@@ -20,6 +24,8 @@ use crate::{
 /// Where a question is tried: one address after the other, and round again until a restarting server had time enough.
 pub(super) struct Tries<'a> {
     way: &'a Way,
+    /// Where the tries are noted, and as what.
+    trace: Option<(Arc<Trace>, Option<&'static str>)>,
     course: Course,
     tried: Tried,
     pick: Option<Pick>,
@@ -35,6 +41,7 @@ impl<'a> Tries<'a> {
         let tried = Tried::default();
         Self {
             way,
+            trace: None,
             course: way.course().clone(),
             tried,
             pick: None,
@@ -44,6 +51,11 @@ impl<'a> Tries<'a> {
         }
     }
 
+    /// Has each try noted, as one that asks by this method of MCP.
+    pub(super) fn noted(self, trace: Option<&Arc<Trace>>, asks: Option<&'static str>) -> Self {
+        Self { trace: trace.map(|trace| (trace.clone(), asks)), ..self }
+    }
+
     /// Where to try next; the last refusal when it has been tried enough.
     pub(super) async fn next(&mut self) -> Result<Destination, Refusal> {
         self.pick = None;
@@ -51,6 +63,11 @@ impl<'a> Tries<'a> {
             Ok(pick) => {
                 let destination = self.course.destination(pick.at).cloned();
                 self.pick = Some(pick);
+                if let Some((trace, asks)) = &self.trace
+                    && let Some(destination) = &destination
+                {
+                    trace.begin_try(&destination.peer.host, destination.address, *asks);
+                }
                 destination.ok_or_else(|| Refusal::internal("an address that is not there"))
             }
             Err(refusal) => Err(match self.refusal.take() {
@@ -76,6 +93,9 @@ impl<'a> Tries<'a> {
         if let Some(seat) = pick.as_mut().and_then(|pick| pick.seat.as_mut()) {
             // What each request showed of the peer was noted with it.
             seat.settle_trial(stopped.fault());
+        }
+        if let Some((trace, _)) = &self.trace {
+            trace.end_try(Some(stopped.code().as_str()));
         }
         match stopped {
             Stopped::Unsent(refusal) => {

@@ -12,7 +12,7 @@ use super::{
     problems::{Complaint, Places},
     reader::{Read, Reader},
     server_care::deadlines,
-    urls,
+    traces, urls,
 };
 use crate::{
     access, catalog,
@@ -74,7 +74,8 @@ pub(super) fn read(root: &mut Reader<'_>) -> Read<GatewayFile> {
     let limits = root.table("limits", |table| limits::read(table, services));
     let limits =
         limits.map_or_else(|reported| (Err(reported), Err(reported)), |(all, one)| (Ok(all), Ok(one)));
-    let record = root.table("log", log);
+    let traces = root.table("traces", traces::read);
+    let record = root.table("log", |table| log(table, traces));
     let database = store.as_ref().ok().map(|(store, _)| store.url.clone());
     let audit = root.table("audit", |table| audit::read(table, database.as_ref()));
     let is_watched = root.table("reload", |table| table.flag("watch", "true"));
@@ -227,7 +228,7 @@ fn tools(table: &mut Reader<'_>) -> Read<catalog::Settings> {
     Ok(catalog::Settings { refresh: refresh?, deadline: deadline?, max_bytes: max_bytes? })
 }
 
-fn log(table: &mut Reader<'_>) -> Read<record::Settings> {
+fn log(table: &mut Reader<'_>, traces: Read<Option<record::trace::Settings>>) -> Read<record::Settings> {
     let filter = table.parsed("filter", "info", log_filter);
     let access = table.flag("access", "true");
     let mut filter = filter?;
@@ -235,7 +236,7 @@ fn log(table: &mut Reader<'_>) -> Read<record::Settings> {
         // Of two directives for one target the later one holds.
         filter.push_str(",portcullis=debug");
     }
-    Ok(record::Settings { filter, is_access_log_on: access? })
+    Ok(record::Settings { filter, is_access_log_on: access?, traces: traces? })
 }
 
 fn log_filter(text: &str) -> Result<String, Complaint> {

@@ -22,6 +22,7 @@ mod server_care;
 mod server_credential;
 mod server_launch;
 mod servers_file;
+mod traces;
 mod urls;
 mod wording;
 mod written;

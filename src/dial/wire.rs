@@ -16,6 +16,8 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 
+use crate::trace::Trace;
+
 /// Idle connections kept, to all peers together.
 const POOL: usize = 1024;
 /// Longest wait for a peer to take more of a request, where the peer's options have none.
@@ -92,7 +94,12 @@ impl Wire {
     /// Writes a request whole and reads the head of its answer, both within the peer's own limits. The request has
     /// the path and query for a URI, and a body of known length.
     pub async fn send(&self, peer: &HttpPeer, request: http::Request<Bytes>) -> Result<Incoming, Failed> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        // Where whoever is waiting for the answer is traced.
+        let trace = parts.extensions.remove::<Arc<Trace>>();
+        if let Some(trace) = &trace {
+            trace.sends(&parts.method);
+        }
         let head = Box::new(RequestHeader::from(parts));
         let connected = self.0.get_http_session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| {
@@ -102,6 +109,9 @@ impl Wire {
                 _ => Failed { kind: Fault::Connect, ..failed },
             }
         })?;
+        if let Some(trace) = &trace {
+            trace.connected(is_reused);
+        }
         session.set_write_timeout(Some(peer.options.write_timeout.unwrap_or(WRITE)));
         // Without its head a request is none: nothing of its body has left.
         session.write_request_header(head).await.map_err(|error| match error.etype() {
@@ -127,6 +137,9 @@ impl Wire {
             at_end: None,
         };
         incoming.read_head(peer.options.read_timeout).await?;
+        if let Some(trace) = &trace {
+            trace.answered(incoming.status.as_u16());
+        }
         Ok(incoming)
     }
 }

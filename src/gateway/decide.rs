@@ -29,6 +29,7 @@ use crate::{
     refusal::{Code, Refusal},
     route::{self, Page, Route},
     snapshot::Snapshot,
+    trace::Leg,
     upstream::{self, Trip},
 };
 
@@ -128,6 +129,7 @@ impl Gateway {
         journey.record.server = Some(server.id.clone());
         let permit = self.access.authorize(caller, server, known)?;
         journey.record.permit(&permit);
+        journey.record.leave();
         Ok(permit)
     }
 
@@ -139,6 +141,7 @@ impl Gateway {
         sender: Option<IpAddr>,
         journey: &mut Journey,
     ) -> Result<Arc<Caller>, Refusal> {
+        journey.record.enter(Leg::Identify);
         self.limiting.refuse_overload()?;
         self.refuse_stranger(journey, request, face(route), sender)?;
         let caller = self.identity.identify(request, face(route), sender).await?;
@@ -151,6 +154,11 @@ impl Gateway {
         journey.record.caller = Some(caller.clone());
         // Before anything of the body is read: one caller's many that never end must not be everybody's overload.
         self.limiting.begin(&mut journey.held, &caller)?;
+        match route {
+            // Not about one server.
+            Route::Page(_) | Route::Aggregate => journey.record.leave(),
+            _ => journey.record.enter(Leg::Authorize),
+        }
         Ok(caller)
     }
 
@@ -163,12 +171,15 @@ impl Gateway {
         change_count: u64,
     ) -> Result<Step, Refusal> {
         refuse_disabled(permit.server())?;
+        journey.record.enter(Leg::Find);
         let tool = self.tool(&permit, tool).await?;
         journey.record.tool = Some(tool.name.clone());
         // Looked at before the body and counted after it, so that what is refused for its body costs nothing.
+        journey.record.enter(Leg::Limit);
         let calls = [(tool.name.as_str(), 1)];
         self.foresee_calls(&permit, &calls)?;
         if permit.server().dialect.is_mcp() {
+            journey.record.enter(Leg::Body);
             let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
             let arguments = translated::arguments(&body, !tool.takes_arguments_key)?;
             journey.note_call(permit.server(), tool.name.as_str(), Some(arguments.as_bytes()));
@@ -176,7 +187,9 @@ impl Gateway {
             let calling = self.call_mcp(session, journey, (permit, tool), arguments, change_count);
             return Box::pin(calling).await;
         }
+        journey.record.enter(Leg::Plan);
         let trip = upstream::plan(permit, tool.clone(), &self.current.load().addresses)?;
+        journey.record.enter(Leg::Body);
         let mut body =
             Outbound::begin(session, !tool.takes_arguments_key, Bounds::of(&self.settings)).await?;
         if journey.record.wants_entry() {
@@ -245,6 +258,8 @@ impl Gateway {
                 | Page::OAuthRegister),
             ) => return Ok(Door::SignIn(page)),
             Route::Page(page) if endpoints::audience(page) == Audience::Anyone => {
+                // Balancers ask every few seconds.
+                journey.record.forget_own_trace();
                 return endpoints::public_answer(page).map(Door::Answered);
             }
             _ => {}
@@ -268,6 +283,7 @@ impl Gateway {
         {
             journey.record.request_id = id;
         }
+        journey.record.begin_trace(&request.headers);
         arrival.sender
     }
 

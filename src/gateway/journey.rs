@@ -22,6 +22,7 @@ use crate::{
     catalog::server::Tier,
     record::{Outcome, Record},
     refusal::Refusal,
+    trace::Trace,
     upstream::{Trip, breaker::Fault, mcpo},
 };
 
@@ -58,6 +59,8 @@ pub struct Underway {
     pub live: LiveTrip,
     /// What the peer's answer shows.
     pub answer: AnswerSeen,
+    /// The notes for those who follow the request, where requests are traced.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// What a trip carries.
@@ -203,9 +206,8 @@ impl Journey {
     /// The request leaves for its peer.
     pub fn depart(&mut self, trip: Trip, cargo: Cargo, live: LiveTrip) {
         self.record.depart();
-        let answer = AnswerSeen::default();
-        self.stage =
-            Stage::Underway(Box::new(Underway { trip, cargo, tries: Tries::default(), live, answer }));
+        let (tries, answer, trace) = (Tries::default(), AnswerSeen::default(), self.record.trace.clone());
+        self.stage = Stage::Underway(Box::new(Underway { trip, cargo, tries, live, answer, trace }));
     }
 
     /// The gateway begins to answer itself, under this permit where it needs one.
@@ -229,6 +231,9 @@ impl Journey {
         self.record.status = status;
         let Stage::Underway(underway) = &mut self.stage else { return Ok(()) };
         underway.answer.status = status;
+        if let Some(trace) = &underway.trace {
+            trace.answered(status);
+        }
         let is_news = is_stream && !underway.answer.is_stream;
         underway.answer.is_stream |= is_stream;
         underway.tries.note_head(&underway.trip, &underway.answer);

@@ -24,6 +24,7 @@ pub mod live;
 pub mod native;
 pub mod ops;
 mod origin;
+mod phase;
 mod proxy_protocol;
 mod reply;
 mod resource;
@@ -38,6 +39,7 @@ mod taking;
 mod tests;
 pub mod tls;
 pub mod told_address;
+mod traced;
 mod translated;
 mod tries;
 
@@ -47,7 +49,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use pingora::{
-    Error, ErrorType,
+    Error,
     http::{RequestHeader, ResponseHeader},
     modules::http::HttpModules,
     protocols::Digest,
@@ -74,6 +76,7 @@ use leaving::Leaving;
 use limiting::Limiting;
 use line::Line;
 use live::LiveTrips;
+use phase::{caught, has_begun, no_end, no_trip, refused};
 use served::Desk;
 pub use settings::Settings;
 use sign_in::SignIn;
@@ -177,8 +180,9 @@ impl ProxyHttp for Configured {
         journey: &mut Journey,
     ) -> pingora::Result<Box<HttpPeer>> {
         let body_timeout = journey.gateway.settings.body_timeout;
-        let Underway { trip, tries, .. } = journey.underway().ok_or_else(no_trip)?;
-        tries.next(trip).await.map_err(refused)?;
+        let underway = journey.underway().ok_or_else(no_trip)?;
+        underway.next().await.map_err(refused)?;
+        let Underway { trip, tries, .. } = underway;
         let destination = tries.destination(trip).ok_or_else(no_trip)?;
         caught(|| Ok(Box::new(tries::patient(http_peer(trip, destination), body_timeout))))
     }
@@ -193,6 +197,9 @@ impl ProxyHttp for Configured {
         journey: &mut Journey,
     ) -> pingora::Result<()> {
         journey.note_connected(is_reused);
+        if let Some(trace) = &journey.record.trace {
+            trace.connected(is_reused);
+        }
         Ok(())
     }
 
@@ -233,12 +240,12 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         caught(|| {
             let request_id = journey.record.request_id.clone();
-            let Underway { trip, cargo, tries, .. } = journey.underway().ok_or_else(no_trip)?;
+            let Underway { trip, cargo, tries, trace, .. } = journey.underway().ok_or_else(no_trip)?;
             let destination = tries.destination(trip).ok_or_else(no_trip)?;
             cargo.restart();
             let (client, version) = (session.req_header(), request.version);
             *request = hygiene::request_to_peer(client, trip, destination, cargo, &request_id, version)?;
-            Ok(())
+            traced::write(trace.as_deref(), request)
         })
     }
 
@@ -251,14 +258,16 @@ impl ProxyHttp for Configured {
     ) -> pingora::Result<()> {
         let gateway = journey.gateway.clone();
         let judged = caught(|| {
-            let Underway { trip, cargo, tries, .. } = journey.underway().ok_or_else(no_trip)?;
+            let underway = journey.underway().ok_or_else(no_trip)?;
+            let Underway { cargo, tries, .. } = underway;
             tries.note_sent();
             let mut is_judged = false;
             if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
                 exchange.renew(gateway.permit_now(exchange.permit()).map_err(refused)?);
                 is_judged = true;
             }
-            cargo.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
+            underway.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
+            let Underway { trip, cargo, tries, .. } = underway;
             if is_end {
                 tries.note_whole();
                 if cargo.exchange().is_none() {
@@ -380,28 +389,4 @@ impl ProxyHttp for Configured {
             journey.leave(&line);
         }
     }
-}
-
-/// A phase whose panic becomes a refusal: by itself the framework would hang up without a word.
-fn caught<T>(phase: impl FnOnce() -> pingora::Result<T>) -> pingora::Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(phase))
-        .unwrap_or_else(|_panic| Err(refused(Refusal::internal("a panic in a phase; the log has its place"))))
-}
-
-/// Whether the head of an answer has been written.
-fn has_begun(session: &Session) -> bool {
-    session.response_written().is_some_and(|written| !written.status.is_informational())
-}
-
-fn no_end() -> Box<Error> {
-    refused(Refusal::internal("a panic while answering; the log has its place"))
-}
-
-fn no_trip() -> Box<Error> {
-    refused(Refusal::internal("a phase of a trip without a trip"))
-}
-
-/// A refusal in Pingora's clothes, for phases that can only fail.
-fn refused(refusal: Refusal) -> Box<Error> {
-    Error::because(ErrorType::Custom("refused"), "", refusal)
 }

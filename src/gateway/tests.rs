@@ -80,7 +80,12 @@ fn gateway() -> Configured {
         session_keys: settings().mcp.keys(&crate::names::SecretKey::random().unwrap()),
         live: Arc::default(),
         leaving: Arc::new(Leaving::new(Duration::ZERO)),
-        recorder: Recorder { metrics, access_log: AccessLog::new(false).0, audit: Audit::default() },
+        recorder: Recorder {
+            metrics,
+            access_log: AccessLog::new(false).0,
+            audit: Audit::default(),
+            tracer: None,
+        },
     })
 }
 

@@ -32,6 +32,7 @@ use crate::{
     record::Outcome,
     refusal::{Code, Refusal},
     snapshot::Snapshot,
+    trace::Leg,
     upstream::{
         self, Wanted,
         arguments::{Peek, Whole},
@@ -101,8 +102,10 @@ impl Gateway {
             asker: Asker::default(),
             param_headers: tool.param_headers.values(arguments),
             is_repeatable: permit.server().may_repeat(&tool),
+            trace: journey.record.trace.clone(),
             ..Ask::default()
         };
+        journey.record.enter(Leg::Plan);
         let live = self.begin_live(&permit, Use::Tool(tool.name.clone()), change_count)?;
         let trip = upstream::plan_ask(permit, Wanted::Tool(tool), &self.current.load().addresses)?;
         journey.serve(Some(live));

@@ -138,6 +138,7 @@ impl Tries {
 impl Underway {
     /// There is no connection, and so nothing was sent: the next address may be tried, whatever the method.
     pub fn not_connected(&mut self, mut error: Box<Error>) -> Box<Error> {
+        self.note_failed_try(&error);
         self.tries.settle(Some(Fault::Unreached));
         let goes_on = self.trip.course().may_go_on(self.tries.tried, self.trip.patience());
         if goes_on {
@@ -149,6 +150,7 @@ impl Underway {
 
     /// The exchange broke off: notes what that says of the peer, and decides whether there is another try.
     pub fn broke_off(&mut self, session: &Session, mut error: Box<Error>) -> Box<Error> {
+        self.note_failed_try(&error);
         let fault = fault_of(&error);
         if let Some(fault) = fault {
             self.tries.settle(Some(fault));

@@ -22,6 +22,7 @@ pub mod splice;
 pub mod sse;
 pub mod told;
 pub mod tool_list;
+pub mod traced;
 pub mod uri;
 
 /// An answer of a server that nobody gets, because it might show what it must not or says nothing that can be passed

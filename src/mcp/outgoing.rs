@@ -4,10 +4,11 @@
 //! what is asked, or of whom.
 
 use super::{
-    members::Members,
+    members::{self, Members},
     question::META_PREFIX,
     splice::{Splice, quoted},
 };
+use crate::trace::{Outgoing, baggage};
 
 /// What is to stand in the place of a client's own words.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +25,8 @@ pub struct Rewrite<'a> {
     pub cursor: Option<&'a str>,
     /// What the server gave to bring back, as JSON.
     pub request_state: Option<&'a str>,
+    /// What is said of the trace, instead of what the client said.
+    pub trace: Option<&'a Outgoing>,
 }
 
 /// What a modern request says of itself. The last three are JSON.
@@ -68,7 +71,8 @@ pub fn params(client: Option<&str>, rewrite: &Rewrite<'_>, protocol: Option<&Pro
         // What is no object is not one to put anything in.
         Some((_, None)) | None => {
             is_meta_dropped = true;
-            let own = own(rewrite.progress_token, protocol);
+            let mut own = own(rewrite.progress_token, protocol);
+            own.extend(rewrite.trace.into_iter().flat_map(|trace| traced(trace, None)));
             if !own.is_empty() {
                 added.push(format!(r#""_meta":{{{}}}"#, own.join(",")));
             }
@@ -92,12 +96,28 @@ fn write_meta<'a>(
     if let Some((value, token)) = replaced {
         splice.replace(value, token.to_owned());
     }
-    let added = own(rewrite.progress_token.filter(|_| replaced.is_none()), protocol);
+    let mut added = own(rewrite.progress_token.filter(|_| replaced.is_none()), protocol);
+    let said = meta.get("baggage").filter(|said| is_baggage(said));
+    added.extend(rewrite.trace.into_iter().flat_map(|trace| traced(trace, said)));
     let is_dropped = |name: &str| match name {
         "progressToken" => replaced.is_none(),
+        "traceparent" | "tracestate" => rewrite.trace.is_some(),
+        "baggage" => rewrite.trace.is_some() && said.is_none(),
         name => name.strip_prefix(META_PREFIX).is_some_and(|name| OWN.contains(&name)),
     };
     splice.remake(meta, is_dropped, &added);
+}
+
+/// The members of `_meta` that say which trace a request is in (SEP-414). The client's own baggage stays.
+fn traced(trace: &Outgoing, own_baggage: Option<&str>) -> impl Iterator<Item = String> {
+    let baggage = trace.baggage.as_deref().filter(|_| own_baggage.is_none());
+    let said =
+        [("traceparent", Some(&*trace.parent)), ("tracestate", trace.state.as_deref()), ("baggage", baggage)];
+    said.into_iter().filter_map(|(key, value)| Some(member(key, &quoted(value?))))
+}
+
+fn is_baggage(raw: &str) -> bool {
+    members::text(raw).is_some_and(|text| baggage(text.as_bytes()).is_some())
 }
 
 /// What a modern request says of itself, behind [`META_PREFIX`].
@@ -263,6 +283,34 @@ mod tests {
         assert_eq!(params(Some("[1]"), &Rewrite::default(), None), "{}");
         let list = Rewrite { cursor: Some("\"c"), uri: Some("a:b"), ..Rewrite::default() };
         check("{}", list, None, r#"{"uri":"a:b","cursor":"\"c"}"#);
+    }
+
+    #[test]
+    fn the_trace_is_told_in_place_of_what_the_client_said_of_it() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = crate::trace::Context::parse(parent.as_bytes()).unwrap().trace;
+        let outgoing = |state: Option<&str>, baggage: Option<&str>| Outgoing {
+            parent: parent.to_owned(),
+            trace,
+            state: state.map(str::to_owned),
+            baggage: baggage.map(str::to_owned),
+        };
+        let (plain, full) = (outgoing(None, None), outgoing(Some("a=1"), Some("k=v")));
+        let rewrite = |trace| Rewrite { trace: Some(trace), ..Rewrite::default() };
+        let said = r#"{"_meta":{"traceparent":"garbage","x":1,"tracestate":"a=1","baggage":"own=1"}}"#;
+        let told = format!(r#""traceparent":"{parent}""#);
+        check(said, rewrite(&plain), None, &format!(r#"{{"_meta":{{{told},"x":1,"baggage":"own=1"}}}}"#));
+        let told_all = format!(r#"{told},"tracestate":"a=1","baggage":"k=v""#);
+        check("{}", rewrite(&full), None, &format!(r#"{{"_meta":{{{told_all}}}}}"#));
+        check(r#"{"_meta":{"baggage":7}}"#, rewrite(&full), None, &format!(r#"{{"_meta":{{{told_all}}}}}"#));
+        check(
+            r#"{"_meta":{"baggage":"mal formed"}}"#,
+            rewrite(&plain),
+            None,
+            &format!(r#"{{"_meta":{{{told}}}}}"#),
+        );
+        // Where nothing is traced, what the client said travels as it is.
+        check(said, Rewrite::default(), None, said);
     }
 
     #[test]

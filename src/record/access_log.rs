@@ -58,6 +58,8 @@ struct Line<'a> {
     scheme: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<std::net::IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
     gateway_millis: f64,
     upstream_millis: f64,
     sent_bytes: u64,
@@ -118,6 +120,7 @@ impl AccessLog {
             tool: record.listed_tool().map(|name| name.as_str()),
             scheme: record.scheme,
             client: record.client,
+            trace_id: record.trace_id().map(|id| id.to_string()),
             gateway_millis: millis(timing.gateway()),
             upstream_millis: millis(timing.upstream),
             sent_bytes: record.sent_bytes,

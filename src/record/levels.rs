@@ -143,7 +143,7 @@ mod tests {
     use tracing_appender::non_blocking::NonBlocking;
 
     fn settings(filter: &str) -> Settings {
-        Settings { filter: filter.to_owned(), is_access_log_on: true }
+        Settings { filter: filter.to_owned(), is_access_log_on: true, traces: None }
     }
 
     #[test]

@@ -224,6 +224,12 @@ metrics! {
         "portcullis_access_log_dropped_lines_total", "Access-log lines dropped because their reader was too slow.");
     log_dropped: IntCounter = IntCounter::new(
         "portcullis_log_dropped_lines_total", "Diagnostic lines dropped for the same reason.");
+    trace_spans_exported: IntCounter = IntCounter::new(
+        "portcullis_trace_spans_exported_total", "Spans that the collector took.");
+    trace_spans_failed: IntCounter = IntCounter::new(
+        "portcullis_trace_spans_failed_total", "Spans that the collector did not take, however often they were sent.");
+    trace_spans_dropped: IntCounter = IntCounter::new(
+        "portcullis_trace_spans_dropped_total", "Spans that were never sent, because too many waited for the collector.");
     audit_waiting_rows: IntGauge = IntGauge::new(
         "portcullis_audit_waiting_rows", "Entries of the audit that the database does not have yet.");
     audit_oldest_seconds: IntGauge = IntGauge::new(

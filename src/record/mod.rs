@@ -11,6 +11,7 @@ pub mod entry;
 pub mod levels;
 pub mod metrics;
 mod sealing;
+pub mod trace;
 
 use std::{
     net::IpAddr,
@@ -25,6 +26,7 @@ use crate::{
     identity::Caller,
     names::{GroupName, RequestId, ServerId, ToolName},
     refusal::{Code, Refusal},
+    trace::Trace,
 };
 use access_log::AccessLog;
 use arguments::Arguments;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub filter: String,
     /// Whether each request writes one JSON line to stdout.
     pub is_access_log_on: bool,
+    /// Where spans go; none: nothing is traced.
+    pub traces: Option<trace::Settings>,
 }
 
 /// How a request ended.
@@ -98,6 +102,8 @@ pub struct Recorder {
     pub access_log: AccessLog,
     /// Where every call's entry of the audit goes.
     pub audit: Audit,
+    /// What takes the notes of traced requests, where any are.
+    pub tracer: Option<Arc<trace::Tracer>>,
 }
 
 /// A refusal, as it is written down.
@@ -147,6 +153,8 @@ pub struct Record {
     pub sent_bytes: u64,
     /// Tries made to reach a peer beyond the first.
     pub retries: u32,
+    /// The notes for those who follow it, where requests are traced.
+    pub trace: Option<Arc<Trace>>,
     refusal: Option<Refused>,
     outcome: Outcome,
     upstream: Duration,
@@ -189,6 +197,7 @@ impl Record {
             received_bytes: 0,
             sent_bytes: 0,
             retries: 0,
+            trace: None,
             refusal: None,
             outcome: Outcome::Lost,
             upstream: Duration::ZERO,
@@ -207,6 +216,7 @@ impl Record {
     /// Notes that the request leaves for its peer now.
     pub fn depart(&mut self) {
         self.departed.get_or_insert_with(Instant::now);
+        self.leave();
     }
 
     /// Notes that the peer has said its last word for this request.
@@ -280,6 +290,7 @@ impl Record {
         self.recorder.metrics.requests_in_flight.dec();
         self.recorder.metrics.observe(self, timing);
         self.recorder.access_log.write(self, timing);
+        self.hand_over_trace(timing);
     }
 }
 

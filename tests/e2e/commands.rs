@@ -397,3 +397,25 @@ async fn explain_and_token_ask_open_webuis_tables() {
     assert!(explained.stdout.contains("not active in Open WebUI"), "{explained:?}");
     assert_eq!(explained.code, 1, "a user whose tokens are refused can reach nothing: {explained:?}");
 }
+
+#[tokio::test]
+async fn health_says_what_a_load_balancer_hears() {
+    let peer = FakePeer::start().await;
+    let grants = Grants::of(&["github"]).await;
+    let mut gateway = grants.setup().server("github", &peer.url()).start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = gateway.folder.path().to_owned();
+    let ready = portcullis(&config, &["health"]).await;
+    check(&ready, 0, "{\"status\":\"ready\"}\n", &[]);
+    let live = portcullis(&config, &["health", "--live"]).await;
+    check(&live, 0, "{\"status\":\"live\"}\n", &[]);
+    // A configuration with problems does not make a gateway that goes on with the one before unhealthy.
+    let ops = gateway.ops_url("");
+    let ops = ops.trim_start_matches("http://");
+    check(&portcullis(folder.path(), &["health", "--ops", ops]).await, 0, "{\"status\":\"ready\"}\n", &[]);
+
+    gateway.signal("TERM");
+    assert!(gateway.ended().await.success());
+    let gone = portcullis(&config, &["health"]).await;
+    check(&gone, 1, "", &["nothing answers at http://127.0.0.1:", "`listen.ops`"]);
+}

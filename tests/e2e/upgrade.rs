@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::harness::{
+    commands::portcullis,
     deadline::{until, until_so, within},
     fake_peer::{Behaviour, FakePeer, Held},
     gateway::{Gateway, send_signal},
@@ -463,6 +464,50 @@ async fn systemd_is_told_which_process_is_the_gateway_now() {
     second.signal("TERM");
     assert_eq!(heard(), "STOPPING=1\n");
     second.ended().await;
+}
+
+#[tokio::test]
+async fn the_command_says_what_came_of_an_upgrade() {
+    let peer = peer().await;
+    let (mut gateway, _grants) = start(&peer, 60).await;
+    let upgrade = async |id: u32| {
+        let id = id.to_string();
+        portcullis(gateway.folder.path(), &["upgrade", "--pid", &id]).await
+    };
+    let done = upgrade(gateway.id()).await;
+    assert_eq!((done.code, done.stdout.as_str()), (0, "a new process has taken over\n"), "{done:?}");
+    let second = taken_over(&gateway, 1).await;
+
+    let stranger = upgrade(1).await;
+    assert_eq!((stranger.code, stranger.stdout.as_str()), (1, ""));
+    assert!(
+        stranger.stderr.contains("process 1 is `") && stranger.stderr.contains("nothing was done"),
+        "{stranger:?}"
+    );
+
+    let file = gateway.folder.path().join("gateway.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{good}\n[nonsense]\n")).unwrap();
+    let refused = upgrade(second.0).await;
+    assert_eq!(refused.code, 1);
+    for words in ["nothing was done", "`nonsense` is not a known key"] {
+        assert!(refused.stderr.contains(words), "{refused:?}");
+    }
+    assert_eq!(upgrades(&gateway).await, (1.0, 0.0), "nobody was asked");
+    std::fs::write(&file, good).unwrap();
+    second.signal("TERM");
+    second.ended().await;
+    assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_command_says_that_no_new_process_has_taken_over() {
+    let (_peer, gateway, _grants) = start_with_unready_successor().await;
+    let id = gateway.id().to_string();
+    let failed = portcullis(gateway.folder.path(), &["upgrade", "--pid", &id]).await;
+    assert_eq!((failed.code, failed.stdout.as_str()), (1, ""));
+    let words = format!("no other process has taken over, process {id} goes on as before");
+    assert!(failed.stderr.contains(&words), "{failed:?}");
 }
 
 #[tokio::test]

@@ -13,12 +13,14 @@ pub const MAY_IMPORT: &[Row] = &[
     ("names", &[]),
     ("sample", &[]),
     ("refusal", &["names"]),
+    // What is noted of a request on its way; whoever carries it on notes what it does.
+    ("trace", &["names"]),
     // The protocol, which needs nothing but bytes.
-    ("mcp", &["names", "refusal"]),
+    ("mcp", &["names", "refusal", "trace"]),
     // What there is, and how we reach outside ourselves.
     ("catalog", &["names", "mcp"]),
     ("store", &["names"]),
-    ("dial", &["names"]),
+    ("dial", &["names", "trace"]),
     // The journey.
     ("route", &["names", "refusal", "catalog"]),
     ("identity", &["names", "refusal", "store", "dial"]),
@@ -27,9 +29,9 @@ pub const MAY_IMPORT: &[Row] = &[
     ("credentials", &["names", "refusal", "store", "catalog", "access"]),
     ("upstream", &["names", "refusal", "catalog", "dial", "mcp", "route", "access", "credentials"]),
     // Its own words to servers that speak MCP.
-    ("client", &["names", "refusal", "catalog", "dial", "mcp", "upstream"]),
+    ("client", &["names", "refusal", "trace", "catalog", "dial", "mcp", "upstream"]),
     // What the gateway believes, and what it writes down.
-    ("record", &["names", "refusal", "catalog", "store", "route", "identity", "access"]),
+    ("record", &["names", "refusal", "trace", "catalog", "store", "dial", "route", "identity", "access"]),
     (
         "snapshot",
         &[
@@ -61,6 +63,7 @@ pub const MAY_IMPORT: &[Row] = &[
         &[
             "names",
             "refusal",
+            "trace",
             "catalog",
             "store",
             "dial",
@@ -82,6 +85,7 @@ pub const MAY_IMPORT: &[Row] = &[
         "config",
         &[
             "names",
+            "trace",
             "catalog",
             "store",
             "dial",
@@ -166,6 +170,8 @@ pub const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("sqlx", &["src/store/", "src/store.rs"]),
     ("redis", &["src/store/", "src/store.rs"]),
     ("prometheus", &["src/record/", "src/record.rs"]),
+    ("opentelemetry_proto", &["src/record/trace/"]),
+    ("prost", &["src/record/trace/"]),
     ("std::env", &["src/config/env.rs"]),
 ];
 

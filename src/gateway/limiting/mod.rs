@@ -27,6 +27,7 @@ use crate::{
     record::metrics::Metrics,
     refusal::{Code, Quota, Refusal},
     store::shared_counts::Counted,
+    trace::Leg,
 };
 pub use shared::Shared;
 pub(super) use strangers::suspect_a_crowd;
@@ -232,6 +233,7 @@ impl Gateway {
         if tools.is_empty() {
             return Ok(());
         }
+        journey.record.enter(Leg::Limit);
         let (limiting, server) = (&self.limiting, permit.server());
         limiting.refuse_streaming(permit.caller())?;
         let running = match journey.held.reserved.take() {
@@ -241,6 +243,7 @@ impl Gateway {
         let charges = limiting.limits.of_calls(permit.caller(), server, tools);
         journey.held.left = limiting.count(&charges).await?;
         journey.held.running = running;
+        journey.record.leave();
         Ok(())
     }
 }

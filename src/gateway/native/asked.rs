@@ -41,6 +41,8 @@ const READING: [&str; 8] = [
 /// What a request asked, as far as the gateway looks.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
+    /// The method of the one message, one of a closed set of words.
+    pub method: Option<&'static str>,
     /// Whether it opens or resumes a stream (GET), which may be silent and ends with its client.
     pub is_get: bool,
     /// Whether it speaks a modern revision, without sessions.
@@ -124,6 +126,7 @@ impl Asked {
         };
         let revision = headers::version(headers).or_else(|| body.version()).map(str::to_owned);
         let asked = Self {
+            method: method.map(mcp::traced::method),
             is_get: false,
             is_modern: revision.as_deref().is_some_and(mcp::is_modern),
             is_probe: method == Some("server/discover"),

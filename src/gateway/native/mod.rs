@@ -32,6 +32,7 @@ use crate::{
     },
     names::SecretKey,
     refusal::{Code, Refusal},
+    trace::Leg,
     upstream::native::{self, Native, unknown_session},
 };
 pub(super) use asked::Heard;
@@ -98,15 +99,18 @@ impl Gateway {
             return Err(Refusal::new(Code::NotFound, sentence));
         }
         headers::refuse_repeated(&session.req_header().headers)?;
+        journey.record.enter(Leg::Body);
         let (load, asked) = self.read_message(session, journey, &permit).await?;
         journey.record.tool = asked.tool_name();
         let request: &Parts = session.req_header();
         let Whereabouts { session, endpoint, place } = self.whereabouts(request, &permit, &asked)?;
+        journey.note_asked(asked.method, &asked.batch);
         self.limit_native(journey, &permit, &asked).await?;
         if matches!(load, Load::Held(..)) {
             // It may be a call, and takes a connection of the server's until that is known.
             self.limiting.reserve(&mut journey.held, permit.caller(), permit.server())?;
         }
+        journey.record.enter(Leg::Plan);
         let upstream_session = session.as_ref().map(|session| session.upstream.clone());
         let snapshot = self.current.load();
         let is_repeatable = match &asked.tool {
@@ -169,6 +173,7 @@ impl Gateway {
         let headers = &session.req_header().headers;
         let asked = match &load {
             Load::Whole(bytes) => {
+                journey.note_message(bytes);
                 let Reading { id, heard, asked } =
                     Asked::read(bytes, headers, permit, &self.current.load().pins);
                 journey.note_rpc_id(id.clone());

@@ -35,6 +35,7 @@ use crate::{
     names::{ServerId, ToolName},
     refusal::{Code, Refusal},
     route,
+    trace::Leg,
     upstream::{self, Wanted},
 };
 
@@ -141,7 +142,9 @@ impl Gateway {
             prefers_legacy: !speaker.is_modern && speaker.capabilities.is_some(),
             param_headers: tool.map(|tool| tool.param_headers.values(&arguments)).unwrap_or_default(),
             is_repeatable: tool.is_none_or(|tool| server.may_repeat(tool)),
+            trace: journey.record.trace.clone(),
         };
+        journey.record.enter(Leg::Plan);
         let trip = upstream::plan_ask(permit, wanted, &self.current.load().addresses)?;
         let mut errand = Errand {
             way: trip.way(),

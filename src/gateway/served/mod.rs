@@ -35,6 +35,7 @@ use crate::{
     names::ServerId,
     refusal::{Code, Refusal},
     snapshot::Snapshot,
+    trace::Leg,
 };
 pub use desk::Desk;
 use speaker::Speaker;
@@ -124,13 +125,17 @@ impl Gateway {
         journey: &mut Journey,
         visit: Visit,
     ) -> Result<Step, Refusal> {
+        journey.record.enter(Leg::Body);
         let body = self.read_message_whole(session).await?;
+        journey.note_message(&body);
         let headers = &session.req_header().headers;
         headers::refuse_disagreement(headers, &message::peek(&body)?)?;
         let said = question::read(&body)?;
         if let Said::Request(question) = &said {
             journey.note_rpc_id(question.id.map(str::to_owned));
+            journey.note_asked(Some(&question.method), &[]);
         }
+        journey.record.enter(Leg::Find);
         let speaker = self.speaker(headers, &said, &visit)?;
         match said {
             Said::Request(question) => self.dispatch(session, journey, &visit, &speaker, &question).await,

@@ -22,6 +22,7 @@ use crate::{
     mcp::{members::Members, result},
     record::Outcome,
     refusal::{Code, Refusal},
+    trace::Trace,
     upstream::{self, Destination, Trip, breaker::Fault, mcpo},
 };
 
@@ -85,7 +86,13 @@ impl Gateway {
         headers.insert("x-request-id", request_id.map_err(Refusal::internal)?);
         journey.record.depart();
         let is_repeatable = trip.is_repeatable() || hygiene::is_named_by_client(session.req_header());
-        let calling = self.post(&trip, query.as_deref(), headers, body.into_owned().into(), is_repeatable);
+        let calling = self.post(
+            &trip,
+            query.as_deref(),
+            (headers, body.into_owned().into()),
+            is_repeatable,
+            journey.record.trace.clone(),
+        );
         let answered = tokio::select! {
             answered = calling => Some(answered?),
             () = left(session) => None,
@@ -99,12 +106,12 @@ impl Gateway {
         &self,
         trip: &Trip,
         query: Option<&str>,
-        headers: http::HeaderMap,
-        body: Bytes,
+        (headers, body): (http::HeaderMap, Bytes),
         is_repeatable: bool,
+        trace: Option<Arc<Trace>>,
     ) -> Result<Answered, Refusal> {
         let worded = |destination: &Destination| request(trip, destination, query, &headers, &body);
-        let mut delivered = self.client.deliver(&trip.way(), is_repeatable, worded).await?;
+        let mut delivered = self.client.deliver(&trip.way(), is_repeatable, trace.as_ref(), worded).await?;
         let incoming = &mut delivered.incoming;
         failure::refuse_leading_away(incoming.status())?;
         let media_type = incoming.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());

@@ -289,6 +289,7 @@ mod tests {
             metrics: metrics.clone(),
             access_log: AccessLog::new(false).0,
             audit: crate::record::audit::Audit::default(),
+            tracer: None,
         };
         let mut record = Record::begin(recorder);
         record.route = "call";

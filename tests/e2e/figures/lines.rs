@@ -116,8 +116,8 @@ async fn every_face_and_every_refusal_has_exactly_one_line() {
             "{method} {path}: {line}"
         );
     }
-    for number in 0..asked.len() {
-        assert_eq!(lines_of(gateway, &format!("asked-{number}")).len(), 1, "{:?}", asked[number]);
+    for (number, request) in asked.iter().enumerate() {
+        assert_eq!(lines_of(gateway, &format!("asked-{number}")).len(), 1, "{:?}", request);
     }
 }
 

@@ -50,6 +50,17 @@ impl Setup {
             .set("limits.requests_per_address", "off")
     }
 
+    /// With this text for `gateway.toml`, on ports of its own.
+    pub fn of_text(text: &str) -> Self {
+        let mut setup = Self::new("");
+        let listen = setup.gateway["listen"].clone();
+        setup.gateway = text.parse().unwrap();
+        for (key, address) in listen.as_table().expect("made above") {
+            setup = setup.set(&format!("listen.{key}"), address.clone());
+        }
+        setup
+    }
+
     /// With the limits that a gateway has when nobody says anything of them.
     pub fn shipped_limits(mut self) -> Self {
         self.gateway.remove("limits");
@@ -367,6 +378,24 @@ impl Gateway {
     /// Everything the gateway has written anywhere, for looking for what must not be there.
     pub fn written(&self) -> String {
         format!("{}\n{}", self.stdout.text(), self.stderr.text())
+    }
+
+    /// Starts it again in its folder and on its ports, once it has ended: one without variables of its own.
+    pub async fn start_again(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(self.folder.path())
+            .current_dir(self.folder.path())
+            .env_clear();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        self.process = command.spawn().unwrap();
+        self.stdout = Lines::of(self.process.stdout.take().unwrap());
+        self.stderr = Lines::of(self.process.stderr.take().unwrap());
+        // Not with connections of the process before.
+        self.client = client();
+        self.await_ready().await;
     }
 
     /// Process id.

@@ -8,6 +8,7 @@
 pub mod asking;
 pub mod certificates;
 pub mod chaos;
+pub mod collector;
 pub mod commands;
 pub mod deadline;
 pub mod entra;
@@ -16,8 +17,10 @@ pub mod fake_peer;
 pub mod front;
 pub mod gateway;
 pub mod grants;
+pub mod guide;
 pub mod h2;
 pub mod load;
+pub mod machine;
 pub mod mcp;
 pub mod memory;
 pub mod names;
