@@ -94,9 +94,9 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     count_panics(metrics.clone());
     let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
     last_things.keep(flush);
+    let (audit, shipping, audited) = Audit::begin(&config.audit, &config.store, metrics.clone())?;
+    last_things.keep(audited);
     let (exporter, flush) = Exporter::new(metrics.clone());
-    last_things.keep(flush);
-    let (audit, shipping, flush) = Audit::begin(&config.audit, &config.store, metrics.clone())?;
     last_things.keep(flush);
     let recorder = Recorder { metrics: metrics.clone(), access_log, audit, tracer: None };
     let told = (recorder, levels.clone(), exporter);
