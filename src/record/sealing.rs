@@ -89,7 +89,7 @@ impl Record {
             }),
             argument_digest: arguments.map(|arguments| arguments.digest.to_string()),
             arguments: arguments.and_then(|arguments| arguments.text.as_deref()).map(Cow::from),
-            trace_id: None,
+            trace_id: self.trace_id().map(|id| id.to_string().into()),
         }
     }
 
