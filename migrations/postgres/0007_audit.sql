@@ -64,7 +64,8 @@ END $$;
 
 -- What makes a row that is written again no second one. Rows of others have none. With the time in it, because a key of
 -- a partitioned table has to have it.
-CREATE UNIQUE INDEX api_analytics_entry ON api_analytics (entry_id, timestamp) WHERE entry_id IS NOT NULL;
+-- It may be there: a backup that was restored without this table brings back an older record of migrations.
+CREATE UNIQUE INDEX IF NOT EXISTS api_analytics_entry ON api_analytics (entry_id, timestamp) WHERE entry_id IS NOT NULL;
 -- What people ask for: somebody's calls (rows of earlier gateways name an email alone), and one request.
-CREATE INDEX api_analytics_caller ON api_analytics (lower(coalesce(caller, user_email)));
-CREATE INDEX api_analytics_request ON api_analytics (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS api_analytics_caller ON api_analytics (lower(coalesce(caller, user_email)));
+CREATE INDEX IF NOT EXISTS api_analytics_request ON api_analytics (request_id) WHERE request_id IS NOT NULL;

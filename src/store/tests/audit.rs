@@ -287,6 +287,18 @@ async fn a_table_of_an_earlier_gateway_keeps_its_rows_and_serves_both() {
 }
 
 #[tokio::test]
+async fn a_table_that_outlives_the_record_of_its_migration_is_taken_as_it_is() {
+    on_postgres(async |scratch| {
+        let store = scratch.store().await;
+        write(&store, &[row(1, LAST_OF_NOVEMBER, "new@x")]).await;
+        scratch.execute("DELETE FROM portcullis_migrations WHERE version = 7").await;
+        store.migrate().await.unwrap();
+        assert_eq!(count(&scratch, "api_analytics").await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_an_earlier_gateway_writes_goes_into_a_table_of_ours() {
     on_postgres(async |scratch| {
         let store = scratch.store().await;

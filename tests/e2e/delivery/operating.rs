@@ -125,8 +125,13 @@ async fn a_gateway_is_replaced_as_the_guide_says() {
 async fn a_backup_of_postgres_is_restored_as_the_guide_says() {
     let (peer, database, folder) = (peer().await, Database::create().await, tempfile::tempdir().unwrap());
     let gateway = on(&database.url(), &peer, |setup| setup).await;
-    let [dump, restore] =
-        <[_; 2]>::try_from(guide::blocks_of("a_backup_of_postgres_is_restored_as_the_guide_says")).unwrap();
+    let [dump, restore, lost] =
+        <[_; 3]>::try_from(guide::blocks_of("a_backup_of_postgres_is_restored_as_the_guide_says")).unwrap();
+    let rows = async |database: &Database| {
+        let counting = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM api_analytics");
+        counting.fetch_one(&mut database.connect().await).await.unwrap()
+    };
+    until("a row of the audit", || async { (rows(&database).await > 0).then_some(()) }).await;
     let url = database.url();
     carry_out(&dump.text, folder.path(), &[("DATABASE_URL", &url)]);
     // What came after the backup is gone with it, and what was taken back is there again.
@@ -134,12 +139,19 @@ async fn a_backup_of_postgres_is_restored_as_the_guide_says() {
     called_by(&gateway, STRANGER, StatusCode::OK).await;
     assert_eq!(portcullis(gateway.folder.path(), &["revoke", "--user", CALLER, "alpha"]).await.code, 0);
     called_by(&gateway, CALLER, StatusCode::FORBIDDEN).await;
+    let written = rows(&database).await;
     carry_out(&restore.text, folder.path(), &[("DATABASE_URL", &url)]);
     called_by(&gateway, CALLER, StatusCode::OK).await;
     called_by(&gateway, STRANGER, StatusCode::FORBIDDEN).await;
-    // And the feed goes on.
+    // And the feed goes on, and nothing that was written down is undone.
     grant(&gateway, STRANGER).await;
     called_by(&gateway, STRANGER, StatusCode::OK).await;
+    until("further rows of the audit", || async { (rows(&database).await > written).then_some(()) }).await;
+    let another = Database::create().await;
+    carry_out(&lost.text, folder.path(), &[("DATABASE_URL", &another.url())]);
+    assert!((1..=written).contains(&rows(&another).await));
+    let gateway = Setup::new(&another.url()).server("alpha", &peer.url()).start().await;
+    called_by(&gateway, CALLER, StatusCode::OK).await;
 }
 
 #[tokio::test]
