@@ -137,7 +137,11 @@ async fn the_metric_of_limits_has_one_series_a_limit() {
     scene.statuses("/alpha/search", 4).await;
     scene.await_limited("caller", 3).await;
     let Metrics(text) = scene.gateway.metrics().await;
-    let series: Vec<_> = text.lines().filter(|line| line.starts_with("portcullis_limited_total{")).collect();
+    let of_limits = |line: &&str| line.starts_with("portcullis_limited_total{");
+    // Those that are known beforehand begin at 0.
+    let counted = |line: &&str| of_limits(line) && !line.ends_with(" 0");
+    let series: Vec<_> = text.lines().filter(counted).collect();
     assert_eq!(series, ["portcullis_limited_total{limit=\"caller\"} 3"]);
+    assert_eq!(text.lines().filter(of_limits).count(), 10, "one for each limit: {text}");
     assert!(text.contains("\nportcullis_limits_shared -1\n"), "no Redis is configured");
 }

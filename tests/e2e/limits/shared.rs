@@ -220,11 +220,13 @@ async fn redis_that_takes_no_writes_is_away_until_it_does() {
         (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"]),
         (["CONFIG", "SET", "min-replicas-to-write", "1"], ["CONFIG", "SET", "min-replicas-to-write", "0"]),
     ] {
+        let lines = || gateway.stderr.all().iter().filter(|line| line.contains("Redis")).count();
+        let before = lines() + 1;
         replicas.redis.run(&refuses).await;
         // Nobody has to call for it to be seen.
         gateway.await_metric("portcullis_limits_shared", &[], 0).await;
-        let lines = || gateway.stderr.all().iter().filter(|line| line.contains("Redis")).count();
-        let (before, since) = (lines(), Instant::now());
+        crate::harness::deadline::until_so("a line about it", || lines() == before).await;
+        let since = Instant::now();
         while since.elapsed() < Duration::from_secs(2) {
             assert_eq!(gateway.call("/alpha/search", &replicas.token, &json!({})).await.status, 200);
             assert_eq!(gateway.metrics().await.sum("portcullis_limits_shared", &[]), 0.0);
@@ -232,6 +234,7 @@ async fn redis_that_takes_no_writes_is_away_until_it_does() {
         assert_eq!(lines(), before, "told once: {}", gateway.stderr.text());
         replicas.redis.run(&takes).await;
         gateway.await_metric("portcullis_limits_shared", &[], 1).await;
+        crate::harness::deadline::until_so("a line about its return", || lines() == before + 1).await;
     }
 }
 

@@ -34,7 +34,7 @@ async fn a_server_without_a_living_peer_fails_its_own_callers_at_once_and_serves
         two.kill();
         // What the peers had taken when they died is lost to whoever asked; and for three seconds it may be a restart, which
         // calls wait for.
-        own.run_for(Duration::from_millis(3200)).await;
+        own.run_for(Duration::from_millis(4000)).await;
         let without = own.run_for(SPAN).await;
         let is_told =
             |outcome: &Outcome| matches!(outcome, Outcome::Answered(502 | 503, code) if !code.is_empty());
