@@ -170,9 +170,12 @@ impl Gateway {
         (permit, tool): (Permit, &str),
         change_count: u64,
     ) -> Result<Step, Refusal> {
-        refuse_disabled(permit.server())?;
         journey.record.enter(Leg::Find);
-        let tool = self.tool(&permit, tool).await?;
+        let found = match refuse_disabled(permit.server()) {
+            Ok(()) => self.tool(&permit, tool).await,
+            Err(refusal) => Err(refusal),
+        };
+        let tool = found.inspect_err(|_| journey.note_call(permit.server(), tool, None))?;
         journey.record.tool = Some(tool.name.clone());
         // Looked at before the body and counted after it, so that what is refused for its body costs nothing.
         journey.record.enter(Leg::Limit);
