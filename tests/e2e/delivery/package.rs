@@ -35,7 +35,7 @@ async fn the_package_installs_upgrades_and_goes_as_its_readme_says() {
     let [install, begin, back] = <[_; 3]>::try_from(guide::blocks_of(README_TEST)).expect("three blocks");
 
     let said = machine.must_meanwhile(&format!("cd /root && {} 2>&1", install.text)).await;
-    assert!(said.contains("not started, because nobody could call it"), "{said}");
+    assert!(said.contains("not started, because it says no to its configuration"), "{said}");
     assert_eq!(machine.must("systemctl is-enabled portcullis"), "enabled");
     let stat = "stat --format '%n %U:%G %a' /etc/portcullis /etc/portcullis/* /usr/bin/portcullis";
     let expected = "/etc/portcullis root:portcullis 750\n/etc/portcullis/environment root:portcullis 640\n\
