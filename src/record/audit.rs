@@ -10,6 +10,7 @@ mod row;
 mod shipper;
 mod spool;
 mod telling;
+mod upkeep;
 
 use std::{
     io,

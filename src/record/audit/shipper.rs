@@ -20,10 +20,11 @@ use super::{
     lost::{self, Trouble},
     row::row,
     spool::{self, Home, Segment},
+    upkeep::{MONTHS_AHEAD, Upkeep},
 };
 use crate::store::{
     Store,
-    audit::{AuditRow, Month, NotWritten, months},
+    audit::{AuditRow, Month, NotWritten, is_away, months},
 };
 
 /// Bytes of lines that are read at once; no line is longer.
@@ -36,12 +37,6 @@ const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)
 const TOLERATED: Duration = Duration::from_secs(3);
 /// Between two looks for what other processes left behind.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
-/// Between two looks at partitions and old rows.
-const UPKEEP: Duration = Duration::from_secs(3600);
-/// The same where the last one failed.
-const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
-/// Months ahead that have their partition.
-const MONTHS_AHEAD: i32 = 2;
 /// Months back that get one: what claims to be older, or of the future, is not worth a table of its own.
 const MONTHS_BACK: i32 = 24;
 /// How long the end waits for what is in memory.
@@ -58,7 +53,7 @@ pub struct Shipper {
     /// Months that have their partition, or cannot have one.
     months: BTreeSet<Month>,
     next_look: Instant,
-    next_upkeep: Instant,
+    upkeep: Upkeep,
     away: Option<Away>,
 }
 
@@ -94,7 +89,7 @@ impl Shipper {
             left: VecDeque::new(),
             months: BTreeSet::new(),
             next_look: now,
-            next_upkeep: now,
+            upkeep: Upkeep::new(),
             away: None,
         }
     }
@@ -127,7 +122,7 @@ impl Shipper {
     fn take_settings(&mut self) {
         let told = self.told.borrow_and_update().clone();
         self.settings = told.settings;
-        self.next_upkeep = Instant::now();
+        self.upkeep.hurry();
         self.renew();
     }
 
@@ -150,18 +145,19 @@ impl Shipper {
             self.next_look = Instant::now() + LEFT_BEHIND;
             self.look();
         }
-        let kept = if Instant::now() >= self.next_upkeep { self.keep().await } else { Ok(()) };
+        // First: what is to be written never waits for what is deleted.
         let shipped = self.ship().await;
-        match (kept, shipped) {
-            (Ok(()), shipped) | (Err(_), shipped @ Err(_)) => shipped,
-            // Nothing else says how the database is.
-            (Err(error), Ok(false)) => Err(error),
-            (Err(error), Ok(true)) => {
-                self.next_upkeep = Instant::now() + UPKEEP_AGAIN;
-                warn!("audit: partitions and old rows cannot be seen to: {error:#}");
-                Ok(true)
+        let is_away = shipped.as_ref().is_err_and(is_away);
+        if let Some(store) = self.store.as_ref().filter(|_| self.upkeep.is_due() && !is_away) {
+            let kept = self.upkeep.step(store, self.settings.retention_days).await;
+            match (kept, &shipped) {
+                // Nothing else says how the database is.
+                (Err(error), Ok(false)) => return Err(error),
+                (Ok(()), Ok(false)) => self.note_back(),
+                _ => {}
             }
         }
+        shipped
     }
 
     /// Takes up what others left behind.
@@ -183,35 +179,6 @@ impl Shipper {
             }
             self.left.push_back((home, segments.into_iter().map(Arc::new).collect()));
         }
-    }
-
-    /// Has partitions for the months ahead, and lets old rows go.
-    async fn keep(&mut self) -> anyhow::Result<()> {
-        // Until it is done.
-        self.next_upkeep = Instant::now() + RETRY[1];
-        let store = self.store.as_ref().context("there is no database")?;
-        let now = Month::of(micros_now()).unwrap_or_default();
-        let ahead: Vec<Month> = (0..=MONTHS_AHEAD).map(|months| now.plus(months)).collect();
-        let mut kept = store.prepare_audit(&ahead).await?;
-        self.months.extend(ahead);
-        if self.settings.retention_days > 0 {
-            let forgotten = store.forget_audit(self.settings.retention_days).await?;
-            kept.left.extend(forgotten.left);
-            (kept.dropped, kept.deleted) = (forgotten.dropped, forgotten.deleted);
-        }
-        if !kept.dropped.is_empty() || kept.deleted > 0 {
-            let days = self.settings.retention_days;
-            let (partitions, rows) = (kept.dropped.join("`, `"), kept.deleted);
-            info!(
-                "audit: rows older than {days} days are gone: partitions `{partitions}`, {rows} single rows"
-            );
-        }
-        for left in &kept.left {
-            warn!("audit: a partition of `api_analytics` could not be made or dropped: {left}");
-        }
-        self.next_upkeep = Instant::now() + UPKEEP;
-        self.note_back();
-        Ok(())
     }
 
     /// Ships one batch; whether there was one.
@@ -249,7 +216,7 @@ impl Shipper {
 
     /// What comes next: what others left, this process's files, and memory where the disk is of no use.
     fn next(&mut self) -> Option<Batch> {
-        let most = self.store.as_ref()?.audit_batch();
+        let most = self.store.as_ref().map_or(1, Store::audit_batch);
         while let Some((_, segments)) = self.left.front_mut() {
             while let Some(segment) = segments.front() {
                 if let Some(batch) = read(segment, most) {
