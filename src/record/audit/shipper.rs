@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -37,6 +38,8 @@ const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)
 const TOLERATED: Duration = Duration::from_secs(3);
 /// Between two looks for what other processes left behind.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
+/// Files of which it is told that they cannot be read.
+const MOST_TOLD: usize = 1_000;
 /// Months back that get one: what claims to be older, or of the future, is not worth a table of its own.
 const MONTHS_BACK: i32 = 24;
 /// How long the end waits for what is in memory.
@@ -52,6 +55,8 @@ pub struct Shipper {
     left: VecDeque<(Home, VecDeque<Arc<Segment>>)>,
     /// Months that have their partition, or cannot have one.
     months: BTreeSet<Month>,
+    /// Files of the spool that cannot be read, of which it was told.
+    told_of: BTreeSet<PathBuf>,
     next_look: Instant,
     upkeep: Upkeep,
     away: Option<Away>,
@@ -68,6 +73,8 @@ struct Away {
 struct Batch {
     written: Vec<Written>,
     damaged: u64,
+    /// How many lines end in it.
+    lines: u64,
     from: Source,
 }
 
@@ -88,6 +95,7 @@ impl Shipper {
             store: None,
             left: VecDeque::new(),
             months: BTreeSet::new(),
+            told_of: BTreeSet::new(),
             next_look: now,
             upkeep: Upkeep::new(),
             away: None,
@@ -138,7 +146,10 @@ impl Shipper {
 
     /// Does what is to be done; whether there may be more of it.
     async fn work(&mut self) -> anyhow::Result<bool> {
-        if !self.settings.is_on && self.journal.oldest().is_none_or(|segment| segment.is_shipped()) {
+        // Switched off, it ships and keeps what there is, and makes no folder.
+        let is_done =
+            self.left.is_empty() && self.journal.oldest().is_none_or(|segment| segment.is_shipped());
+        if !self.settings.is_on && is_done && !self.journal.directory().is_dir() {
             return Ok(false);
         }
         if Instant::now() >= self.next_look {
@@ -164,7 +175,18 @@ impl Shipper {
     fn look(&mut self) {
         let (journal, own) = (&self.journal, self.journal.instance());
         // A folder that cannot be read is the journal's to tell of.
-        for (home, segments) in spool::take_up(journal.directory(), own.as_deref()).unwrap_or_default() {
+        let spool::TakenUp { homes, unreadable } =
+            spool::take_up(journal.directory(), own.as_deref()).unwrap_or_default();
+        for (path, error) in unreadable {
+            if self.told_of.len() < MOST_TOLD && self.told_of.insert(path.clone()) {
+                let path = path.display();
+                warn!(
+                    "audit: `{path}` cannot be read, so what is in it is not shipped: {error}; give the file to the \
+                     gateway's user, or take it away"
+                );
+            }
+        }
+        for (home, segments) in homes {
             if self.left.iter().any(|(known, _)| known.instance == home.instance) {
                 continue;
             }
@@ -191,10 +213,9 @@ impl Shipper {
             self.journal.oldest_micros.store(first.entry.at_micros, Ordering::Relaxed);
         }
         let wrote = self.write(&batch).await;
-        let Batch { written, damaged, from } = batch;
+        let Batch { written, damaged, lines, from } = batch;
         match (wrote, from) {
             (Ok(refused), from) => {
-                let lines = written.len() as u64 + damaged;
                 self.journal.lose(Trouble::Damaged, damaged);
                 self.journal.lose(Trouble::Refused, refused);
                 self.journal.metrics.audit_written.inc_by(written.len() as u64 - refused);
@@ -203,7 +224,9 @@ impl Shipper {
                     segment.note_shipped(place);
                     self.journal.finish(&segment);
                 }
-                self.note_back();
+                if !written.is_empty() {
+                    self.note_back();
+                }
                 Ok(true)
             }
             (Err(error), Source::Memory(lines)) => {
@@ -246,7 +269,7 @@ impl Shipper {
             return None;
         }
         let written = lines.iter().filter_map(|line| parse(line.strip_suffix(b"\n")?)).collect();
-        Some(Batch { written, damaged: 0, from: Source::Memory(lines) })
+        Some(Batch { written, damaged: 0, lines: lines.len() as u64, from: Source::Memory(lines) })
     }
 
     /// Writes rows, those one by one that would hold up the others; how many were refused.
@@ -324,7 +347,9 @@ fn read(segment: &Arc<Segment>, most: usize) -> Option<Batch> {
     let bytes = segment.read(READ_AT_ONCE).ok()?;
     let (lines, whole) = whole_lines(&bytes);
     let (mut written, mut damaged, mut size) = (Vec::new(), 0, 0);
+    let mut ended = 0;
     for line in lines.take(most) {
+        ended += 1;
         size += line.len() + 1;
         match parse(line) {
             Some(one) => written.push(one),
@@ -332,14 +357,37 @@ fn read(segment: &Arc<Segment>, most: usize) -> Option<Batch> {
         }
     }
     if whole == 0 && bytes.len() == READ_AT_ONCE {
-        // No line is so long.
-        (damaged, size) = (1, bytes.len());
+        // No line is so long: it is counted where it ends.
+        size = bytes.len();
     }
-    (size > 0).then(|| Batch { written, damaged, from: Source::Segment(segment.clone(), from + size as u64) })
+    let source = Source::Segment(segment.clone(), from + size as u64);
+    (size > 0).then_some(Batch { written, damaged, lines: ended, from: source })
 }
 
 /// Microseconds since 1970.
 pub(super) fn micros_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_lines_are_taken_off_as_were_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::claim(folder.path()).unwrap();
+        let segment = Arc::new(home.segment(1).unwrap());
+        segment.append(&vec![b'x'; READ_AT_ONCE * 5 / 2]).unwrap();
+        segment.append(b"\nshort\n").unwrap();
+        let counted = segment.waiting_lines().unwrap();
+        let (mut lines, mut damaged) = (0, 0);
+        while let Some(batch) = read(&segment, 1_000) {
+            (lines, damaged) = (lines + batch.lines, damaged + batch.damaged);
+            let Source::Segment(_, place) = batch.from else { unreachable!() };
+            segment.note_shipped(place);
+        }
+        assert_eq!((counted, lines, damaged), (2, 2, 2));
+    }
 }
