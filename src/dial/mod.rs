@@ -78,6 +78,18 @@ impl Dialer {
         self.in_time(exchange).await
     }
 
+    /// The answer to this request, whose head settles what it says: of a body that is too large, or that breaks off, there
+    /// is nothing.
+    pub async fn settled(&self, request: http::Request<Bytes>) -> anyhow::Result<http::Response<Bytes>> {
+        let request = reqwest::Request::try_from(request).context("no request")?;
+        let answered = async { self.client.execute(request).await.context("no answer") };
+        let mut response = self.in_time(answered).await?;
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        let mut answer = http::Response::new(self.in_time(self.whole(response)).await.unwrap_or_default());
+        (*answer.status_mut(), *answer.headers_mut()) = (status, headers);
+        Ok(answer)
+    }
+
     async fn whole(&self, mut response: reqwest::Response) -> anyhow::Result<Bytes> {
         let mut document = BytesMut::new();
         while let Some(chunk) = response.chunk().await.context("answer broke off")? {

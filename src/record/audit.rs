@@ -10,6 +10,7 @@ mod row;
 mod shipper;
 mod spool;
 mod telling;
+mod upkeep;
 
 use std::{
     io,
@@ -25,6 +26,7 @@ use std::{
 
 use anyhow::Context;
 use tokio::sync::watch;
+use tracing::warn;
 use uuid::Uuid;
 
 use self::{
@@ -167,6 +169,13 @@ impl Drop for Flush {
         self.is_ending.send_replace(true);
         // Nothing is sent: what is waited for is the end of the task. What is left the next process ships.
         let _ = self.done.recv_timeout(LAST_ROWS);
+        let (left, folder) =
+            (self.journal.metrics.audit_waiting_rows.get(), self.journal.directory().display());
+        if left > 0 {
+            warn!(
+                "audit: {left} entries are left in `{folder}`; the next process that uses the folder ships them"
+            );
+        }
     }
 }
 

@@ -236,6 +236,8 @@ metrics! {
         "portcullis_audit_oldest_seconds", "Age of the oldest of them; 0 without one.");
     audit_spool_bytes: IntGauge = IntGauge::new(
         "portcullis_audit_spool_bytes", "Bytes of the spool's files.");
+    audit_spool_max_bytes: IntGauge = IntGauge::new(
+        "portcullis_audit_spool_max_bytes", "Bytes that they may have: `audit.spool_max_bytes`.");
     audit_written: IntCounter = IntCounter::new(
         "portcullis_audit_written_total", "Rows of the audit written to the database.");
     audit_lost: IntCounterVec = IntCounterVec::new(

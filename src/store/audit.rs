@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{ANSWER, Database, EVERYTHING, Store, ask, within};
+use super::{ANSWER, Database, Store, ask, within};
 
 /// What is in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +139,8 @@ pub struct Kept {
     pub deleted: u64,
     /// What could not be done, and why.
     pub left: Vec<String>,
+    /// Whether there is more of it to do: what takes long is done in steps.
+    pub is_unfinished: bool,
 }
 
 /// A month of the calendar, in UTC.
@@ -184,7 +186,9 @@ impl Month {
 /// How many rows a statement deletes.
 pub(super) const DELETED_AT_ONCE: i64 = 1_000;
 /// Between two such statements, so that others have their turn.
-pub(super) const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(10);
+/// How long old rows are deleted in one step: what is to be written waits meanwhile.
+pub(super) const STEP: Duration = Duration::from_millis(500);
 
 impl Store {
     /// How many rows are well written at once: SQLite has one writer, and others wait for it.
@@ -210,9 +214,10 @@ impl Store {
             .context("could not make partitions of `api_analytics`")
     }
 
-    /// Drops or deletes what is older than so many days by the database's clock, unless another gateway is at it.
+    /// Drops or deletes what is older than so many days by the database's clock, unless another gateway is at it: one
+    /// step of it, for about half a second. Rows that no gateway of ours has written are not deleted.
     pub async fn forget_audit(&self, days: u32) -> anyhow::Result<Kept> {
-        within(EVERYTHING, async { ask!(self, database => database.forget_audit(days)) })
+        within(ANSWER, async { ask!(self, database => database.forget_audit(days)) })
             .await
             .context("could not delete old rows of `api_analytics`")
     }
@@ -244,6 +249,15 @@ fn refusal(error: &sqlx::Error) -> Option<String> {
     };
     // The code alone: what the database says may quote the row.
     is_of_row.then(|| format!("code {code}"))
+}
+
+/// Whether such an error says that the database is away, and not that it refuses what it was asked.
+pub fn is_away(error: &anyhow::Error) -> bool {
+    let Some(sqlx::Error::Database(error)) = error.downcast_ref() else { return true };
+    let code = error.code().unwrap_or_default();
+    // Connections, who may have one, resources, and what an operator does.
+    error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some()
+        || ["08", "28", "3D", "53", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
 /// The bound values of a question, by the numbers they have in both databases' statements.

@@ -104,6 +104,11 @@ impl Journal {
         }
     }
 
+    /// How many bytes the files may have.
+    pub fn most_bytes(&self) -> u64 {
+        self.most_bytes.load(Ordering::Relaxed)
+    }
+
     /// The folder.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -13,6 +13,7 @@ use std::{
 
 use tracing::error;
 
+use super::spool::open_plain;
 use crate::store::audit::AuditRow;
 
 /// Why an entry is not where it should be.
@@ -121,7 +122,7 @@ const MOST_REFUSED: u64 = 16 << 20;
 pub fn keep_refused(directory: &Path, row: &AuditRow<'_>, why: &str) {
     let path = directory.join("refused.jsonl");
     let keeping = || {
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let mut file = open_plain(&path, OpenOptions::new().append(true).create(true).mode(0o600))?;
         if file.metadata()?.len() < MOST_REFUSED {
             let line = serde_json::json!({ "refused": why, "row": row });
             file.write_all(format!("{line}\n").as_bytes())?;

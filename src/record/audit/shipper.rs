@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,10 +21,11 @@ use super::{
     lost::{self, Trouble},
     row::row,
     spool::{self, Home, Segment},
+    upkeep::{MONTHS_AHEAD, Upkeep},
 };
 use crate::store::{
     Store,
-    audit::{AuditRow, Month, NotWritten, months},
+    audit::{AuditRow, Month, NotWritten, is_away, months},
 };
 
 /// Bytes of lines that are read at once; no line is longer.
@@ -36,12 +38,8 @@ const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)
 const TOLERATED: Duration = Duration::from_secs(3);
 /// Between two looks for what other processes left behind.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
-/// Between two looks at partitions and old rows.
-const UPKEEP: Duration = Duration::from_secs(3600);
-/// The same where the last one failed.
-const UPKEEP_AGAIN: Duration = Duration::from_secs(60);
-/// Months ahead that have their partition.
-const MONTHS_AHEAD: i32 = 2;
+/// Files of which it is told that they cannot be read.
+const MOST_TOLD: usize = 1_000;
 /// Months back that get one: what claims to be older, or of the future, is not worth a table of its own.
 const MONTHS_BACK: i32 = 24;
 /// How long the end waits for what is in memory.
@@ -57,8 +55,10 @@ pub struct Shipper {
     left: VecDeque<(Home, VecDeque<Arc<Segment>>)>,
     /// Months that have their partition, or cannot have one.
     months: BTreeSet<Month>,
+    /// Files of the spool that cannot be read, of which it was told.
+    told_of: BTreeSet<PathBuf>,
     next_look: Instant,
-    next_upkeep: Instant,
+    upkeep: Upkeep,
     away: Option<Away>,
 }
 
@@ -73,6 +73,8 @@ struct Away {
 struct Batch {
     written: Vec<Written>,
     damaged: u64,
+    /// How many lines end in it.
+    lines: u64,
     from: Source,
 }
 
@@ -93,8 +95,9 @@ impl Shipper {
             store: None,
             left: VecDeque::new(),
             months: BTreeSet::new(),
+            told_of: BTreeSet::new(),
             next_look: now,
-            next_upkeep: now,
+            upkeep: Upkeep::new(),
             away: None,
         }
     }
@@ -127,7 +130,7 @@ impl Shipper {
     fn take_settings(&mut self) {
         let told = self.told.borrow_and_update().clone();
         self.settings = told.settings;
-        self.next_upkeep = Instant::now();
+        self.upkeep.hurry();
         self.renew();
     }
 
@@ -143,32 +146,47 @@ impl Shipper {
 
     /// Does what is to be done; whether there may be more of it.
     async fn work(&mut self) -> anyhow::Result<bool> {
-        if !self.settings.is_on && self.journal.oldest().is_none_or(|segment| segment.is_shipped()) {
+        // Switched off, it ships and keeps what there is, and makes no folder.
+        let is_done =
+            self.left.is_empty() && self.journal.oldest().is_none_or(|segment| segment.is_shipped());
+        if !self.settings.is_on && is_done && !self.journal.directory().is_dir() {
             return Ok(false);
         }
         if Instant::now() >= self.next_look {
             self.next_look = Instant::now() + LEFT_BEHIND;
             self.look();
         }
-        let kept = if Instant::now() >= self.next_upkeep { self.keep().await } else { Ok(()) };
+        // First: what is to be written never waits for what is deleted.
         let shipped = self.ship().await;
-        match (kept, shipped) {
-            (Ok(()), shipped) | (Err(_), shipped @ Err(_)) => shipped,
-            // Nothing else says how the database is.
-            (Err(error), Ok(false)) => Err(error),
-            (Err(error), Ok(true)) => {
-                self.next_upkeep = Instant::now() + UPKEEP_AGAIN;
-                warn!("audit: partitions and old rows cannot be seen to: {error:#}");
-                Ok(true)
+        let is_away = shipped.as_ref().is_err_and(is_away);
+        if let Some(store) = self.store.as_ref().filter(|_| self.upkeep.is_due() && !is_away) {
+            let kept = self.upkeep.step(store, self.settings.retention_days).await;
+            match (kept, &shipped) {
+                // Nothing else says how the database is.
+                (Err(error), Ok(false)) => return Err(error),
+                (Ok(()), Ok(false)) => self.note_back(),
+                _ => {}
             }
         }
+        shipped
     }
 
     /// Takes up what others left behind.
     fn look(&mut self) {
         let (journal, own) = (&self.journal, self.journal.instance());
         // A folder that cannot be read is the journal's to tell of.
-        for (home, segments) in spool::take_up(journal.directory(), own.as_deref()).unwrap_or_default() {
+        let spool::TakenUp { homes, unreadable } =
+            spool::take_up(journal.directory(), own.as_deref()).unwrap_or_default();
+        for (path, error) in unreadable {
+            if self.told_of.len() < MOST_TOLD && self.told_of.insert(path.clone()) {
+                let path = path.display();
+                warn!(
+                    "audit: `{path}` cannot be read, so what is in it is not shipped: {error}; give the file to the \
+                     gateway's user, or take it away"
+                );
+            }
+        }
+        for (home, segments) in homes {
             if self.left.iter().any(|(known, _)| known.instance == home.instance) {
                 continue;
             }
@@ -185,35 +203,6 @@ impl Shipper {
         }
     }
 
-    /// Has partitions for the months ahead, and lets old rows go.
-    async fn keep(&mut self) -> anyhow::Result<()> {
-        // Until it is done.
-        self.next_upkeep = Instant::now() + RETRY[1];
-        let store = self.store.as_ref().context("there is no database")?;
-        let now = Month::of(micros_now()).unwrap_or_default();
-        let ahead: Vec<Month> = (0..=MONTHS_AHEAD).map(|months| now.plus(months)).collect();
-        let mut kept = store.prepare_audit(&ahead).await?;
-        self.months.extend(ahead);
-        if self.settings.retention_days > 0 {
-            let forgotten = store.forget_audit(self.settings.retention_days).await?;
-            kept.left.extend(forgotten.left);
-            (kept.dropped, kept.deleted) = (forgotten.dropped, forgotten.deleted);
-        }
-        if !kept.dropped.is_empty() || kept.deleted > 0 {
-            let days = self.settings.retention_days;
-            let (partitions, rows) = (kept.dropped.join("`, `"), kept.deleted);
-            info!(
-                "audit: rows older than {days} days are gone: partitions `{partitions}`, {rows} single rows"
-            );
-        }
-        for left in &kept.left {
-            warn!("audit: a partition of `api_analytics` could not be made or dropped: {left}");
-        }
-        self.next_upkeep = Instant::now() + UPKEEP;
-        self.note_back();
-        Ok(())
-    }
-
     /// Ships one batch; whether there was one.
     async fn ship(&mut self) -> anyhow::Result<bool> {
         let Some(batch) = self.next() else {
@@ -224,10 +213,9 @@ impl Shipper {
             self.journal.oldest_micros.store(first.entry.at_micros, Ordering::Relaxed);
         }
         let wrote = self.write(&batch).await;
-        let Batch { written, damaged, from } = batch;
+        let Batch { written, damaged, lines, from } = batch;
         match (wrote, from) {
             (Ok(refused), from) => {
-                let lines = written.len() as u64 + damaged;
                 self.journal.lose(Trouble::Damaged, damaged);
                 self.journal.lose(Trouble::Refused, refused);
                 self.journal.metrics.audit_written.inc_by(written.len() as u64 - refused);
@@ -236,7 +224,9 @@ impl Shipper {
                     segment.note_shipped(place);
                     self.journal.finish(&segment);
                 }
-                self.note_back();
+                if !written.is_empty() {
+                    self.note_back();
+                }
                 Ok(true)
             }
             (Err(error), Source::Memory(lines)) => {
@@ -249,7 +239,7 @@ impl Shipper {
 
     /// What comes next: what others left, this process's files, and memory where the disk is of no use.
     fn next(&mut self) -> Option<Batch> {
-        let most = self.store.as_ref()?.audit_batch();
+        let most = self.store.as_ref().map_or(1, Store::audit_batch);
         while let Some((_, segments)) = self.left.front_mut() {
             while let Some(segment) = segments.front() {
                 if let Some(batch) = read(segment, most) {
@@ -279,7 +269,7 @@ impl Shipper {
             return None;
         }
         let written = lines.iter().filter_map(|line| parse(line.strip_suffix(b"\n")?)).collect();
-        Some(Batch { written, damaged: 0, from: Source::Memory(lines) })
+        Some(Batch { written, damaged: 0, lines: lines.len() as u64, from: Source::Memory(lines) })
     }
 
     /// Writes rows, those one by one that would hold up the others; how many were refused.
@@ -359,7 +349,9 @@ fn read(segment: &Arc<Segment>, most: usize) -> Option<Batch> {
     let bytes = segment.read(READ_AT_ONCE).ok()?;
     let (lines, whole) = whole_lines(&bytes);
     let (mut written, mut damaged, mut size) = (Vec::new(), 0, 0);
+    let mut ended = 0;
     for line in lines.take(most) {
+        ended += 1;
         size += line.len() + 1;
         match parse(line) {
             Some(one) => written.push(one),
@@ -367,14 +359,37 @@ fn read(segment: &Arc<Segment>, most: usize) -> Option<Batch> {
         }
     }
     if whole == 0 && bytes.len() == READ_AT_ONCE {
-        // No line is so long.
-        (damaged, size) = (1, bytes.len());
+        // No line is so long: it is counted where it ends.
+        size = bytes.len();
     }
-    (size > 0).then(|| Batch { written, damaged, from: Source::Segment(segment.clone(), from + size as u64) })
+    let source = Source::Segment(segment.clone(), from + size as u64);
+    (size > 0).then_some(Batch { written, damaged, lines: ended, from: source })
 }
 
 /// Microseconds since 1970.
 pub(super) fn micros_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_lines_are_taken_off_as_were_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::claim(folder.path()).unwrap();
+        let segment = Arc::new(home.segment(1).unwrap());
+        segment.append(&vec![b'x'; READ_AT_ONCE * 5 / 2]).unwrap();
+        segment.append(b"\nshort\n").unwrap();
+        let counted = segment.waiting_lines().unwrap();
+        let (mut lines, mut damaged) = (0, 0);
+        while let Some(batch) = read(&segment, 1_000) {
+            (lines, damaged) = (lines + batch.lines, damaged + batch.damaged);
+            let Source::Segment(_, place) = batch.from else { unreachable!() };
+            segment.note_shipped(place);
+        }
+        assert_eq!((counted, lines, damaged), (2, 2, 2));
+    }
 }

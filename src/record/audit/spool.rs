@@ -4,10 +4,11 @@
 //! are taken up by exactly one other: whoever gets the lock of the file that it held as long as it lived.
 
 use std::{
+    cmp::Ordering::{Equal, Greater, Less},
     collections::BTreeSet,
     ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions},
-    io,
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -16,12 +17,20 @@ use std::{
     },
 };
 
+use rustix::fs::OFlags;
 use uuid::Uuid;
 
 const SEGMENT: &str = "journal";
 const OWNER: &str = "owner";
 /// Bytes of the place that stands in the owner's file.
 const PLACE: usize = 32;
+
+/// What was taken up, and what stays because it cannot be read.
+#[derive(Default)]
+pub struct TakenUp {
+    pub homes: Vec<(Home, Vec<Segment>)>,
+    pub unreadable: Vec<(PathBuf, io::Error)>,
+}
 
 /// The files of one process, for as long as its lock is held.
 pub struct Home {
@@ -63,7 +72,8 @@ impl Home {
     fn lock(directory: &Path, instance: Arc<str>) -> io::Result<Option<Self>> {
         let path = directory.join(format!("{instance}.{OWNER}"));
         let mut options = OpenOptions::new();
-        let owner = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let owner = open_plain(&path, &mut options)?;
         match owner.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
@@ -88,24 +98,27 @@ impl Home {
         Segment { path, instance, number, file, owner, length, shipped }
     }
 
-    /// The segments there are, oldest first.
-    fn segments(&self) -> io::Result<Vec<Segment>> {
+    /// The segments there are, oldest first, but for those that cannot be read.
+    fn segments(&self, unreadable: &mut Vec<(PathBuf, io::Error)>) -> io::Result<Vec<Segment>> {
         let (at, offset) = self.place();
         let mut segments = Vec::new();
         for path in segments_of(&self.directory, Some(&self.instance))? {
             let number = parts(&path).map_or(0, |(_, number)| number);
-            let file = OpenOptions::new().read(true).open(&path)?;
-            let length = file.metadata()?.len();
-            let segment = self.holding(path, number, file, length);
-            let shipped = if number < at {
-                length
-            } else if number == at {
-                offset.min(length)
-            } else {
-                0
+            let opened = open_plain(&path, OpenOptions::new().read(true));
+            match opened.and_then(|file| Ok((file.metadata()?.len(), file))) {
+                Ok((length, file)) => segments.push(self.holding(path, number, file, length)),
+                Err(error) => unreadable.push((path, error)),
+            }
+        }
+        // A place that no process of ours can have noted says nothing: then all is sent again.
+        let is_place = segments.iter().any(|one| one.number == at && one.begins_a_line(offset));
+        for segment in segments.iter().filter(|_| is_place) {
+            let shipped = match segment.number.cmp(&at) {
+                Less => segment.length.load(Ordering::Relaxed),
+                Equal => offset,
+                Greater => 0,
             };
             segment.shipped.store(shipped, Ordering::Relaxed);
-            segments.push(segment);
         }
         Ok(segments)
     }
@@ -160,6 +173,12 @@ impl Segment {
         Ok(bytes)
     }
 
+    /// Whether a line begins there, or would.
+    fn begins_a_line(&self, offset: u64) -> bool {
+        let mut before = [0];
+        offset == 0 || self.file.read_exact_at(&mut before, offset - 1).is_ok_and(|()| before == *b"\n")
+    }
+
     /// How many lines are not shipped.
     pub fn waiting_lines(&self) -> io::Result<u64> {
         let mut from = self.shipped.load(Ordering::Relaxed);
@@ -205,6 +224,17 @@ impl Segment {
     }
 }
 
+/// Opens a file that is a plain one: what is put into the folder must not lead elsewhere, nor make anybody wait.
+pub fn open_plain(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    // The flags are bits of a C `int`.
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    Ok(file)
+}
+
 /// Whose segment it is, and which of theirs.
 fn parts(path: &Path) -> Option<(&str, u64)> {
     let (instance, number) = path.file_stem()?.to_str()?.split_once('-')?;
@@ -224,8 +254,9 @@ fn segments_of(directory: &Path, instance: Option<&str>) -> io::Result<BTreeSet<
     Ok(found)
 }
 
-/// Takes up what processes left behind that are gone, oldest first. Empty where all that is there is somebody's.
-pub fn take_up(directory: &Path, own: Option<&str>) -> io::Result<Vec<(Home, Vec<Segment>)>> {
+/// Takes up what processes left behind that are gone, oldest first. Empty where all that is there is somebody's. One file
+/// that cannot be read holds up no other.
+pub fn take_up(directory: &Path, own: Option<&str>) -> io::Result<TakenUp> {
     let mut instances = BTreeSet::new();
     for file in fs::read_dir(directory)? {
         let path = file?.path();
@@ -236,11 +267,16 @@ pub fn take_up(directory: &Path, own: Option<&str>) -> io::Result<Vec<(Home, Vec
         };
         instances.extend(instance.filter(|instance| Some(*instance) != own).map(Arc::<str>::from));
     }
-    let mut taken = Vec::new();
+    let mut taken = TakenUp::default();
     for instance in instances {
-        if let Some(home) = Home::lock(directory, instance)? {
-            let segments = home.segments()?;
-            taken.push((home, segments));
+        let owner = directory.join(format!("{instance}.{OWNER}"));
+        match Home::lock(directory, instance) {
+            Ok(Some(home)) => {
+                let segments = home.segments(&mut taken.unreadable)?;
+                taken.homes.push((home, segments));
+            }
+            Ok(None) => {}
+            Err(error) => taken.unreadable.push((owner, error)),
         }
     }
     Ok(taken)
@@ -251,14 +287,18 @@ pub fn waiting_lines(directory: &Path, mut sink: impl FnMut(&[u8])) -> io::Resul
     for path in segments_of(directory, None)? {
         let Some((instance, number)) = parts(&path) else { continue };
         let owner = directory.join(format!("{instance}.{OWNER}"));
-        let home = File::open(owner).map(|owner| Home {
+        let home = open_plain(&owner, OpenOptions::new().read(true)).map(|owner| Home {
             directory: directory.to_owned(),
             instance: instance.into(),
             owner: Arc::new(owner),
         });
         let (at, offset) = home.map(|home| home.place()).unwrap_or_default();
         // It may be shipped and removed meanwhile.
-        let Ok(bytes) = fs::read(&path) else { continue };
+        let Ok(mut file) = open_plain(&path, OpenOptions::new().read(true)) else { continue };
+        let mut bytes = Vec::new();
+        if file.read_to_end(&mut bytes).is_err() {
+            continue;
+        }
         let from = if number < at {
             bytes.len() as u64
         } else if number == at {
@@ -266,7 +306,7 @@ pub fn waiting_lines(directory: &Path, mut sink: impl FnMut(&[u8])) -> io::Resul
         } else {
             0
         };
-        let rest = bytes.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
+        let rest = usize::try_from(from).ok().and_then(|from| bytes.get(from..)).unwrap_or(&bytes);
         super::line::whole_lines(rest).0.for_each(&mut sink);
     }
     Ok(())
@@ -292,7 +332,7 @@ mod tests {
 
     fn left(directory: &Path, own: Option<&str>) -> Vec<(String, usize)> {
         let taken = take_up(directory, own).unwrap();
-        taken.iter().map(|(home, segments)| (home.instance.to_string(), segments.len())).collect()
+        taken.homes.iter().map(|(home, segments)| (home.instance.to_string(), segments.len())).collect()
     }
 
     #[test]
@@ -302,24 +342,59 @@ mod tests {
         let instance = home.instance.to_string();
         let segments = [home.segment(1).unwrap(), home.segment(2).unwrap()];
         segments.iter().for_each(|segment| assert!(segment.append(b"one\n").unwrap()));
-        segments[1].note_shipped(2);
+        segments[1].note_shipped(4);
         assert_eq!(left(folder.path(), None), [], "it lives");
         drop((home, segments));
-        let taken = take_up(folder.path(), None).unwrap();
+        let taken = take_up(folder.path(), None).unwrap().homes;
         assert_eq!(left(folder.path(), None), [], "somebody has taken it up");
         let shipped: Vec<_> = taken[0].1.iter().map(|one| one.shipped.load(Ordering::Relaxed)).collect();
-        assert_eq!((taken.len(), shipped), (1, vec![4, 2]), "the first of two is shipped as a whole");
+        assert_eq!((taken.len(), shipped), (1, vec![4, 4]), "the first of two is shipped as a whole");
         drop(taken);
         assert_eq!(left(folder.path(), Some(&instance)), [], "its own");
         // Where only what says whose they are is gone, they are somebody's all the same.
         fs::remove_file(folder.path().join(format!("{instance}.owner"))).unwrap();
-        let taken = take_up(folder.path(), None).unwrap();
+        let taken = take_up(folder.path(), None).unwrap().homes;
         assert_eq!((taken.len(), taken[0].1.len(), taken[0].1[0].shipped.load(Ordering::Relaxed)), (1, 2, 0));
         for (home, segments) in taken {
             segments.iter().for_each(Segment::remove);
             home.remove();
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_none_of_ours_holds_up_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::claim(folder.path()).unwrap();
+        let instance = home.instance.to_string();
+        home.segment(1).unwrap().append(b"one\n").unwrap();
+        drop(home);
+        let at = |name: &str| folder.path().join(name);
+        std::os::unix::fs::symlink("/nowhere", at(&format!("{instance}-0000000002.journal"))).unwrap();
+        fs::create_dir(at("a.owner")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", at("b.owner")).unwrap();
+        // Nobody ever writes to it: whoever opens it as a file waits for ever.
+        let made = std::process::Command::new("mkfifo").arg(at("c-1.journal")).status().unwrap();
+        assert!(made.success());
+        let taken = take_up(folder.path(), None).unwrap();
+        let of_ours = taken.homes.iter().find(|(home, _)| *home.instance == *instance).unwrap();
+        assert_eq!((of_ours.1.len(), of_ours.1[0].waiting_lines().unwrap()), (1, 1));
+        assert_eq!(taken.unreadable.len(), 4, "{:?}", taken.unreadable);
+        waiting_lines(folder.path(), |_| {}).unwrap();
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_one_costs_no_line() {
+        for (place, expected) in [(4, 4), (3, 0), (99, 0), (0, 0)] {
+            let folder = tempfile::tempdir().unwrap();
+            let home = Home::claim(folder.path()).unwrap();
+            let segment = home.segment(1).unwrap();
+            segment.append(b"one\ntwo\n").unwrap();
+            segment.note_shipped(place);
+            drop((home, segment));
+            let taken = take_up(folder.path(), None).unwrap().homes;
+            assert_eq!(taken[0].1[0].shipped.load(Ordering::Relaxed), expected, "place {place}");
+        }
     }
 
     #[test]

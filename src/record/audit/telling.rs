@@ -57,6 +57,7 @@ fn set_figures(journal: &Journal) {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let metrics = &journal.metrics;
     metrics.audit_spool_bytes.set(number(journal.bytes.load(Ordering::Relaxed)));
+    metrics.audit_spool_max_bytes.set(number(journal.most_bytes()));
     let oldest = journal.oldest_micros.load(Ordering::Relaxed);
     let age = if oldest == 0 { 0 } else { (micros_now() - oldest).max(0) / 1_000_000 };
     metrics.audit_oldest_seconds.set(age);

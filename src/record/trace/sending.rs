@@ -148,7 +148,7 @@ impl Target {
         for (name, said) in &self.settings.headers {
             request.headers_mut().insert(name, said.expose().clone());
         }
-        let answer = self.dialer.exchange(request).await.map_err(|error| Failure::Later(error, None))?;
+        let answer = self.dialer.settled(request).await.map_err(|error| Failure::Later(error, None))?;
         let status = answer.status();
         if status.is_success() {
             // An answer without a body, or one that cannot be read, has nothing to say against it.

@@ -3,13 +3,16 @@
 //! Decides which partitions there are and which locks making and dropping them may wait for: an operator who reads the
 //! table for minutes must not hold up what is written.
 
+use std::time::{Duration, Instant};
+
 use anyhow::Context;
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row as _};
+use uuid::Uuid;
 
 use super::{
     super::{
-        audit::{AuditQuestion, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, texts},
+        audit::{AuditQuestion, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, STEP, texts},
         text::Text,
     },
     Database,
@@ -19,6 +22,11 @@ use super::{
 const PARTITION_LOCK: i64 = 0x706f_7274_6175_6400;
 /// Held by the one gateway that removes old rows.
 const RETENTION_LOCK: i64 = 0x706f_7274_6175_6401;
+
+/// Partitions that cannot be dropped hold up what is written for no longer; the next time is another one.
+const LONGEST_STEP: Duration = Duration::from_secs(5);
+/// Between the number of an entry and its time there is no more, in microseconds.
+const SLACK: i64 = 86_400_000_000;
 
 /// What is acknowledged is never sent again, so it has to be on disk, whatever is usual at this server.
 const DURABLE: &str = "\
@@ -60,10 +68,12 @@ const PARTITIONS: &str = "\
     FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid \
     WHERE inhparent = to_regclass('api_analytics') ORDER BY relname";
 
-/// By the places of rows, which are found anew each time: deleting from the middle of a table needs no index then.
+/// Rows of ours alone: what an earlier gateway has written, or writes, is somebody else's to delete. Ours are found by the
+/// time in their numbers (`$3`), so that those of others are not even looked at.
 const DELETE: &str = "\
     SELECT format('DELETE FROM %1$I WHERE ctid = ANY(ARRAY( \
-        SELECT ctid FROM %1$I WHERE timestamp < to_timestamp($1 / 1000000.0) LIMIT $2))', $1)";
+        SELECT ctid FROM %1$I WHERE entry_id IS NOT NULL AND entry_id < $3::uuid \
+            AND timestamp < to_timestamp($1 / 1000000.0) ORDER BY entry_id LIMIT $2))', $1)";
 
 /// The columns as texts, in the order of `COLUMNS`.
 macro_rules! columns {
@@ -157,7 +167,6 @@ impl Database {
     }
 
     pub(in crate::store) async fn forget_audit(&self, days: u32) -> anyhow::Result<Kept> {
-        let mut kept = Kept::default();
         let mut alone = self.pool.begin().await?;
         // By the database's clock: that of one gateway may be wrong.
         let (is_alone, before): (bool, i64) = sqlx::query_as(
@@ -168,19 +177,28 @@ impl Database {
         .bind(i32::try_from(days).unwrap_or(i32::MAX))
         .fetch_one(&mut *alone)
         .await?;
+        let kept = if is_alone { self.forget_before(before).await } else { Ok(Kept::default()) };
+        // Not left to happen some time later: the next step wants the lock again.
+        alone.rollback().await?;
+        kept
+    }
+
+    async fn forget_before(&self, before: i64) -> anyhow::Result<Kept> {
+        let mut kept = Kept::default();
         let Some((is_partitioned, is_ours)) = self.kind_of_audit().await? else { return Ok(kept) };
-        if !is_alone {
-            return Ok(kept);
-        }
         if !is_partitioned {
-            kept.deleted = self.delete_audit("api_analytics", before).await?;
+            self.delete_audit("api_analytics", before, &mut kept).await?;
             return Ok(kept);
         }
         let partitions: Vec<(String, bool)> = sqlx::query_as(PARTITIONS).fetch_all(&self.pool).await?;
+        let began = Instant::now();
         for (partition, is_default) in partitions {
+            if began.elapsed() > LONGEST_STEP {
+                break;
+            }
             let is_old = Month::of_partition(&partition) < Month::of(before);
             if is_default && is_ours {
-                kept.deleted += self.delete_audit(&partition, before).await?;
+                self.delete_audit(&partition, before, &mut kept).await?;
             } else if is_old && Month::of_partition(&partition).is_some() {
                 match self.drop_partition(&partition, is_ours).await {
                     Ok(()) => kept.dropped.push(partition),
@@ -208,15 +226,19 @@ impl Database {
         dropping.await.map_err(|error: sqlx::Error| error.to_string())
     }
 
-    async fn delete_audit(&self, table: &str, before: i64) -> anyhow::Result<u64> {
+    async fn delete_audit(&self, table: &str, before: i64, kept: &mut Kept) -> anyhow::Result<()> {
         let delete: String = sqlx::query_scalar(DELETE).bind(table).fetch_one(&self.pool).await?;
-        let mut deleted = 0;
+        let (began, bound) = (Instant::now(), first_number(before.saturating_add(SLACK)));
         loop {
             let statement = sqlx::query(AssertSqlSafe(delete.clone())).bind(before).bind(DELETED_AT_ONCE);
-            let rows = statement.execute(&self.pool).await?.rows_affected();
-            deleted += rows;
+            let rows = statement.bind(bound.to_string()).execute(&self.pool).await?.rows_affected();
+            kept.deleted += rows;
             if rows < DELETED_AT_ONCE as u64 {
-                return Ok(deleted);
+                return Ok(());
+            }
+            if began.elapsed() > STEP {
+                kept.is_unfinished = true;
+                return Ok(());
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -254,6 +276,11 @@ impl Database {
                 .await?;
         Ok(count.try_into().unwrap_or_default())
     }
+}
+
+/// The smallest number that an entry of this time can have: version 7 of RFC 9562 begins with its milliseconds.
+fn first_number(micros: i64) -> Uuid {
+    Uuid::from_u128(u128::from(micros.max(0).unsigned_abs() / 1_000) << 80)
 }
 
 const NOT_OURS: &str = "the gateway's database user does not own `api_analytics`; run `portcullis migrate` now and then \

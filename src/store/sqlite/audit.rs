@@ -2,12 +2,14 @@
 //!
 //! Decides how it is written and read. What a row holds and which rows are old, `store::audit` says.
 
+use std::time::Instant;
+
 use futures_util::TryStreamExt;
 use sqlx::Row as _;
 
 use super::{
     super::{
-        audit::{AuditQuestion, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, texts},
+        audit::{AuditQuestion, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, STEP, texts},
         text::Text,
     },
     Database,
@@ -47,7 +49,8 @@ const WRITE: &str = concat!(
 
 const DELETE: &str = "\
     DELETE FROM api_analytics WHERE id IN (SELECT id FROM api_analytics \
-        WHERE timestamp < strftime('%Y-%m-%dT%H:%M:%S', 'now', '-' || ?1 || ' days') ORDER BY timestamp LIMIT ?2)";
+        WHERE entry_id IS NOT NULL \
+            AND timestamp < strftime('%Y-%m-%dT%H:%M:%S', 'now', '-' || ?1 || ' days') ORDER BY timestamp LIMIT ?2)";
 
 /// The columns as texts, in the order of `COLUMNS`.
 macro_rules! columns {
@@ -101,13 +104,17 @@ impl Database {
     }
 
     pub(in crate::store) async fn forget_audit(&self, days: u32) -> anyhow::Result<Kept> {
-        let mut kept = Kept::default();
+        let (mut kept, began) = (Kept::default(), Instant::now());
         loop {
             let (pool, _) = self.file.pool().await?;
             let deleting = sqlx::query(DELETE).bind(days).bind(DELETED_AT_ONCE).execute(&pool);
             let rows = deleting.await?.rows_affected();
             kept.deleted += rows;
             if rows < DELETED_AT_ONCE as u64 {
+                return Ok(kept);
+            }
+            if began.elapsed() > STEP {
+                kept.is_unfinished = true;
                 return Ok(kept);
             }
             tokio::time::sleep(PAUSE).await;

@@ -22,6 +22,13 @@ const EARLIER_WRITES: &str = "
     INSERT INTO api_analytics (user_email, method, endpoint, status_code, response_time_ms, user_agent, client_ip)
     VALUES ('Old@Company.com', 'POST', '/github/search', 200, 12, 'agent', '10.0.0.1')";
 
+/// Old rows of ours that lie aside, as gateways number them.
+const OLD_ROWS_OF_OURS: &str = "
+    INSERT INTO api_analytics (timestamp, entry_id)
+    SELECT at, (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0')
+                || '7000' || '8' || lpad(number::text, 15, '0'))::uuid
+    FROM (SELECT now() - interval '400 days' AS at, number FROM generate_series(1, 2500) AS number) AS old";
+
 /// A row of this caller at this time, with an id of its own by its number.
 fn row(number: u32, at_micros: i64, caller: &'static str) -> AuditRow<'static> {
     AuditRow {
@@ -229,9 +236,12 @@ async fn old_months_go_as_a_whole_and_what_lies_aside_row_by_row() {
         let month = Month::of(now).unwrap();
         store.prepare_audit(&[Month::of(now - 140 * DAY).unwrap(), month.plus(-2), month]).await.unwrap();
         write(&store, &[row(1, now - 140 * DAY, "a"), row(2, now, "a"), row(3, now - 400 * DAY, "a")]).await;
-        scratch.execute("INSERT INTO api_analytics (timestamp) SELECT now() - interval '400 days' FROM generate_series(1, 2500)").await;
+        scratch.execute(OLD_ROWS_OF_OURS).await;
+        scratch.execute("INSERT INTO api_analytics (timestamp) SELECT now() - interval '400 days' FROM generate_series(1, 7)").await;
         let kept = store.forget_audit(100).await.unwrap();
         assert_eq!((kept.dropped.len(), kept.deleted, kept.left.len()), (1, 2501, 0), "{kept:?}");
+        assert_eq!(count(&scratch, "api_analytics_default").await, 7, "rows of others");
+        scratch.execute("DELETE FROM api_analytics_default").await;
         assert_eq!(column(&store, AuditQuestion::default(), "request_id").await.split(' ').next_back(), Some("r2"));
         assert_eq!(count(&scratch, "api_analytics_default").await, 0);
         assert_eq!(partitions(&scratch).await.split(' ').count(), 2);
@@ -280,8 +290,12 @@ async fn a_table_of_an_earlier_gateway_keeps_its_rows_and_serves_both() {
         scratch
             .execute("UPDATE mcp_proxy.api_analytics SET timestamp = now() - interval '91 days' WHERE id < 0")
             .await;
-        assert_eq!(store.forget_audit(90).await.unwrap().deleted, 2);
-        assert_eq!(count(&scratch, "mcp_proxy.api_analytics").await, 3);
+        // One of ours, and one of the earlier gateway, whose history stays.
+        let ours = "mcp_proxy.api_analytics WHERE entry_id IS NOT NULL";
+        let (all, before) = (count(&scratch, "mcp_proxy.api_analytics").await, count(&scratch, ours).await);
+        let deleted = store.forget_audit(90).await.unwrap().deleted;
+        assert_eq!((deleted, count(&scratch, ours).await), (1, before - 1));
+        assert_eq!(count(&scratch, "mcp_proxy.api_analytics").await, all - 1, "an earlier gateway's history");
     })
     .await;
 }
@@ -357,6 +371,25 @@ async fn a_gateway_that_does_not_own_the_table_writes_and_says_what_it_cannot_do
         store.forget_audit(1).await.unwrap();
         store.close().await;
         scratch.execute("DROP OWNED BY portcullis_test_writer").await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_old_rows_go_in_steps_so_that_nothing_waits_long() {
+    on_postgres(async |scratch| {
+        let store = scratch.store().await;
+        scratch.execute(&OLD_ROWS_OF_OURS.replace("2500", "90000")).await;
+        let (mut deleted, mut steps) = (0, 0);
+        loop {
+            let kept = store.forget_audit(90).await.unwrap();
+            (deleted, steps) = (deleted + kept.deleted, steps + 1);
+            if !kept.is_unfinished {
+                break;
+            }
+        }
+        assert!(deleted == 90_000 && steps > 1, "{deleted} rows in {steps} steps");
+        assert_eq!(count(&scratch, "api_analytics").await, 0);
     })
     .await;
 }
