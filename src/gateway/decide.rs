@@ -276,10 +276,7 @@ impl Gateway {
         let arrival = self.settings.addresses.arrival(session);
         journey.record.client = arrival.client;
         journey.record.method = method_word(&request.method);
-        if journey.record.wants_entry() {
-            journey.record.uri = Some(request.uri.clone());
-            journey.record.user_agent = request.headers.get(http::header::USER_AGENT).cloned();
-        }
+        journey.note_request(request);
         let mut ids = request.headers.get_all("x-request-id").iter();
         if let (Some(id), None) = (ids.next(), ids.next())
             && let Some(id) = id.to_str().ok().and_then(|id| RequestId::parse(id).ok())

@@ -4,7 +4,7 @@
 //! changes a byte.
 
 use bytes::Bytes;
-use http::{StatusCode, Version, header};
+use http::{StatusCode, Version, header, request::Parts};
 use pingora::{http::ResponseHeader, proxy::Session};
 
 use super::{
@@ -19,6 +19,14 @@ use crate::{
 };
 
 impl Journey {
+    /// What a request says of itself, for the audit.
+    pub fn note_request(&mut self, request: &Parts) {
+        if self.record.wants_entry() {
+            self.record.uri = Some(request.uri.clone());
+            self.record.user_agent = request.headers.get(header::USER_AGENT).cloned();
+        }
+    }
+
     /// What is called of a server, and with what, for the audit.
     pub fn note_call(&mut self, server: &Server, tool: &str, arguments: Option<&[u8]>) {
         if self.record.wants_entry() {
