@@ -57,6 +57,7 @@ use listeners::Listeners;
 pub use reload::Origin;
 use reload::Reloads;
 use shared::Shared;
+pub use signals::survive_signals;
 pub use sockets::{Inherited, refuse_unusable};
 pub use stopping::LastThings;
 

@@ -32,6 +32,15 @@ impl Asked {
     }
 }
 
+/// From now on SIGUSR1 ends this process no more, though nobody listens yet: it asks for lines of a log, and may come at any
+/// time. What is registered with a runtime stays when that is gone.
+pub fn survive_signals() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _inside = runtime.enter();
+    drop(signal(SignalKind::user_defined1())?);
+    Ok(())
+}
+
 /// All that are listened for.
 ///
 /// Not the framework's own: on SIGQUIT that hands its listening sockets to whoever owns a path in `/tmp`,

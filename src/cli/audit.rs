@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -86,7 +86,8 @@ fn time_at(text: &str, now: i64) -> Result<i64, &'static str> {
     };
     if unit > 0 {
         let count: u32 = text[..text.len() - 1].parse().map_err(|_| WRONG)?;
-        return Ok(now.saturating_sub(i64::from(count) * unit * 1_000_000));
+        let at = now.saturating_sub(i64::from(count) * unit * 1_000_000);
+        return if at < 0 { Err("no row is older than 1970") } else { Ok(at) };
     }
     let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
     let time = OffsetDateTime::parse(&whole, &Rfc3339).map_err(|_| WRONG)?;
@@ -117,7 +118,16 @@ pub async fn audit(config: Config, arguments: AuditArguments) -> anyhow::Result<
         until,
         most: (limit > 0).then_some(limit),
     };
-    let store = super::grants::open(&config).await?;
+    // It makes nothing and changes nothing, wherever it was pointed to.
+    let store = Store::open_to_read(&config.store)?;
+    match store.missing_audit().await {
+        Ok(None) => {}
+        Ok(Some(missing)) => bail!("{missing}; is `DATABASE_URL` set as for the gateway?"),
+        Err(error) => {
+            tell_waiting_at_most(&config);
+            return Err(error);
+        }
+    }
     let mut output = io::BufWriter::new(io::stdout());
     let (mut rows, mut broken) = (0_u64, None);
     if csv {
@@ -146,6 +156,17 @@ pub async fn audit(config: Config, arguments: AuditArguments) -> anyhow::Result<
     }
     store.close().await;
     Ok(())
+}
+
+/// Without the database: what may wait for it.
+fn tell_waiting_at_most(config: &Config) {
+    let spool = config.audit.spool_dir.display();
+    match audit::waiting(&config.audit.spool_dir) {
+        Ok(waiting) if !waiting.is_empty() => {
+            talk(&format!("{} entries wait in `{spool}`, as far as can be seen", waiting.len()));
+        }
+        _ => talk(&format!("the gateway keeps entries in its spool meanwhile (here `{spool}`)")),
+    }
 }
 
 /// Says what is not among the rows.
@@ -185,7 +206,8 @@ fn cell<'r>(row: &'r [Option<String>], name: &str) -> &'r str {
 }
 
 fn for_people(row: &[Option<String>]) -> String {
-    let cell = |name| printable(cell(row, name));
+    // One space at most between words: what a client sends must not look like another column.
+    let cell = |name| printable(cell(row, name)).split_whitespace().collect::<Vec<_>>().join(" ");
     // To the millisecond.
     let time = cell("timestamp");
     let time = time.get(..23).map_or(time.clone(), |time| format!("{time}Z"));
@@ -263,6 +285,7 @@ mod tests {
             "2026-11-30 00:00",
             "ä",
             "99999999999d",
+            "5000000w",
         ] {
             check(wrong, None);
         }
@@ -276,10 +299,11 @@ mod tests {
         };
         set("timestamp", "2026-11-30T10:00:00.123456Z");
         set("user_agent", "=cmd(\"x\"),1");
-        set("endpoint", "/a\u{1b}[2J");
+        set("endpoint", "/a\u{1b}[2J\u{202e}b     200");
         set("status_code", "401");
         let told = for_people(&row);
         assert!(told.starts_with("2026-11-30T10:00:00.123Z  401  ") && !told.contains('\u{1b}'), "{told}");
+        assert!(told.contains("[2J\u{fffd}b 200"), "{told}");
         assert!(in_csv(&row).contains(",\"'=cmd(\"\"x\"\"),1\","), "{}", in_csv(&row));
         let json: serde_json::Value = serde_json::from_str(&in_json(&row)).unwrap();
         assert_eq!((&json["status_code"], &json["server"]), (&401.into(), &serde_json::Value::Null));

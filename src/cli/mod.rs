@@ -165,6 +165,7 @@ fn perform(command: Command, place: &Place<'_>) -> anyhow::Result<ExitCode> {
 fn run(place: &Place<'_>) -> anyhow::Result<()> {
     // First, while there is one thread.
     let inherited = app::Inherited::take();
+    app::survive_signals()?;
     let loaded = config::load_with_files(place.directory, place.environment);
     let origin = app::Origin {
         directory: place.directory.to_owned(),
@@ -243,7 +244,12 @@ fn data(line: &str) -> anyhow::Result<()> {
 
 /// A text from a table, without what would change the terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
+    // The others turn the direction of writing round.
+    let is_bad = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|letter| if is_bad(letter) { '\u{fffd}' } else { letter }).collect()
 }
 
 /// One line of talk. There is nobody to tell when stderr is closed.

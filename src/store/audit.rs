@@ -21,6 +21,7 @@ pub enum Holds {
 
 /// The columns, in the order in which they are read: those of earlier gateways first.
 pub const COLUMNS: &[(&str, Holds)] = &[
+    ("id", Holds::Number),
     ("timestamp", Holds::Text),
     ("user_email", Holds::Text),
     ("method", Holds::Text),
@@ -225,6 +226,13 @@ impl Store {
     /// Streams the rows that are asked for into `sink`, the newest last.
     pub async fn read_audit(&self, question: &AuditQuestion, sink: &mut RowSink<'_>) -> anyhow::Result<()> {
         ask!(self, database => database.read_audit(question, sink))
+            .context("could not read the audit table `api_analytics`")
+    }
+
+    /// Why there are no rows to read: which table is missing where, or lacks our columns.
+    pub async fn missing_audit(&self) -> anyhow::Result<Option<String>> {
+        within(ANSWER, async { ask!(self, database => database.missing_audit()) })
+            .await
             .context("could not read the audit table `api_analytics`")
     }
 

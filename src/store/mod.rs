@@ -194,6 +194,16 @@ impl Store {
         Ok(Self { database, sealer: Sealer::new(settings.sealing.clone())? })
     }
 
+    /// The same for what only reads: it makes no file.
+    pub fn open_to_read(settings: &Settings) -> anyhow::Result<Self> {
+        let store = Self::open(settings)?;
+        let database = match &settings.url {
+            DatabaseUrl::Postgres(_) => store.database,
+            DatabaseUrl::Sqlite(path) => Database::Sqlite(Box::new(sqlite::Database::open_to_read(path))),
+        };
+        Ok(Self { database, ..store })
+    }
+
     /// Whether changes are pushed (Postgres) or have to be polled for (SQLite).
     pub fn is_postgres(&self) -> bool {
         matches!(self.database, Database::Postgres(_))

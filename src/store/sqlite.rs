@@ -46,6 +46,11 @@ impl Database {
         Self { file: SqliteFile::new(path, options, Owner::Gateway), pruned: Arc::default() }
     }
 
+    pub(super) fn open_to_read(path: &Path) -> Self {
+        let options = SqliteConnectOptions::new().read_only(true);
+        Self { file: SqliteFile::new(path, options, Owner::Other), pruned: Arc::default() }
+    }
+
     pub(super) async fn migrate(&self) -> anyhow::Result<()> {
         // Immediate: takes the write lock at once, so that a second gateway waits here.
         let (pool, _) = self.file.pool().await?;

@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(3600);
 /// The same where the last one failed.
 const AGAIN: Duration = Duration::from_secs(60);
 /// The same where the database was away.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_millis(250);
 /// Between two steps of one time.
 const BETWEEN: Duration = Duration::from_millis(500);
 /// Months ahead that have their partition.

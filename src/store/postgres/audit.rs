@@ -78,7 +78,7 @@ const DELETE: &str = "\
 /// The columns as texts, in the order of `COLUMNS`.
 macro_rules! columns {
     () => {
-        "to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), user_email::text, method::text, \
+        "id::text, to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), user_email::text, method::text, \
          endpoint::text, status_code::text, response_time_ms::text, user_agent, client_ip::text, entry_id::text, \
          request_id, call::text, caller, directory, scheme, granted_by, tenant, route, rpc_method, server, tool, outcome, \
          code, reason, gateway_ms::text, upstream_ms::text, request_bytes::text, response_bytes::text, retries::text, \
@@ -97,14 +97,22 @@ macro_rules! asked {
     };
 }
 
-const ALL: &str =
-    concat!("SELECT ", columns!(), " ", asked!(), "AND $8::bigint IS NULL ORDER BY timestamp, id");
+/// A table of an earlier gateway may have rows without a time: they come first, and count as newest of nothing.
+const TIMELESS: &str =
+    concat!("SELECT ", columns!(), " ", asked!(), "AND $8::bigint IS NULL AND timestamp IS NULL ORDER BY id");
+const ALL: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " ",
+    asked!(),
+    "AND $8::bigint IS NULL AND timestamp IS NOT NULL ORDER BY timestamp, id"
+);
 const NEWEST: &str = concat!(
     "SELECT ",
     columns!(),
     " FROM (SELECT * ",
     asked!(),
-    "ORDER BY timestamp DESC, id DESC LIMIT $8) AS newest ORDER BY timestamp, id"
+    "AND timestamp IS NOT NULL ORDER BY timestamp DESC, id DESC LIMIT $8) AS newest ORDER BY timestamp, id"
 );
 
 impl Database {
@@ -254,18 +262,39 @@ impl Database {
         question: &AuditQuestion,
         sink: &mut RowSink<'_>,
     ) -> anyhow::Result<()> {
-        let statement = if question.most.is_some() { NEWEST } else { ALL };
-        let query = texts(question).into_iter().fold(sqlx::query(statement), |query, text| query.bind(text));
-        let query = query.bind(question.since).bind(question.until).bind(question.most.map(i64::from));
-        let mut rows = query.fetch(&self.pool);
-        while let Some(row) = rows.try_next().await? {
-            let text = |at| Ok(row.try_get::<Text, _>(at)?.readable());
-            let texts: Vec<Option<String>> = (0..COLUMNS.len()).map(text).collect::<sqlx::Result<_>>()?;
-            if !sink(&texts) {
-                return Ok(());
+        let statements: &[&'static str] = if question.most.is_some() { &[NEWEST] } else { &[TIMELESS, ALL] };
+        for &statement in statements {
+            let query =
+                texts(question).into_iter().fold(sqlx::query(statement), |query, text| query.bind(text));
+            let query = query.bind(question.since).bind(question.until).bind(question.most.map(i64::from));
+            let mut rows = query.fetch(&self.pool);
+            while let Some(row) = rows.try_next().await? {
+                let text = |at| Ok(row.try_get::<Text, _>(at)?.readable());
+                let texts: Vec<Option<String>> = (0..COLUMNS.len()).map(text).collect::<sqlx::Result<_>>()?;
+                if !sink(&texts) {
+                    return Ok(());
+                }
             }
         }
         Ok(())
+    }
+
+    pub(in crate::store) async fn missing_audit(&self) -> anyhow::Result<Option<String>> {
+        let (database, is_there, is_ours): (String, bool, bool) = sqlx::query_as(
+            "SELECT current_database()::text, to_regclass('api_analytics') IS NOT NULL, \
+                EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass('api_analytics') \
+                    AND attname = 'entry_id' AND NOT attisdropped)",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let place = format!("schema `{}` of the database `{database}`", self.schema);
+        Ok(match (is_there, is_ours) {
+            (true, true) => None,
+            (true, false) => Some(format!(
+                "`api_analytics` in {place} is an earlier gateway's and lacks our columns (`portcullis migrate` adds them)"
+            )),
+            (false, _) => Some(format!("{place} has no table `api_analytics`")),
+        })
     }
 
     pub(in crate::store) async fn count_audit(&self, entries: &[String]) -> anyhow::Result<u64> {

@@ -55,7 +55,7 @@ const DELETE: &str = "\
 /// The columns as texts, in the order of `COLUMNS`.
 macro_rules! columns {
     () => {
-        "CAST(timestamp AS text), CAST(user_email AS text), CAST(method AS text), CAST(endpoint AS text), \
+        "CAST(id AS text), CAST(timestamp AS text), CAST(user_email AS text), CAST(method AS text), CAST(endpoint AS text), \
          CAST(status_code AS text), CAST(response_time_ms AS text), CAST(user_agent AS text), CAST(client_ip AS text), \
          CAST(entry_id AS text), CAST(request_id AS text), CAST(call AS text), CAST(caller AS text), \
          CAST(directory AS text), CAST(scheme AS text), CAST(granted_by AS text), CAST(tenant AS text), \
@@ -139,6 +139,19 @@ impl Database {
             }
         }
         Ok(())
+    }
+
+    pub(in crate::store) async fn missing_audit(&self) -> anyhow::Result<Option<String>> {
+        let file = self.file.path().display();
+        if !self.file.path().exists() {
+            return Ok(Some(format!("there is no file `{file}`")));
+        }
+        let (pool, _) = self.file.pool().await?;
+        let is_there: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'api_analytics')")
+                .fetch_one(&pool)
+                .await?;
+        Ok((!is_there).then(|| format!("`{file}` has no table `api_analytics`")))
     }
 
     pub(in crate::store) async fn count_audit(&self, entries: &[String]) -> anyhow::Result<u64> {

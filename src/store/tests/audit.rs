@@ -376,6 +376,36 @@ async fn a_gateway_that_does_not_own_the_table_writes_and_says_what_it_cannot_do
 }
 
 #[tokio::test]
+async fn whoever_reads_makes_nothing_and_needs_no_more_than_the_table() {
+    on_sqlite(async |scratch| {
+        let store = Store::open_to_read(&scratch.settings).unwrap();
+        assert!(store.missing_audit().await.unwrap().unwrap().contains("there is no file"));
+        let DatabaseUrl::Sqlite(path) = &scratch.settings.url else { unreachable!() };
+        assert!(!path.exists());
+        let writing = scratch.store().await;
+        write(&writing, &[row(1, LAST_OF_NOVEMBER, "a")]).await;
+        let store = Store::open_to_read(&scratch.settings).unwrap();
+        assert_eq!(store.missing_audit().await.unwrap(), None);
+        assert_eq!(column(&store, AuditQuestion::default(), "id").await, "1");
+    })
+    .await;
+    on_postgres(async |scratch| {
+        let missing = async || Store::open_to_read(&scratch.settings).unwrap().missing_audit().await.unwrap();
+        assert!(missing().await.unwrap().contains("schema `public` of the database `portcullis_store_"));
+        scratch.execute(EARLIER).await;
+        assert!(missing().await.unwrap().contains("portcullis migrate"));
+        let store = scratch.store().await;
+        assert_eq!(missing().await, None);
+        scratch.execute("INSERT INTO api_analytics (timestamp, request_id) VALUES (NULL, 'timeless')").await;
+        write(&store, &[row(1, LAST_OF_NOVEMBER, "a")]).await;
+        let asked = |most| AuditQuestion { most, ..AuditQuestion::default() };
+        assert_eq!(column(&store, asked(Some(5)), "request_id").await, "r1");
+        assert_eq!(column(&store, asked(None), "request_id").await, "timeless r1");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn many_old_rows_go_in_steps_so_that_nothing_waits_long() {
     on_postgres(async |scratch| {
         let store = scratch.store().await;
