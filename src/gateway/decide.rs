@@ -170,9 +170,12 @@ impl Gateway {
         (permit, tool): (Permit, &str),
         change_count: u64,
     ) -> Result<Step, Refusal> {
-        refuse_disabled(permit.server())?;
         journey.record.enter(Leg::Find);
-        let tool = self.tool(&permit, tool).await?;
+        let found = match refuse_disabled(permit.server()) {
+            Ok(()) => self.tool(&permit, tool).await,
+            Err(refusal) => Err(refusal),
+        };
+        let tool = found.inspect_err(|_| journey.note_call(permit.server(), tool, None))?;
         journey.record.tool = Some(tool.name.clone());
         // Looked at before the body and counted after it, so that what is refused for its body costs nothing.
         journey.record.enter(Leg::Limit);
@@ -273,10 +276,7 @@ impl Gateway {
         let arrival = self.settings.addresses.arrival(session);
         journey.record.client = arrival.client;
         journey.record.method = method_word(&request.method);
-        if journey.record.wants_entry() {
-            journey.record.uri = Some(request.uri.clone());
-            journey.record.user_agent = request.headers.get(http::header::USER_AGENT).cloned();
-        }
+        journey.note_request(request);
         let mut ids = request.headers.get_all("x-request-id").iter();
         if let (Some(id), None) = (ids.next(), ids.next())
             && let Some(id) = id.to_str().ok().and_then(|id| RequestId::parse(id).ok())

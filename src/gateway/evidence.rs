@@ -4,7 +4,7 @@
 //! changes a byte.
 
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{StatusCode, Version, header, request::Parts};
 use pingora::{http::ResponseHeader, proxy::Session};
 
 use super::{
@@ -12,12 +12,21 @@ use super::{
     native::Heard,
 };
 use crate::{
-    catalog::server::Server,
+    catalog::{Catalog, server::Server},
     mcp::question::Question,
     record::{Call, arguments::Arguments},
+    route,
 };
 
 impl Journey {
+    /// What a request says of itself, for the audit.
+    pub fn note_request(&mut self, request: &Parts) {
+        if self.record.wants_entry() {
+            self.record.uri = Some(request.uri.clone());
+            self.record.user_agent = request.headers.get(header::USER_AGENT).cloned();
+        }
+    }
+
     /// What is called of a server, and with what, for the audit.
     pub fn note_call(&mut self, server: &Server, tool: &str, arguments: Option<&[u8]>) {
         if self.record.wants_entry() {
@@ -33,16 +42,31 @@ impl Journey {
     }
 
     /// What is asked at a face of the gateway's own, for the audit, whoever it is about.
-    pub fn note_question(&mut self, question: &Question<'_>) {
+    pub fn note_question(&mut self, question: &Question<'_>, catalog: &Catalog) {
         if !self.record.wants_entry() {
             return;
         }
         self.record.rpc_method = Some(question.method.to_string());
         if question.method == "tools/call" {
             let arguments = Arguments::of(question.arguments().unwrap_or("{}").as_bytes(), false);
-            let tool = question.name().unwrap_or_default().into_owned();
-            self.record.calls = vec![Call { tool, arguments: Some(arguments) }];
+            self.note_named(catalog, &question.name().unwrap_or_default(), Some(arguments));
         }
+    }
+
+    /// A tool that was asked for by the name it has where all servers are one, whether it may be used or exists.
+    pub fn note_named(&mut self, catalog: &Catalog, name: &str, arguments: Option<Arguments>) {
+        if !self.record.wants_entry() {
+            return;
+        }
+        let mut tool = name;
+        if self.record.server.is_none() {
+            let is_there = |(server, _): &(&str, &str)| catalog.get(server).is_some();
+            if let Some((server, plain)) = route::legacy_readings(name).find(is_there) {
+                tool = plain;
+                self.record.server = catalog.get(server).map(|server| server.id.clone());
+            }
+        }
+        self.record.calls = vec![Call { tool: tool.to_owned(), arguments }];
     }
 
     /// What has passed of what is underway, for the audit.
@@ -93,14 +117,18 @@ impl Journey {
         }
     }
 
-    /// Hears a piece of the peer's answer, before anything of it is changed: whether the answer is whole with it.
-    pub fn hear_answer(&mut self, piece: &Option<Bytes>, is_end: bool) -> bool {
+    /// Hears a piece of the peer's answer, before anything of it is changed: whether the answer is whole with it, or may be
+    /// to its client. One of HTTP/1.0 takes any end of the connection for that of an answer without a length.
+    pub fn hear_answer(&mut self, piece: &Option<Bytes>, is_end: bool, client: Version) -> bool {
         let Some(underway) = self.underway() else { return is_end };
-        let verdict = underway.cargo.exchange().and_then(|exchange| exchange.hear_answer(piece, is_end));
+        let left = underway.answer.length_left;
+        let length = piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        let is_last = is_end || left.is_some_and(|left| left <= length);
+        let verdict = underway.cargo.exchange().and_then(|exchange| exchange.hear_answer(piece, is_last));
         if let Some(is_error) = verdict {
             underway.answer.is_tool_error = is_error;
         }
-        is_end || verdict.is_some()
+        is_last || verdict.is_some() || left.is_none() && client < Version::HTTP_11
     }
 
     /// Notes a piece of the answer as it goes to the client: whether it is the last, by the length that was told.

@@ -326,7 +326,7 @@ impl ProxyHttp for Configured {
         journey: &mut Journey,
     ) -> pingora::Result<Option<Duration>> {
         caught(|| {
-            let mut is_whole = journey.hear_answer(body, is_end);
+            let mut is_whole = journey.hear_answer(body, is_end, session.req_header().version);
             if let Some(underway) = journey.underway() {
                 if let Some(exchange) = underway.cargo.exchange() {
                     exchange.answer_body(body, is_end).map_err(refused)?;

@@ -59,6 +59,9 @@ impl Gateway {
     ) -> Result<Step, Refusal> {
         let body = self.read_whole(session, self.settings.mcp.max_message_bytes).await?;
         let visible = Visible::all(&self.access, caller, known, snapshot);
+        if let Some(name) = meta::wished(&body) {
+            journey.note_named(&snapshot.catalog, &name, None);
+        }
         let Called { server, tool, arguments } = meta::resolve_call(&body, &visible, &snapshot.tools)?;
         let server = snapshot.catalog.get(server.as_str()).ok_or_else(access::unknown_server)?;
         let permit = self.access.authorize(caller, server, known)?;

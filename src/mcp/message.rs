@@ -17,6 +17,9 @@ use crate::refusal::{Code, Refusal};
 /// Longest id that is echoed; a longer one is the client's own trouble.
 const LONGEST_ID: usize = 256;
 
+/// Most messages in a batch: each may be a call with a row of its own in the audit.
+const MOST_IN_BATCH: usize = 1000;
+
 /// The messages of one body.
 #[derive(Debug)]
 pub enum Body<'a> {
@@ -56,6 +59,10 @@ pub fn peek(body: &[u8]) -> Result<Body<'_>, Refusal> {
     let messages: Vec<Message<'_>> = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
     let messages = messages.into_iter().map(checked).collect::<Result<Vec<_>, _>>();
     let messages = messages.map_err(|error| unreadable(&error))?;
+    if messages.len() > MOST_IN_BATCH {
+        let sentence = format!("a batch may hold at most {MOST_IN_BATCH} messages");
+        return Err(Refusal::new(Code::BadMessage, sentence));
+    }
     if messages.is_empty() {
         return Err(Refusal::new(Code::BadMessage, "a batch must hold at least one message"));
     }

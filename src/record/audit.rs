@@ -96,6 +96,8 @@ impl Audit {
         store: &store::Settings,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<(Self, Shipping, Flush)> {
+        // Nobody knows yet.
+        metrics.audit_database_up.set(-1);
         let journal = Arc::new(Journal::new(settings.spool_dir.clone(), settings.spool_max_bytes, metrics));
         let told = Told { settings: settings.clone(), store: store.clone() };
         let (told, hears) = watch::channel(told);

@@ -245,7 +245,7 @@ metrics! {
     audit_left_out: IntCounter = IntCounter::new(
         "portcullis_audit_left_out_total", "Requests of nobody that left no row, because there were too many a second.");
     audit_database_up: IntGauge = IntGauge::new(
-        "portcullis_audit_database_up", "1 while the database takes rows of the audit, else 0; -1 where the audit is off.");
+        "portcullis_audit_database_up", "1 while the database takes rows of the audit, else 0; -1 before it was asked, and where the audit is off.");
     draining: IntGauge = IntGauge::new(
         "portcullis_draining", "1 once told to stop, else 0.");
     upgrades: IntCounterVec = IntCounterVec::new(

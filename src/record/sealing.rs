@@ -20,7 +20,9 @@ impl Record {
         if std::mem::replace(&mut self.is_sealed, true) || !self.is_audited() {
             return;
         }
-        let Some((first, others)) = self.calls.split_first() else {
+        // Of several that were refused together none was made.
+        let were_none_made = self.departed.is_none() && self.refusal.is_some() && self.calls.len() > 1;
+        let Some((first, others)) = self.calls.split_first().filter(|_| !were_none_made) else {
             return self.recorder.audit.write(&self.entry(None, 0));
         };
         self.recorder.audit.write(&self.entry(Some(first), 0));

@@ -8,14 +8,14 @@ use sqlx::{ConnectOptions, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use crate::{
     harness::{
         deadline::until,
-        fake_peer::FakePeer,
+        fake_peer::{Behaviour, FakePeer},
         grants::{ADMIN, CALLER, Grants, STRANGER},
         mcp::Fixture,
         postgres::given,
         raw::RawClient,
         request::{post, post_with},
         tokens::email_token,
-        wire::{Framing, answer},
+        wire::{Framing, answer, chunk},
     },
     native::call,
     served::{
@@ -145,6 +145,72 @@ async fn each_call_of_a_batch_has_a_row_with_its_own_arguments() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_refused_has_one_row_and_a_huge_one_is_refused() {
+    let scene = crate::native::Scene::start().await;
+    scene.deny_drops().await;
+    let batch = |count: usize| serde_json::Value::from(vec![call("drop_all"); count]).to_string();
+    for (count, status) in [(3, 400), (1001, 400)] {
+        let answer = scene
+            .client()
+            .await
+            .exchange(scene.post(&["mcp-protocol-version: 2025-03-26"], batch(count)))
+            .await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        let id = answer.head.header("x-request-id").unwrap();
+        all_say(&rows(&scene.grants, &format!("request_id = '{id}'"), 1).await, "code", "bad_message");
+    }
+    scene.is_unharmed().await;
+}
+
+#[tokio::test]
+async fn an_answer_whose_end_cannot_be_seen_has_its_row_with_its_beginning() {
+    let long = format!("data: {{\"id\":1,\"result\":{{\"text\":\"{}", "x".repeat(300 * 1024));
+    for (encoding, bytes) in [("identity", long.as_str()), ("gzip", "\u{1f}\u{8b}some bytes")] {
+        let mut scene = crate::native::Scene::start().await;
+        let mut client = scene.client().await;
+        client.send(scene.post(&[], call("echo").to_string())).await;
+        let mut called = scene.peer.call().await;
+        called.read_body().await;
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: {encoding}\r\n\
+             transfer-encoding: chunked\r\n\r\n"
+        );
+        called.send(head).await;
+        called.send(chunk(bytes.as_bytes())).await;
+        let (_, head) = client.read_head().await;
+        let id = head.header("x-request-id").unwrap().to_owned();
+        let mut came = 0;
+        while came < bytes.len() {
+            came += client.read_chunk().await.unwrap().len();
+        }
+        scene.gateway.signal("KILL");
+        scene.gateway.ended().await;
+        let _next = scene.grants.setup().start().await;
+        rows(&scene.grants, &format!("request_id = '{id}'"), 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_http_1_0_has_its_row_with_the_first_byte_of_an_answer_without_length() {
+    let peer = FakePeer::start().await.with_tool("search", Behaviour::Hold);
+    let grants = Grants::of(&["alpha"]).await;
+    let mut gateway = grants.setup().server("alpha", &peer.url()).start().await;
+    gateway.knows_tools("alpha", 1).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    let request = String::from_utf8(post("/alpha/search", &email_token(CALLER), "{}")).unwrap();
+    client.send(request.replace("HTTP/1.1", "HTTP/1.0")).await;
+    let held = peer.held().await;
+    held.send("all that there is");
+    let (_, head) = client.read_head().await;
+    let id = head.header("x-request-id").unwrap().to_owned();
+    assert!(client.take(17).await, "the answer");
+    gateway.signal("KILL");
+    gateway.ended().await;
+    let _next = grants.setup().start().await;
+    rows(&grants, &format!("request_id = '{id}'"), 1).await;
+}
+
+#[tokio::test]
 async fn what_is_refused_has_a_row_that_says_why() {
     let peer = FakePeer::start().await.with_json("search", json!({})).with_json("drop", json!({}));
     let grants = Grants::of(&["alpha"]).await;
@@ -168,6 +234,21 @@ async fn what_is_refused_has_a_row_that_says_why() {
         all_say(&rows, "user_email", who);
         all_say(&rows, "endpoint", path);
         all_say(&rows, "status_code", answer.status);
+        if code == "unknown_tool" {
+            all_say(&rows, "server", "alpha");
+            all_say(&rows, "tool", path.rsplit_once('/').unwrap().1);
+        }
+    }
+    let speaks = ["content-type: application/json", "accept: application/json, text/event-stream"];
+    let by_mcp = post_with("/mcp", &caller, &speaks, call("alpha_drop").to_string());
+    let by_name = post("/meta/call_tool", &caller, r#"{"name":"alpha_drop"}"#);
+    for request in [by_mcp, by_name] {
+        let answer = RawClient::connect(&gateway.address()).await.exchange(request).await;
+        let id = answer.head.header("x-request-id").unwrap();
+        let rows = rows(&grants, &format!("request_id = '{id}'"), 1).await;
+        all_say(&rows, "server", "alpha");
+        all_say(&rows, "tool", "drop");
+        all_say(&rows, "code", "unknown_tool");
     }
     let answer =
         RawClient::connect(&gateway.address()).await.exchange(post("/alpha/search", "x.y.z", "{}")).await;

@@ -18,6 +18,7 @@ use crate::{
         search::{self, Part},
         tools::{Listed, Tool, ToolIndex, exposed::META_TOOLS},
     },
+    mcp::members::{self, Members},
     names::{ServerId, ToolName},
     refusal::{Code, Refusal},
     upstream::arguments::{Peek, Whole},
@@ -228,6 +229,11 @@ pub fn resolve_call(body: &Bytes, visible: &[Visible], tools: &ToolIndex) -> Res
         Some(_) => return Err(Refusal::new(Code::BadArguments, TAKES)),
     };
     Ok(Called { server: server.clone(), tool: tool.clone(), arguments })
+}
+
+/// The name that the arguments of `call_tool` have, whatever else is wrong with them.
+pub fn wished(body: &[u8]) -> Option<Cow<'_, str>> {
+    members::text(Members::read(std::str::from_utf8(body).ok()?)?.get("name")?)
 }
 
 /// Reads arguments; a member of ours that stands twice, or as something else, is refused.

@@ -53,6 +53,8 @@ pub struct Asked {
     pub may_list: bool,
     /// The one tool it calls. A batch, whatever it calls, ends with any change of the caller's tools.
     pub tool: Option<String>,
+    /// How many answers are due to it; none where nobody waits for the end: of a stream that stands.
+    pub awaited: Option<usize>,
     /// The tools that a batch calls, each with the number of its calls.
     pub batch: Vec<(String, u32)>,
     /// Whether it only asks what there is, which does no harm twice.
@@ -102,11 +104,17 @@ impl Asked {
     }
 
     /// What a whole body asks; refuses what the permit or the server does not allow, and tools that are withheld.
-    pub fn read(body: &[u8], headers: &HeaderMap, permit: &Permit, pins: &PinIndex) -> Reading {
+    pub fn read(
+        body: &[u8],
+        headers: &HeaderMap,
+        permit: &Permit,
+        pins: &PinIndex,
+        is_audited: bool,
+    ) -> Reading {
         match message::peek(body) {
             Ok(body) => Reading {
                 id: body.id().map(str::to_owned),
-                heard: Heard::of(&body, permit.server()),
+                heard: if is_audited { Heard::of(&body, permit.server()) } else { Heard::default() },
                 asked: Self::judge(&body, headers, (permit, pins)),
             },
             Err(refusal) => Reading { id: None, heard: Heard::default(), asked: Err(refusal) },
@@ -132,6 +140,8 @@ impl Asked {
             is_probe: method == Some("server/discover"),
             is_reading: method.is_some_and(|method| READING.contains(&method)),
             may_list: method.is_none() || method == Some("tools/list"),
+            awaited: Some(messages.iter().filter(|message| message.is_request()).count())
+                .filter(|count| *count > 0 && method != Some("subscriptions/listen")),
             is_listening: method == Some("subscriptions/listen"),
             id: body.id().map(str::to_owned),
             revision,

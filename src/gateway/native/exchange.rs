@@ -17,7 +17,7 @@ use url::Url;
 use super::{
     asked::{self, Asked, Heard, Reading},
     body::Load,
-    label::{has_no_body, media_type, names_messages},
+    label::{has_no_body, is_encoded, media_type, names_messages},
     legacy_revisions,
     pinned::Pinned,
     verdict::Verdict,
@@ -80,6 +80,8 @@ pub struct Exchange {
     /// What has been seen of a stream, until it shows whether it can be resumed.
     beginning: Option<Vec<u8>>,
     verdict: Option<Verdict>,
+    /// Whether the audit wants to know what is called.
+    pub is_audited: bool,
     /// What the audit keeps of a body that was held.
     pub heard: Option<Heard>,
     /// A denied call that another one stands in for: only the record knows.
@@ -110,6 +112,7 @@ impl Exchange {
             is_stream: false,
             beginning: Some(Vec::new()),
             verdict: None,
+            is_audited: false,
             heard: None,
             denied: None,
         }
@@ -169,7 +172,8 @@ impl Exchange {
 
     /// Judges a body that was held, and gives back what goes on.
     fn judge(&mut self, whole: Bytes, headers: &HeaderMap) -> Result<Bytes, Refusal> {
-        let Reading { id, heard, asked } = Asked::read(&whole, headers, &self.permit, &self.pinned.now());
+        let Reading { id, heard, asked } =
+            Asked::read(&whole, headers, &self.permit, &self.pinned.now(), self.is_audited);
         self.asked.id = id;
         self.heard = Some(heard);
         let refusal = match asked {
@@ -220,9 +224,10 @@ impl Exchange {
         }
         self.replace_session(header, destination.place)?;
         self.is_stream = media_type(header).as_deref() == Some("text/event-stream");
-        let calls: u32 = self.asked.batch.iter().map(|(_, count)| *count).sum();
-        let calls = calls.max(u32::from(self.asked.tool.is_some()));
-        self.verdict = (calls > 0).then(|| Verdict::new(calls as usize, self.is_stream));
+        self.verdict = self.asked.awaited.map(|awaited| match is_encoded(header) {
+            true => Verdict::blind(awaited, self.is_stream),
+            false => Verdict::new(awaited, self.is_stream),
+        });
         if let Some(line) = Line::current() {
             if self.is_stream {
                 line.answer_began();
@@ -269,8 +274,7 @@ impl Exchange {
             _ if !self.may_list() && !names_messages(header) => return Ok(()),
             _ => return Err(unreadable("it is neither JSON nor a stream of events")),
         };
-        let encodings = header.headers.get_all(header::CONTENT_ENCODING);
-        if !encodings.iter().all(|encoding| encoding == "identity") {
+        if is_encoded(header) {
             return Err(unreadable("it is encoded, though that was not accepted"));
         }
         for name in [&header::CONTENT_LENGTH, &header::ETAG, &header::ACCEPT_RANGES] {

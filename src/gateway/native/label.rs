@@ -25,3 +25,8 @@ pub(super) fn media_type(header: &ResponseHeader) -> Option<String> {
     let kind = label.split(';').next()?.trim().to_ascii_lowercase();
     is_only.then_some(kind)
 }
+
+/// Whether the body is encoded.
+pub(super) fn is_encoded(header: &ResponseHeader) -> bool {
+    !header.headers.get_all(header::CONTENT_ENCODING).iter().all(|encoding| encoding == "identity")
+}

@@ -128,7 +128,8 @@ impl Gateway {
         let seal = Seal { keys: self.session_keys.clone(), ttl: self.settings.mcp.session_ttl };
         let answer_bound = self.settings.mcp.max_list_bytes;
         let pinned = Pinned::new(&self.current, &self.refresher);
-        let exchange = Exchange::new((permit, pinned), (load, asked), session, seal, answer_bound);
+        let mut exchange = Exchange::new((permit, pinned), (load, asked), session, seal, answer_bound);
+        exchange.is_audited = journey.record.wants_entry();
         exchange.begin(self.settings.body_timeout);
         Ok(Step::Depart(trip, Cargo::Native(Box::new(exchange)), live))
     }
@@ -174,8 +175,13 @@ impl Gateway {
         let asked = match &load {
             Load::Whole(bytes) => {
                 journey.note_message(bytes);
-                let Reading { id, heard, asked } =
-                    Asked::read(bytes, headers, permit, &self.current.load().pins);
+                let Reading { id, heard, asked } = Asked::read(
+                    bytes,
+                    headers,
+                    permit,
+                    &self.current.load().pins,
+                    journey.record.wants_entry(),
+                );
                 journey.note_rpc_id(id.clone());
                 journey.note_heard(heard);
                 match asked {

@@ -1,8 +1,10 @@
-//! What a server of MCP answers to calls of its tools, heard in passing: whether the last word was said, and whether it
-//! is that the tool could not do it.
+//! What a server of MCP answers, heard in passing: whether the last word was said, and whether it is that the tool could
+//! not do it.
 //!
-//! Decides only what the record says. Never changes a byte, and never holds one back: what is too long to be looked at
-//! counts as an answer like any other.
+//! Decides only what the record says, and when the audit has to know. Never changes a byte, and never holds one back: what
+//! cannot be looked at, because it is too long or encoded, counts as an answer like any other, from its beginning on.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use memchr::memmem;
@@ -28,25 +30,34 @@ enum Heard {
     Events(Splitter),
     /// One JSON document.
     Pieces(Vec<Bytes>, usize),
-    /// Too much of it.
+    /// A document of which too much came: it is over at its end.
     Nothing,
+    /// A stream that cannot be read: any piece may hold the answer.
+    Blind,
 }
 
 impl Verdict {
-    /// For the answer to so many calls.
-    pub fn new(calls: usize, is_stream: bool) -> Self {
+    /// For so many answers.
+    pub fn new(awaited: usize, is_stream: bool) -> Self {
         let heard =
             if is_stream { Heard::Events(Splitter::new(BOUND)) } else { Heard::Pieces(Vec::new(), 0) };
-        Self { awaited: calls, is_error: false, heard }
+        Self { awaited, is_error: false, heard }
     }
 
-    /// Hears the next piece: once every call is answered it says, one time, whether any could not be done.
+    /// For answers that are encoded.
+    pub fn blind(awaited: usize, is_stream: bool) -> Self {
+        let heard = if is_stream { Heard::Blind } else { Heard::Nothing };
+        Self { awaited, is_error: false, heard }
+    }
+
+    /// Hears the next piece, before it is the client's: once all is answered it says, one time, whether any could not be done.
     pub fn hear(&mut self, piece: Option<&Bytes>, is_end: bool) -> Option<bool> {
         if self.awaited == 0 {
             return None;
         }
         match &mut self.heard {
             Heard::Nothing => {}
+            Heard::Blind => self.awaited = 0,
             Heard::Events(splitter) => {
                 splitter.feed(piece.map_or(&[], |piece| piece));
                 loop {
@@ -62,8 +73,9 @@ impl Verdict {
                             }
                         }
                         Ok(None) => break,
+                        // Its client may have the answer with any further piece.
                         Err(_too_long) => {
-                            self.heard = Heard::Nothing;
+                            self.awaited = 0;
                             break;
                         }
                     }
@@ -77,7 +89,10 @@ impl Verdict {
                 if *length > BOUND {
                     self.heard = Heard::Nothing;
                 } else if is_end {
-                    let whole = pieces.concat();
+                    let whole = match &pieces[..] {
+                        [piece] => Cow::Borrowed(&piece[..]),
+                        pieces => Cow::Owned(pieces.concat()),
+                    };
                     if may_be_error(&whole) {
                         let text = String::from_utf8_lossy(&whole);
                         self.is_error = answers(&text).into_iter().any(|is_error| is_error);
@@ -93,9 +108,9 @@ impl Verdict {
     }
 }
 
-/// Whether an event may be an answer: most are not, and are not read.
+/// Whether an event may be an answer: most are not, and are not read. A key can be written with escapes.
 fn may_answer(event: &[u8]) -> bool {
-    memmem::find(event, b"\"result\"").is_some() || memmem::find(event, b"\"error\"").is_some()
+    [&b"\"result\""[..], b"\"error\"", b"\\u"].iter().any(|word| memmem::find(event, word).is_some())
 }
 
 fn may_be_error(body: &[u8]) -> bool {
@@ -197,5 +212,23 @@ mod tests {
         let long = format!(r#"{{"id":1,"result":{{"isError":true,"content":"{}"}}}}"#, "x".repeat(BOUND));
         check(&long, 1, false, Some(false));
         check(&format!("data: {long}\n\n"), 1, true, Some(false));
+        // Of a stream before its client can have the whole event.
+        let mut verdict = Verdict::new(1, true);
+        let (most, rest) = long.split_at(BOUND + 16);
+        assert_eq!(verdict.hear(Some(&format!("data: {most}").into()), false), Some(false));
+        assert_eq!(verdict.hear(Some(&format!("{rest}\n\n").into()), true), None);
+    }
+
+    #[test]
+    fn what_is_encoded_may_be_answered_by_any_piece() {
+        let piece = Bytes::from_static(b"\x1f\x8b");
+        assert_eq!(Verdict::blind(1, true).hear(Some(&piece), false), Some(false));
+        let mut document = Verdict::blind(1, false);
+        assert_eq!([document.hear(Some(&piece), false), document.hear(None, true)], [None, Some(false)]);
+    }
+
+    #[test]
+    fn a_key_that_is_spelt_with_escapes_is_heard() {
+        check("data: {\"id\":1,\"r\\u0065sult\":{\"isError\":true}}\n\n", 1, true, Some(true));
     }
 }

@@ -159,7 +159,7 @@ impl Gateway {
         question: &Question<'_>,
     ) -> Result<Step, Refusal> {
         let id = question.id.unwrap_or("null");
-        journey.note_question(question);
+        journey.note_question(question, &visit.snapshot.catalog);
         match (speaker.is_modern, &*question.method) {
             (true, "server/discover") => Ok(answered(id, &self.discover(visit)?)),
             (false, "initialize") => self.initialize(visit, question),

@@ -329,11 +329,13 @@ impl Shipper {
         let pause = away.retry;
         away.retry = (away.retry * 2).min(RETRY[1]);
         self.journal.is_shipping.store(false, Ordering::Relaxed);
+        self.journal.metrics.audit_database_up.set(0);
         pause
     }
 
     fn note_back(&mut self) {
         self.journal.is_shipping.store(true, Ordering::Relaxed);
+        self.journal.metrics.audit_database_up.set(1);
         if let Some(Away { since, is_told: true, .. }) = self.away.take() {
             let waiting = self.journal.metrics.audit_waiting_rows.get();
             info!("audit: the database takes rows again after {:?}; {waiting} wait", since.elapsed());

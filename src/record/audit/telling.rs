@@ -61,8 +61,9 @@ fn set_figures(journal: &Journal) {
     let oldest = journal.oldest_micros.load(Ordering::Relaxed);
     let age = if oldest == 0 { 0 } else { (micros_now() - oldest).max(0) / 1_000_000 };
     metrics.audit_oldest_seconds.set(age);
-    let takes_rows = i64::from(journal.is_shipping.load(Ordering::Relaxed));
-    metrics.audit_database_up.set(if journal.is_on() { takes_rows } else { -1 });
+    if !journal.is_on() {
+        metrics.audit_database_up.set(-1);
+    }
 }
 
 fn tell_loss(journal: &Journal, why: Trouble, loss: &mut Option<Loss>) {

@@ -20,6 +20,8 @@ use crate::harness::{
     tokens,
 };
 
+const SPOOL: &str = "PORTCULLIS_AUDIT_SPOOL_DIR";
+
 /// A program of the environment that has schemas.
 fn tool(name: &str) -> Command {
     let folder = std::env::var("PORTCULLIS_TEST_SCHEMAS").expect("run by `scripts/with-peers`");
@@ -86,21 +88,33 @@ fn strings(value: &Value) -> BTreeMap<String, String> {
     members.map(|(name, value)| (name.clone(), value.as_str().expect(name).to_owned())).collect()
 }
 
+/// The example, each line with a value of its own, as its first lines say; what was published there was none.
+fn example(name: &str) -> BTreeMap<String, String> {
+    let lines = variables(name).into_iter().enumerate();
+    lines
+        .map(|(at, (name, value))| {
+            let is_address = value.contains("://") && value.contains(":@");
+            assert!(value.is_empty() || is_address, "`{name}` has a value that everybody can read");
+            (name, if is_address { value.replace(":@", ":x@") } else { format!("{at:064x}") })
+        })
+        .collect()
+}
+
 /// The services as Compose would start them.
 fn services() -> Value {
     let compose = yaml("conf/compose/compose.yaml").remove(0);
-    filled(&compose["services"], &variables("conf/compose/example.env"))
+    filled(&compose["services"], &example("conf/compose/example.env"))
 }
 
 fn toml_of(name: &str) -> toml::Table {
     read(name).parse().unwrap()
 }
 
-/// `portcullis check` with exactly this environment.
+/// `portcullis check` with exactly this environment, but for the folder of the image.
 fn check(folder: &str, environment: &BTreeMap<String, String>) -> String {
-    let mut command = Command::new(PROGRAM);
+    let (mut command, spool) = (Command::new(PROGRAM), tempfile::tempdir().unwrap());
     command.args(["check", "--config", folder]).current_dir(ROOT).env_clear().envs(environment);
-    said(&mut command)
+    said(command.env(SPOOL, spool.path()))
 }
 
 #[test]
@@ -214,13 +228,14 @@ fn the_compose_file_is_one_by_its_specification_and_its_parts_know_each_other() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_compose_file_wires_works_together() {
     let (portcullis, web) = (Database::create().await, openwebui::database().await);
-    let redis = Redis::start().await;
+    let (redis, spool) = (Redis::start().await, tempfile::tempdir().unwrap());
     let mut environment = strings(&services()["portcullis"]["environment"]);
     let mut put =
         |name: &str, value: String| environment.insert(name.to_owned(), value).expect("it was there");
     put("DATABASE_URL", portcullis.url());
     put("OPENWEBUI_DATABASE_URL", web.url());
     put("REDIS_URL", redis.url());
+    put(SPOOL, spool.path().display().to_string());
     put("PORTCULLIS_LIMITS_REDIS_URL", redis.url().replace("/0", "/1"));
     put("MCP_TIME_URL", std::env::var("PORTCULLIS_TEST_MCPO_TIME").unwrap());
     put("MCP_MEMORY_URL", "http://127.0.0.1:9".to_owned());
@@ -307,8 +322,9 @@ fn the_manifests_are_some_by_the_schemas_of_kubernetes_and_agree_with_the_gatewa
         .map(|file| format!("conf/kubernetes/{}", file.as_str().unwrap()))
         .collect();
     let validate = || {
-        let mut command = tool("kubernetes-validate");
-        command.args(["--strict", "-k", "1.32.0"]);
+        // Its first line names the folder that it was made in, which may be another by now.
+        let (mut command, program) = (tool("python"), tool("kubernetes-validate"));
+        command.arg(program.get_program()).args(["--strict", "-k", "1.32.0"]);
         command
     };
     said(validate().args(files.iter().map(|file| path(file))));
@@ -346,6 +362,15 @@ fn the_manifests_are_some_by_the_schemas_of_kubernetes_and_agree_with_the_gatewa
     let arguments = serde_json::to_string(&container["args"]).unwrap().replace(',', ", ");
     assert!(read("Dockerfile").contains(&format!("CMD {arguments}")), "{arguments}");
 
+    let (spool, mounts) = (&container["env"][0], container["volumeMounts"].as_array().unwrap());
+    assert_eq!(spool["name"], SPOOL);
+    let folder = Path::new(spool["value"].as_str().unwrap());
+    let is_writable =
+        |mount: &Value| mount["readOnly"] != true && folder.starts_with(mount["mountPath"].as_str().unwrap());
+    assert!(mounts.iter().any(is_writable), "nothing can be written at {}", folder.display());
+    let monitor = yaml("conf/kubernetes/monitoring/servicemonitor.yaml").remove(0);
+    assert_eq!(monitor["spec"]["jobLabel"], "app.kubernetes.io/name", "the alerts expect a job `portcullis`");
+
     // Everything that selects the gateway selects the same pods.
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
     let of = |name: &str, pointer: &str| {
@@ -361,7 +386,7 @@ fn the_manifests_are_some_by_the_schemas_of_kubernetes_and_agree_with_the_gatewa
     }
     assert_eq!(of("autoscaling.yaml", "/spec/scaleTargetRef/name"), deployment["metadata"]["name"]);
     assert_eq!(
-        check("conf/kubernetes/portcullis", &variables("conf/kubernetes/example.env")),
+        check("conf/kubernetes/portcullis", &example("conf/kubernetes/example.env")),
         "ok: 1 servers, 1 of them on\n"
     );
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -35,7 +36,7 @@ async fn the_package_installs_upgrades_and_goes_as_its_readme_says() {
     let [install, begin, back] = <[_; 3]>::try_from(guide::blocks_of(README_TEST)).expect("three blocks");
 
     let said = machine.must_meanwhile(&format!("cd /root && {} 2>&1", install.text)).await;
-    assert!(said.contains("not started, because nobody could call it"), "{said}");
+    assert!(said.contains("not started, because it says no to its configuration"), "{said}");
     assert_eq!(machine.must("systemctl is-enabled portcullis"), "enabled");
     let stat = "stat --format '%n %U:%G %a' /etc/portcullis /etc/portcullis/* /usr/bin/portcullis";
     let expected = "/etc/portcullis root:portcullis 750\n/etc/portcullis/environment root:portcullis 640\n\
@@ -123,6 +124,21 @@ fn the_same_commit_gives_the_same_package() {
         std::fs::read(path).unwrap()
     });
     assert!(one == other && !one.is_empty());
+}
+
+/// One in the middle, which another step follows that works.
+#[test]
+fn a_step_that_fails_makes_no_package() {
+    let folder = tempfile::tempdir().unwrap();
+    let (programs, out) = (folder.path().join("bin"), folder.path().join("out"));
+    std::fs::create_dir(&programs).unwrap();
+    std::fs::write(programs.join("strip"), "#!/bin/sh\nexit 3\n").unwrap();
+    std::fs::set_permissions(programs.join("strip"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut script = Command::new(Path::new(ROOT).join("scripts/package"));
+    script.env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()));
+    let output = script.args(["deb", "--binary", "/bin/true", "--out"]).arg(&out).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0, "a package was made all the same");
 }
 
 /// Everything of `Cargo.lock` that is in the program, and nothing that only builds or tests it.
