@@ -107,3 +107,30 @@ impl Dialer {
             .with_context(|| format!("no complete answer within {:?}", self.deadline))?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_head_settles_an_answer_whose_body_is_too_large() {
+        crate::app::install_crypto();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                drop(stream.read(&mut [0; 4096]));
+                drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n"));
+                drop(stream.write_all(&[b'x'; 100]));
+            }
+        });
+        let dialer = Dialer::new(Duration::from_secs(5), 99).unwrap();
+        let request = || http::Request::post(format!("http://{address}/")).body(Bytes::new()).unwrap();
+        let answer = dialer.settled(request()).await.unwrap();
+        assert_eq!((answer.status(), answer.body().len()), (StatusCode::OK, 0));
+        assert!(dialer.exchange(request()).await.is_err(), "whoever wants all of it has none");
+    }
+}

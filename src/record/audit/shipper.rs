@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    io,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::Context;
 use tokio::{sync::watch, time::Instant};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Settings, Told,
@@ -242,12 +243,15 @@ impl Shipper {
         let most = self.store.as_ref().map_or(1, Store::audit_batch);
         while let Some((_, segments)) = self.left.front_mut() {
             while let Some(segment) = segments.front() {
-                if let Some(batch) = read(segment, most) {
-                    return Some(batch);
+                match read(segment, most) {
+                    Ok(Some(batch)) => return Some(batch),
+                    // At its end, or torn there: what was being written when the process ended was never answered.
+                    Ok(None) => segment.remove(),
+                    Err(error) => {
+                        error!("audit: a file of the spool cannot be read, and stays there: {error}")
+                    }
                 }
-                // At its end, or torn there: what was being written when the process ended was never answered.
                 self.journal.bytes.fetch_sub(segment.length.load(Ordering::Relaxed), Ordering::Relaxed);
-                segment.remove();
                 segments.pop_front();
             }
             if let Some((home, _)) = self.left.pop_front() {
@@ -255,10 +259,11 @@ impl Shipper {
             }
         }
         while let Some(segment) = self.journal.oldest() {
-            if let Some(batch) = read(&segment, most) {
-                return Some(batch);
+            match read(&segment, most) {
+                Ok(Some(batch)) => return Some(batch),
+                Ok(None) => self.journal.finish(&segment),
+                Err(_) => break,
             }
-            self.journal.finish(&segment);
             if self.journal.oldest().is_none_or(|next| Arc::ptr_eq(&next, &segment)) {
                 break;
             }
@@ -344,9 +349,9 @@ impl Shipper {
 }
 
 /// The next rows of a segment; none where there is no further whole line.
-fn read(segment: &Arc<Segment>, most: usize) -> Option<Batch> {
+fn read(segment: &Arc<Segment>, most: usize) -> io::Result<Option<Batch>> {
     let from = segment.shipped.load(Ordering::Relaxed);
-    let bytes = segment.read(READ_AT_ONCE).ok()?;
+    let bytes = segment.read(READ_AT_ONCE)?;
     let (lines, whole) = whole_lines(&bytes);
     let (mut written, mut damaged, mut size) = (Vec::new(), 0, 0);
     let mut ended = 0;
@@ -363,7 +368,7 @@ fn read(segment: &Arc<Segment>, most: usize) -> Option<Batch> {
         size = bytes.len();
     }
     let source = Source::Segment(segment.clone(), from + size as u64);
-    (size > 0).then_some(Batch { written, damaged, lines: ended, from: source })
+    Ok((size > 0).then_some(Batch { written, damaged, lines: ended, from: source }))
 }
 
 /// Microseconds since 1970.
@@ -385,7 +390,7 @@ mod tests {
         segment.append(b"\nshort\n").unwrap();
         let counted = segment.waiting_lines().unwrap();
         let (mut lines, mut damaged) = (0, 0);
-        while let Some(batch) = read(&segment, 1_000) {
+        while let Some(batch) = read(&segment, 1_000).unwrap() {
             (lines, damaged) = (lines + batch.lines, damaged + batch.damaged);
             let Source::Segment(_, place) = batch.from else { unreachable!() };
             segment.note_shipped(place);
