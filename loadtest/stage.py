@@ -32,6 +32,14 @@ SECRET = "loadtest-webui-secret-0123456789abcdef"
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 TICKS = os.sysconf("SC_CLK_TCK")
 
+# One caller asks here more often than a thousand do elsewhere, from one address; each call is counted all the same.
+UNLIMITED = """calls_per_caller = "1000000/s"
+requests_per_address = "off"
+streams_per_caller = 0
+running_per_server = 0
+requests_per_caller = 0
+connections_per_address = 0
+"""
 ANSWER = json.dumps({"result": "x" * 1000})
 DOCUMENT = json.dumps({
     "openapi": "3.1.0",
@@ -210,20 +218,18 @@ class Stage:
         self.await_answer(process, f"http://127.0.0.1:{port}/openapi.json")
         return port, process
 
-    def gateway(self, name, program, database, servers, extra="", deadline=300, server_keys='tier = "local"'):
+    def gateway(self, name, program, database, servers, extra="", deadline=300, server_keys='tier = "local"',
+                own_keys=None, limits=UNLIMITED):
         """The gateway with these servers (`id -> url`), once it is ready to decide."""
         folder = self.folder / name
         folder.mkdir()
         http, ops = self.port(), self.port()
         (folder / "gateway.toml").write_text(
             f'[listen]\nhttp = "127.0.0.1:{http}"\nops = "127.0.0.1:{ops}"\n{extra}\n'
-            # One caller asks here more often than a thousand do elsewhere; each call is counted all the same.
-            '[limits]\ncalls_per_caller = "1000000/s"\nrequests_per_address = "off"\nstreams_per_caller = 0\n'
-            'running_per_server = 0\n'
-            # Nor do a thousand callers come from one address.
-            'requests_per_caller = 0\nconnections_per_address = 0\n')
+            f'[limits]\n{limits}')
         (folder / "servers.toml").write_text("".join(
-            f'[servers.{id}]\nname = "{id}"\nurl = "{url}"\n{server_keys}\n' for id, url in servers.items()))
+            f'[servers.{id}]\nname = "{id}"\nurl = "{url}"\n{(own_keys or {}).get(id, server_keys)}\n'
+            for id, url in servers.items()))
         environment = {"DATABASE_URL": database, "WEBUI_SECRET_KEY": SECRET}
 
         def command(*words):

@@ -1,0 +1,56 @@
+// Does a sudden spike leave anything behind? A low rate, many times as much all at once, the low rate again; and one caller
+// who asks for more than a caller may have.
+//
+// In the spike calls may be refused as overload, and the greedy caller as over the limit; nothing else may fail.
+
+import { arriving, caller, echo, expected, millis, seconds, summary, value } from "./common.js";
+
+const [low, high, greedyRate, restSecs] = [100, 8000, 40, 3];
+const part = Math.max(3, Math.floor(seconds / 4));
+const faces = { "before": [50, 100], "spike": [], "greedy caller": [50, 100], "after": [50, 100] };
+const timed = (run, rate, start, more) => arriving(run, rate, { startTime: `${start}s`, duration: `${part}s`, ...more });
+
+const { thresholds, ...others } = expected(faces, {
+  "refusals{face:before}": ["count==0"],
+  "refusals{face:greedy caller}": ["count>0"],
+  "refusals{face:after}": ["count==0"],
+});
+// What k6 itself cannot send in the spike.
+delete thresholds.dropped_iterations;
+// In the spike the greedy caller's calls wait like all others.
+thresholds["http_req_duration{face:greedy caller}"] = ["max>0"];
+
+export const options = {
+  ...others,
+  thresholds: {
+    ...thresholds, "dropped_iterations{scenario:before}": ["count==0"], "dropped_iterations{scenario:after}": ["count==0"],
+  },
+  scenarios: {
+    before: timed("before", low, 0),
+    spike: timed("spike", high, part, { preAllocatedVUs: 1000, gracefulStop: `${restSecs}s` }),
+    greedy: timed("greedy", greedyRate, part, { duration: `${Math.max(part, 5)}s` }),
+    after: timed("after", low, 2 * part + restSecs),
+  },
+};
+
+export function before() {
+  echo("before");
+}
+
+export function spike() {
+  echo("spike", { status: [200, 503] });
+}
+
+export function greedy() {
+  echo("greedy caller", { status: [200, 429, 503], token: caller(0) });
+}
+
+export function after() {
+  echo("after");
+}
+
+export const handleSummary = summary("spike", faces, (data) => {
+  const [was, is] = ["before", "after"].map((face) => value(data, `http_req_duration{face:${face}}`, "p(95)"));
+  const said = `p95 was ${millis(was)} ms before and is ${millis(is)} ms after`;
+  return { told: `\n${said}\n`, missed: is <= 2 * was + 5 ? [] : [`${said}: more than twice as much and 5 ms`] };
+});
