@@ -120,7 +120,7 @@ export function summary(name, faces, judge = () => ({})) {
     const { told = "", missed = [] } = judge(data);
     for (const [metric, { thresholds = {}, values }] of Object.entries(data.metrics)) {
       for (const [condition, { ok }] of Object.entries(thresholds)) {
-        if (!ok) missed.push(`${metric}: ${condition}, and it was ${JSON.stringify(values)}`);
+        if (!ok) missed.push(`${metric}: ${condition}, and it was ${values[/^[a-z]+(\(\d+\))?/.exec(condition)[0]]}`);
       }
     }
     const head = [name, "requests", "p50 ms", "p95 ms", "p99 ms", "longest", "429, 503", "not as is due"];

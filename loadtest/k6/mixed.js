@@ -19,8 +19,9 @@ export const options = {
   scenarios: {
     rest: arriving("rest", 50), mcpo: arriving("mcpo", 15), restToMcp: arriving("restToMcp", 5), mcp: arriving("mcp", 5),
     session: arriving("session", 2), all: arriving("all", 5), mcpToRest: arriving("mcpToRest", 20),
-    mcpToMcpo: arriving("mcpToMcpo", 5), list: arriving("list", 5), document: arriving("document", 10),
-    refused: arriving("refused", 10), nobody: arriving("nobody", 5), streams: arriving("streams", 10),
+    mcpToMcpo: arriving("mcpToMcpo", 5), list: arriving("list", 5), refused: arriving("refused", 10),
+    // Few users, who ask again and again.
+    document: arriving("document", 10, { preAllocatedVUs: 10 }), nobody: arriving("nobody", 5), streams: arriving("streams", 10),
   },
   ...expected(faces, {
     "http_req_waiting{face:stream}": [`p(95)<${(events * intervalMillis) / 2}`],
