@@ -3,32 +3,25 @@
 //
 // In the spike calls may be refused as overload, and the greedy caller as over the limit; nothing else may fail.
 
-import { arriving, caller, echo, expected, millis, seconds, summary, value } from "./common.js";
+import { arriving, echo, expected, greedy, millis, seconds, summary, value } from "./common.js";
 
 const [low, high, greedyRate, restSecs] = [100, 8000, 40, 3];
 const part = Math.max(3, Math.floor(seconds / 4));
-const faces = { "before": [50, 100], "spike": [], "greedy caller": [50, 100], "after": [50, 100] };
+const faces = { "before": [100, 250], "spike": [], "greedy caller": [], "after": [100, 250] };
 const timed = (run, rate, start, more) => arriving(run, rate, { startTime: `${start}s`, duration: `${part}s`, ...more });
 
-const { thresholds, ...others } = expected(faces, {
-  "refusals{face:before}": ["count==0"],
-  "refusals{face:greedy caller}": ["count>0"],
-  "refusals{face:after}": ["count==0"],
-});
-// What k6 itself cannot send in the spike.
-delete thresholds.dropped_iterations;
-// In the spike the greedy caller's calls wait like all others.
-thresholds["http_req_duration{face:greedy caller}"] = ["max>0"];
-
 export const options = {
-  ...others,
-  thresholds: {
-    ...thresholds, "dropped_iterations{scenario:before}": ["count==0"], "dropped_iterations{scenario:after}": ["count==0"],
-  },
+  ...expected(faces, {
+    "refusals{face:before}": ["count==0"],
+    "refusals{face:greedy caller}": ["count>0"],
+    "refusals{face:after}": ["count==0"],
+    "dropped_iterations{scenario:before}": ["count==0"],
+    "dropped_iterations{scenario:after}": ["count==0"],
+  }, "count>=0"),
   scenarios: {
     before: timed("before", low, 0),
     spike: timed("spike", high, part, { preAllocatedVUs: 1000, gracefulStop: `${restSecs}s` }),
-    greedy: timed("greedy", greedyRate, part, { duration: `${Math.max(part, 5)}s` }),
+    greedy: timed("tooMany", greedyRate, part, { duration: `${Math.max(part, 5)}s` }),
     after: timed("after", low, 2 * part + restSecs),
   },
 };
@@ -41,8 +34,8 @@ export function spike() {
   echo("spike", { status: [200, 503] });
 }
 
-export function greedy() {
-  echo("greedy caller", { status: [200, 429, 503], token: caller(0) });
+export function tooMany() {
+  echo("greedy caller", { status: [200, 429, 503], token: greedy });
 }
 
 export function after() {
@@ -52,5 +45,5 @@ export function after() {
 export const handleSummary = summary("spike", faces, (data) => {
   const [was, is] = ["before", "after"].map((face) => value(data, `http_req_duration{face:${face}}`, "p(95)"));
   const said = `p95 was ${millis(was)} ms before and is ${millis(is)} ms after`;
-  return { told: `\n${said}\n`, missed: is <= 2 * was + 5 ? [] : [`${said}: more than twice as much and 5 ms`] };
+  return { told: `\n${said}\n`, missed: is <= 2 * was + 10 ? [] : [`${said}: more than twice as much and 10 ms`] };
 });
