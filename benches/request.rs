@@ -133,7 +133,7 @@ fn settings(database: &str, sample: SocketAddr, traces: &str) -> Config {
 
 fn gateway(config: &Config, current: Arc<Current>, refresher: Refresher) -> Gateway {
     // Off: its lines would stand between the figures. A line is two allocations on this thread.
-    let (access_log, _) = AccessLog::new(false);
+    let (access_log, _) = AccessLog::new(false).expect("a thread");
     let identity = Arc::new(Identity::new(&config.identity, Sources::default()));
     let access = Arc::new(Access::new(config.access.clone()));
     let metrics = Arc::new(Metrics::new().expect("metrics"));

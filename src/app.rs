@@ -22,6 +22,7 @@ mod stopping;
 mod tasks;
 mod upgrade;
 mod watchdog;
+mod workers;
 
 use std::{
     ffi::OsString,
@@ -43,7 +44,7 @@ use tracing::{error, warn};
 
 use crate::{
     config::Config,
-    gateway::{self, configured::Configured, guard::Guard, tls},
+    gateway::{self, configured::Configured, guard::Gate, tls},
     record::{
         Recorder, access_log::AccessLog, audit::Audit, levels::Levels, metrics::Metrics, trace::Exporter,
     },
@@ -60,6 +61,8 @@ use shared::Shared;
 pub use signals::survive_signals;
 pub use sockets::{Inherited, refuse_unusable};
 pub use stopping::LastThings;
+use watchdog::Watchdog;
+use workers::Workers;
 
 /// File descriptors for everything but calls: databases, listeners, tool lists, logs.
 const OWN_FILES: u64 = 128;
@@ -93,7 +96,8 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let config = room.bounded(config);
     let metrics = Arc::new(Metrics::new()?);
     count_panics(metrics.clone());
-    let (access_log, flush) = AccessLog::new(config.record.is_access_log_on);
+    let access_log = AccessLog::new(config.record.is_access_log_on);
+    let (access_log, flush) = access_log.context("cannot start the thread of the access log")?;
     last_things.keep(flush);
     let (audit, shipping, audited) = Audit::begin(&config.audit, &config.store, metrics.clone())?;
     last_things.keep(audited);
@@ -104,19 +108,27 @@ pub fn run(start: Start) -> anyhow::Result<()> {
     let (shared, built, wishes) = Shared::new(config, told, listeners.own_key.clone())?;
     let settings = built.config.gateway.clone();
 
-    let conf = Arc::new(server_conf(&settings));
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(&settings));
+    let conf = Arc::new(server_conf());
+    let mut server = Server::new_with_opt_and_conf(None, server_conf());
     server.bootstrap();
     let configured = Configured::new(built.gateway(&shared));
     let certificates = certificate::read(&settings, &metrics)?;
     let tls = certificates.clone().map(tls::Listener::new).transpose().context("cannot set up TLS")?;
-    let guard = Guard::new(http_proxy(&conf, configured.clone()), configured.clone(), tls, metrics);
+    let gate = Gate::new(configured.clone(), tls, metrics);
+    let mut watchdog = Watchdog::of_process(&listeners.stands);
+    let pulses = (0..serving_threads(&settings)).map(|index| watchdog.worker_pulse(index)).collect();
+    let inside = configured.clone();
+    let workers = Workers::start(&gate, pulses, move || {
+        inside.now().client.get_ready();
+        http_proxy(&conf, inside.clone())
+    });
+    let workers = Arc::new(workers.context("cannot start the threads that serve")?);
     let hang_up = Arc::new(Notify::new());
-    let guard = Arc::new(guard);
     let stands = listeners.stands.clone();
     let told = (hang_up.clone(), command_line);
-    let signals = listeners.signals(&configured, &shared, told, (&guard, &last_things));
-    listeners.add_to(&mut server, &settings, guard, &shared, (begin, &last_things))?;
+    let signals = listeners.signals(&configured, &shared, told, (&workers, &last_things));
+    let serving = (workers, watchdog);
+    listeners.add_to(&mut server, &settings, serving, &shared, (begin, &last_things))?;
     if let Some(shared) = shared.limiting.shared() {
         // A thread of its own: calls wait for it, and what the keeper does may take long.
         server.add_service(background_service("shared limits", counting::Counting(shared)));
@@ -182,10 +194,17 @@ fn count_panics(metrics: Arc<Metrics>) {
     }));
 }
 
-fn server_conf(settings: &gateway::Settings) -> ServerConf {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+fn serving_threads(settings: &gateway::Settings) -> usize {
+    match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
+/// Of one thread that serves; there is nothing that the framework itself would start more than one for.
+fn server_conf() -> ServerConf {
     ServerConf {
-        threads: if settings.threads == 0 { cores } else { settings.threads },
+        threads: 1,
         upstream_keepalive_pool_size: 512,
         // `drain` has waited by then.
         grace_period_seconds: Some(0),

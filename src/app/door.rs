@@ -10,12 +10,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use pingora::{proxy::HttpProxy, server::ShutdownWatch, services::background::BackgroundService};
+use pingora::{server::ShutdownWatch, services::background::BackgroundService};
 use tokio::{net::TcpStream, sync::watch};
 use tracing::error;
 
 use super::watchdog::Pulse;
-use crate::gateway::{configured::Configured, guard::Guard, ops::OpsListener};
+use crate::gateway::ops::OpsListener;
 
 /// How the process stands towards its listeners; later ones never go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,33 +84,25 @@ impl Socket {
     }
 }
 
-/// What the connections of a listener are given to.
-#[async_trait]
-pub trait Serves: Send + Sync + 'static {
-    /// Serves one to its end.
-    async fn serve(&self, socket: TcpStream, peer: SocketAddr, leaving: ShutdownWatch);
+/// Who the connections of a listener are given to.
+pub trait Host: Send + Sync + 'static {
+    /// Has one served to its end.
+    fn welcome(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, leaving: &ShutdownWatch);
 }
 
-#[async_trait]
-impl Serves for Guard<HttpProxy<Configured>> {
-    async fn serve(&self, socket: TcpStream, peer: SocketAddr, leaving: ShutdownWatch) {
-        Guard::serve(self, socket, peer, &leaving).await;
-    }
-}
-
-#[async_trait]
-impl Serves for OpsListener {
-    async fn serve(&self, socket: TcpStream, peer: SocketAddr, leaving: ShutdownWatch) {
-        OpsListener::serve(self, socket, peer, &leaving).await;
+impl Host for OpsListener {
+    fn welcome(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr, leaving: &ShutdownWatch) {
+        let (host, leaving) = (self.clone(), leaving.clone());
+        tokio::spawn(async move { host.serve(socket, peer, &leaving).await });
     }
 }
 
 /// A listener, open from one stand to another.
-pub struct Door<S> {
+pub struct Door<H> {
     /// Its socket.
     pub socket: Socket,
     /// Who serves what comes in.
-    pub host: Arc<S>,
+    pub host: Arc<H>,
     /// How the process stands.
     pub stands: Stands,
     /// When it closes.
@@ -122,7 +114,7 @@ pub struct Door<S> {
 }
 
 #[async_trait]
-impl<S: Serves> BackgroundService for Door<S> {
+impl<H: Host> BackgroundService for Door<H> {
     async fn start(&self, _shutdown: ShutdownWatch) {
         self.stands.reached(Stand::Open).await;
         // Made here, because a socket belongs to the runtime that it is registered with.
@@ -140,7 +132,7 @@ impl<S: Serves> BackgroundService for Door<S> {
         let accept = async {
             loop {
                 match listener.accept().await {
-                    Ok((socket, peer)) => self.welcome(socket, peer, &leaving),
+                    Ok((socket, peer)) => self.host.welcome(socket, peer, &leaving),
                     // Most likely out of file descriptors: others have to close some.
                     Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                 }
@@ -159,7 +151,7 @@ impl<S: Serves> BackgroundService for Door<S> {
     }
 }
 
-impl<S: Serves> Door<S> {
+impl<H: Host> Door<H> {
     /// Those who have come already would be sent away by the kernel. It is asked itself: the runtime learns of them later.
     fn welcome_rest(&self, leaving: &ShutdownWatch) {
         let Ok(listener) = self.socket.again() else { return };
@@ -168,7 +160,7 @@ impl<S: Serves> Door<S> {
                 Ok((socket, peer)) => {
                     let socket = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
                     if let Ok(socket) = socket {
-                        self.welcome(socket, peer, leaving);
+                        self.host.welcome(socket, peer, leaving);
                     }
                 }
                 // Who has left again, or a signal that came between.
@@ -180,11 +172,6 @@ impl<S: Serves> Door<S> {
                 Err(_) => return,
             }
         }
-    }
-
-    fn welcome(&self, socket: TcpStream, peer: SocketAddr, leaving: &ShutdownWatch) {
-        let (host, leaving) = (self.host.clone(), leaving.clone());
-        tokio::spawn(async move { host.serve(socket, peer, leaving).await });
     }
 }
 
@@ -199,9 +186,8 @@ mod tests {
     #[derive(Default)]
     struct Count(AtomicUsize);
 
-    #[async_trait]
-    impl Serves for Count {
-        async fn serve(&self, _socket: TcpStream, _peer: SocketAddr, leaving: ShutdownWatch) {
+    impl Host for Count {
+        fn welcome(self: &Arc<Self>, _socket: TcpStream, _peer: SocketAddr, leaving: &ShutdownWatch) {
             assert!(*leaving.borrow(), "who comes last is told that it ends");
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -230,9 +216,6 @@ mod tests {
         stands.go(Stand::Closed);
         assert!(futures_util::poll!(&mut open).is_pending());
         assert!(std::net::TcpStream::connect(address).is_err(), "the listener is closed");
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
         assert_eq!(host.0.load(Ordering::Relaxed), clients.len());
     }
 }

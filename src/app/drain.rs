@@ -14,11 +14,9 @@ use tracing::{info, warn};
 use super::{
     signals::{Asked, Signals},
     stopping::LastThings,
+    workers::Workers,
 };
-use crate::{
-    gateway::guard::Guard,
-    record::{Recorder, metrics::Metrics},
-};
+use crate::record::{Recorder, metrics::Metrics};
 
 /// How long connections may take to close once the last request is done.
 const LAST_BYTES: Duration = Duration::from_millis(500);
@@ -37,7 +35,7 @@ pub struct Drain<A> {
     /// Finished before the end.
     pub last_things: LastThings,
     /// Has the connections.
-    pub guard: Arc<Guard<A>>,
+    pub workers: Arc<Workers<A>>,
     /// How long running requests may take.
     pub grace: Duration,
     /// The process that has taken over.
@@ -65,7 +63,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Drain<A> {
                 }
                 () = &mut over => {
                     warn!(pid, "`shutdown.grace_secs` ({grace} s) are over: {}, and cut now", self.running());
-                    return CUT;
+                    return self.end().await;
                 }
                 () = tokio::time::sleep_until(word) => {
                     let left = self.grace.saturating_sub(began.elapsed()).as_secs();
@@ -74,7 +72,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Drain<A> {
                     word += silence;
                 }
                 asked = signals.next() => match asked {
-                    Asked::End => return self.cut(),
+                    Asked::End => return self.cut().await,
                     other => self.refuse(other),
                 }
             }
@@ -82,8 +80,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Drain<A> {
     }
 
     /// Has everything end now.
-    pub fn cut(&self) -> ShutdownSignal {
+    pub async fn cut(&self) -> ShutdownSignal {
         warn!(pid = std::process::id(), "SIGINT: {}, and cut now", self.running());
+        self.end().await
+    }
+
+    /// Those that serve first, so that what is cut can still be written down.
+    async fn end(&self) -> ShutdownSignal {
+        self.workers.end().await;
         CUT
     }
 
@@ -124,7 +128,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Drain<A> {
         let patience = if has_successor { LAST_CALLS_AFTER_HAND_OVER } else { LAST_CALLS };
         let all_gone = self.wait_until(|metrics| metrics.connections.get() == 0);
         drop(tokio::time::timeout(patience.min(self.grace), all_gone).await);
-        self.guard.close_idle().await;
+        self.workers.close_idle().await;
     }
 
     async fn wait_until(&self, is_so: impl Fn(&Metrics) -> bool) {

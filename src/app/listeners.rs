@@ -21,19 +21,19 @@ use super::{
     stopping::StopSignals,
     upgrade::{Predecessor, Upgrade},
     watchdog::Watchdog,
+    workers::Workers,
 };
 use crate::{
     gateway::{
         Settings,
         configured::Configured,
-        guard::Guard,
         ops::{Ops, OpsListener},
     },
     names::SecretKey,
 };
 
-/// What the public listener's connections are given to.
-pub type PublicGuard = Guard<HttpProxy<Configured>>;
+/// Those that the public listener's connections are given to.
+pub type PublicWorkers = Workers<HttpProxy<Configured>>;
 
 /// The listening sockets, and whom they were taken over from.
 pub struct Listeners {
@@ -65,13 +65,13 @@ impl Listeners {
         configured: &Configured,
         shared: &Shared,
         (hang_up, command_line): (Arc<Notify>, Option<(OsString, Vec<OsString>)>),
-        (guard, last_things): (&Arc<PublicGuard>, &LastThings),
+        (workers, last_things): (&Arc<PublicWorkers>, &LastThings),
     ) -> StopSignals<HttpProxy<Configured>> {
         let sockets = vec![self.http.clone(), self.ops.clone()];
         let drain = Drain {
             recorder: shared.recorder.clone(),
             last_things: last_things.clone(),
-            guard: guard.clone(),
+            workers: workers.clone(),
             grace: configured.now().settings.shutdown_grace,
             successor: OnceLock::new(),
         };
@@ -87,7 +87,7 @@ impl Listeners {
         self,
         server: &mut Server,
         settings: &Settings,
-        guard: Arc<PublicGuard>,
+        (workers, mut watchdog): (Arc<PublicWorkers>, Watchdog),
         shared: &Shared,
         (begin, last_things): (Option<Begin>, &LastThings),
     ) -> anyhow::Result<()> {
@@ -111,17 +111,14 @@ impl Listeners {
             levels: shared.levels.clone(),
             scraping: Mutex::new(()),
         });
-        let mut watchdog = Watchdog::of_process(&stands);
         let (leaves, closes) = (Stand::Leaving, Stand::Closed);
         let pulse = watchdog.pulse("listen.http", closes);
-        let public = Door { socket: http, host: guard, stands: stands.clone(), leaves, closes, pulse };
+        let public = Door { socket: http, host: workers, stands: stands.clone(), leaves, closes, pulse };
         let (leaves, closes) = (Stand::HandedOver, Stand::HandedOver);
         let pulse = watchdog.pulse("listen.ops", closes);
         let private = Door { socket: private, host: Arc::new(ops), stands, leaves, closes, pulse };
-        let mut public = background_service("gateway", public);
-        public.threads = Some(server.configuration.threads);
         server.add_service(background_service("herald", herald));
-        server.add_service(public);
+        server.add_service(background_service("gateway", public));
         server.add_service(background_service("ops", private));
         watchdog.start().context("cannot start the watchdog's thread")
     }

@@ -107,14 +107,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> ShutdownSignalWatch for StopSigna
     async fn recv(&self) -> ShutdownSignal {
         let mut signals = Signals::listen();
         match self.serve(&mut signals).await {
-            Next::End => return self.drain.cut(),
+            Next::End => return self.drain.cut().await,
             Next::HandedOver => self.stands.go(Stand::HandedOver),
             Next::Stop(name) => {
                 notify(&[NotifyState::Stopping]);
                 self.drain.recorder.metrics.draining.set(1);
                 self.stands.go(Stand::Leaving);
                 if self.delay(name, &mut signals).await == Asked::End {
-                    return self.drain.cut();
+                    return self.drain.cut().await;
                 }
                 self.stands.go(Stand::Closed);
             }

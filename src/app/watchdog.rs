@@ -1,13 +1,13 @@
 //! The pings that systemd waits for (`WatchdogSec`): where they stop it ends the gateway and starts it anew.
 //!
-//! Decides whether the gateway moves: each thread that serves, and both listeners. It runs on a thread of its own, because
+//! Decides whether the gateway moves: both listeners, and each thread that serves. It runs on a thread of its own, because
 //! what hangs cannot say so. Never asks anybody outside the process: a gateway that is full, or whose database or servers
 //! are away, is not mended by a restart.
 
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -15,7 +15,6 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::runtime::{Handle, RuntimeMetrics};
 use tracing::{error, info};
 
 use super::{
@@ -28,23 +27,21 @@ const LOOKS: u32 = 4;
 /// Looks in a row without a move that are no chance any more: half of the time that systemd waits.
 const PATIENCE: u32 = 2;
 
-/// What a listener shows of itself: that it comes to its turn, and on which threads.
+/// What a listener, or a thread behind it, shows of itself: that it comes to its turn.
 pub struct Pulse {
-    name: &'static str,
+    of: Beating,
     /// Time between two beats; none where nobody looks.
     period: Option<Duration>,
     beats: AtomicU64,
-    workers: OnceLock<RuntimeMetrics>,
     stand: Stands,
     /// From here on it is not expected to beat.
     ends: Stand,
 }
 
 impl Pulse {
-    /// Beats as long as it is waited for; to be waited for by the listener's own task, and nowhere else.
+    /// Beats as long as it is waited for; to be waited for by the task whose pulse it is, and nowhere else.
     pub async fn beat(&self) {
         let Some(period) = self.period else { return std::future::pending().await };
-        let _ = self.workers.set(Handle::current().metrics());
         let mut beats = tokio::time::interval(period);
         loop {
             beats.tick().await;
@@ -69,11 +66,19 @@ impl Watchdog {
 
     /// A listener's pulse. It is not missed once the process has come to the stand at which that listener closes.
     pub fn pulse(&mut self, name: &'static str, ends: Stand) -> Arc<Pulse> {
+        self.pulse_of(Beating::Listener(name), ends)
+    }
+
+    /// The pulse of a thread that serves: it does so as long as there is anything to serve.
+    pub fn worker_pulse(&mut self, index: usize) -> Arc<Pulse> {
+        self.pulse_of(Beating::Worker(index), Stand::HandedOver)
+    }
+
+    fn pulse_of(&mut self, of: Beating, ends: Stand) -> Arc<Pulse> {
         let pulse = Pulse {
-            name,
+            of,
             period: self.within.map(|within| within / LOOKS / 2),
             beats: AtomicU64::new(0),
-            workers: OnceLock::new(),
             stand: self.stands.clone(),
             ends,
         };
@@ -102,7 +107,7 @@ impl Watchdog {
                 Stand::Open | Stand::Leaving | Stand::Closed => {}
             }
             // All of them, so that each is compared with its own last look.
-            let hanging: Vec<Hanging> = looks.iter_mut().filter_map(Look::again).collect();
+            let hanging: Vec<Beating> = looks.iter_mut().filter_map(Look::again).collect();
             let Some(first) = hanging.first() else {
                 if std::mem::take(&mut has_told) {
                     info!("watchdog: everything moves again");
@@ -121,18 +126,18 @@ impl Watchdog {
     }
 }
 
-/// What does not move.
-#[derive(Debug, PartialEq, Eq)]
-enum Hanging {
+/// What has a pulse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beating {
     Listener(&'static str),
-    Worker(&'static str, usize),
+    Worker(usize),
 }
 
-impl fmt::Display for Hanging {
+impl fmt::Display for Beating {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listener(name) => write!(formatter, "the listener `{name}`"),
-            Self::Worker(name, index) => write!(formatter, "thread {index} behind the listener `{name}`"),
+            Self::Worker(index) => write!(formatter, "thread {index} behind the listener `listen.http`"),
         }
     }
 }
@@ -141,39 +146,21 @@ impl fmt::Display for Hanging {
 struct Look {
     pulse: Arc<Pulse>,
     beats: (u64, u32),
-    workers: Vec<((u64, Duration), u32)>,
 }
 
 impl Look {
     fn new(pulse: Arc<Pulse>) -> Self {
-        Self { pulse, beats: (0, 0), workers: Vec::new() }
+        Self { pulse, beats: (0, 0) }
     }
 
     /// Looks once more, and says what hangs.
-    fn again(&mut self) -> Option<Hanging> {
-        let name = self.pulse.name;
-        // Threads first: where they hang the listener does, too, and they are why.
-        if let Some(workers) = self.pulse.workers.get() {
-            self.workers.resize(workers.num_workers(), ((0, Duration::ZERO), 0));
-            for (index, (before, unmoved)) in self.workers.iter_mut().enumerate() {
-                let now =
-                    (workers.worker_park_unpark_count(index), workers.worker_total_busy_duration(index));
-                // Odd: it sleeps until there is something to do.
-                let is_idle = now.0 % 2 == 1;
-                *unmoved = if is_idle || now != *before { 0 } else { *unmoved + 1 };
-                *before = now;
-            }
-            let hangs = self.workers.iter().position(|(_, unmoved)| *unmoved >= PATIENCE);
-            if let Some(index) = hangs {
-                return Some(Hanging::Worker(name, index));
-            }
-        }
+    fn again(&mut self) -> Option<Beating> {
         if self.pulse.stand.now() >= self.pulse.ends {
             return None;
         }
         let now = self.pulse.beats.load(Ordering::Relaxed);
         self.beats = if now == self.beats.0 { (now, self.beats.1 + 1) } else { (now, 0) };
-        (self.beats.1 >= PATIENCE).then_some(Hanging::Listener(name))
+        (self.beats.1 >= PATIENCE).then_some(self.pulse.of)
     }
 }
 
@@ -185,40 +172,37 @@ mod tests {
 
     use super::*;
 
-    /// A listener's task on threads of its own, and a look at it.
-    fn listening(threads: usize) -> (tokio::runtime::Runtime, Arc<Pulse>, Stands, Look) {
+    /// A thread that serves, and a look at it.
+    fn serving(index: usize) -> (tokio::runtime::Runtime, Stands, Look) {
         let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let stands = Stands::new();
         stands.go(Stand::Open);
         let mut watchdog =
             Watchdog { within: Some(Duration::from_millis(800)), stands: stands.clone(), pulses: vec![] };
-        let pulse = watchdog.pulse("listen.http", Stand::Closed);
+        let pulse = watchdog.worker_pulse(index);
         let look = Look::new(pulse.clone());
-        let beating = pulse.clone();
-        runtime.spawn(async move { beating.beat().await });
-        (runtime, pulse, stands, look)
+        runtime.spawn(async move { pulse.beat().await });
+        (runtime, stands, look)
     }
 
     /// Looks until `is_so`, for ten seconds at most; says what was seen last.
-    fn look_until(look: &mut Look, is_so: impl Fn(&Option<Hanging>) -> bool) -> Option<Hanging> {
+    fn look_until(look: &mut Look, is_so: impl Fn(&Option<Beating>) -> bool) -> Option<Beating> {
         let mut seen = look.again();
-        for _ in 0..500 {
+        for _ in 0..50 {
             if is_so(&seen) {
                 break;
             }
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(200));
             seen = look.again();
         }
         seen
     }
 
     #[test]
-    fn a_listener_that_comes_to_its_turn_is_well_whether_busy_or_idle() {
-        let (runtime, pulse, _stands, mut look) = listening(2);
-        while pulse.workers.get().is_none() {
-            thread::yield_now();
-        }
+    fn a_thread_that_comes_to_its_turn_is_well_whether_busy_or_idle() {
+        let (runtime, _stands, mut look) = serving(0);
+        look_until(&mut look, Option::is_none);
         // Never idle, and never long in one turn.
         runtime.spawn(async {
             loop {
@@ -234,11 +218,12 @@ mod tests {
 
     #[test]
     fn one_thread_that_hangs_is_seen_though_the_others_go_on_and_is_well_when_it_goes_on() {
-        let (runtime, _pulse, _stands, mut look) = listening(4);
+        let (_well, _stands, mut well) = serving(0);
+        let (runtime, _other_stands, mut look) = serving(1);
         let (release, released) = mpsc::channel::<()>();
         runtime.spawn(async move { released.recv().unwrap_or_default() });
-        let seen = look_until(&mut look, |seen| matches!(seen, Some(Hanging::Worker(..))));
-        assert!(matches!(seen, Some(Hanging::Worker("listen.http", _))), "{seen:?}");
+        assert_eq!(look_until(&mut look, Option::is_some), Some(Beating::Worker(1)));
+        assert_eq!(look_until(&mut well, Option::is_none), None);
         drop(release);
         assert_eq!(look_until(&mut look, Option::is_none), None);
     }
@@ -253,7 +238,7 @@ mod tests {
         let seen = [look.again(), look.again(), look.again()];
         assert_eq!(
             seen,
-            [None, Some(Hanging::Listener("listen.http")), Some(Hanging::Listener("listen.http"))]
+            [None, Some(Beating::Listener("listen.http")), Some(Beating::Listener("listen.http"))]
         );
         stands.go(Stand::Closed);
         assert_eq!(look.again(), None);

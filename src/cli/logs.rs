@@ -31,6 +31,8 @@ pub fn start(settings: &Settings) -> anyhow::Result<(WorkerGuard, Levels)> {
     };
     let layers = Registry::default().with(lines).with(filter).with(levels::cap());
     layers.try_init().map_err(|error| anyhow!("cannot start logging: {error}"))?;
+    // What `levels::cap` lets nobody write is not even asked about: the framework would ask dozens of times a request.
+    log::set_max_level(log::LevelFilter::Info);
     let put = Box::new(move |filter| Ok(handle.reload(filter)?));
     Ok((worker, Levels::new(settings, put, dropped)))
 }

@@ -130,6 +130,11 @@ impl Client {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Gets ready to open connections on this thread.
+    pub fn get_ready(&self) {
+        self.shared.wire.get_ready();
+    }
+
     /// Holds to these settings from now on; connections and sessions stay.
     pub fn take(&self, settings: &Settings) {
         self.shared.max_answer_bytes.store(settings.max_answer_bytes, Ordering::Relaxed);

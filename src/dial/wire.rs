@@ -16,6 +16,8 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 
+use thread_local::ThreadLocal;
+
 use crate::trace::Trace;
 
 /// Idle connections kept, to all peers together.
@@ -25,9 +27,10 @@ const WRITE: Duration = Duration::from_secs(30);
 /// Interim answers (RFC 9110, section 15.2) that may stand before the one that counts.
 const MOST_INTERIM: usize = 8;
 
-/// Connections to servers, kept between requests. A clone has the same connections.
+/// Connections to servers, kept between requests: those of each thread apart, because a connection belongs to the runtime
+/// that opened it, and what is heard on it would have to wake another one. A clone has the same connections.
 #[derive(Clone)]
-pub struct Wire(Arc<Connector>);
+pub struct Wire(Arc<ThreadLocal<Connector>>);
 
 /// Why there is no answer, or not all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +91,17 @@ impl Failed {
 impl Wire {
     /// No connections yet.
     pub fn new() -> Self {
-        Self(Arc::new(Connector::new(Some(ConnectorOptions::new(POOL)))))
+        Self(Arc::default())
+    }
+
+    /// The connections of this thread.
+    fn here(&self) -> &Connector {
+        self.0.get_or(|| Connector::new(Some(ConnectorOptions::new(POOL))))
+    }
+
+    /// Gets ready on this thread, so that no request waits for it: certificates are read from files.
+    pub fn get_ready(&self) {
+        self.here();
     }
 
     /// Writes a request whole and reads the head of its answer, both within the peer's own limits. The request has
@@ -101,7 +114,7 @@ impl Wire {
             trace.sends(&parts.method);
         }
         let head = Box::new(RequestHeader::from(parts));
-        let connected = self.0.get_http_session(peer).await;
+        let connected = self.here().get_http_session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| {
             let failed = Failed::new(&error, false);
             match failed.kind {
@@ -250,7 +263,8 @@ impl Incoming {
 
     async fn release(&mut self) {
         if let Some(session) = self.session.take() {
-            self.wire.0.release_http_session(*session, &*self.peer, self.peer.options.idle_timeout).await;
+            let idle = self.peer.options.idle_timeout;
+            self.wire.here().release_http_session(*session, &*self.peer, idle).await;
         }
     }
 }

@@ -215,6 +215,14 @@ pub fn public_answer(page: Page) -> Result<Answer, Refusal> {
     }
 }
 
+/// Answers a page from what is in memory; none where a document has to be written first, which takes long.
+pub fn answer_at_once(page: Page, asked: &Asked<'_>) -> Result<Option<Answer>, Refusal> {
+    match page {
+        Page::OpenApi | Page::ServerOpenApi => specification::from_memory(page, asked),
+        _ => answer(page, asked).map(Some),
+    }
+}
+
 /// Answers a page.
 pub fn answer(page: Page, asked: &Asked<'_>) -> Result<Answer, Refusal> {
     let endpoint = entry(page).ok_or_else(|| Refusal::internal("a page without an endpoint"))?;

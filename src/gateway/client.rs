@@ -23,12 +23,12 @@ use pingora::protocols::{
     UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     time::{Instant, Sleep},
 };
 
-use super::{line::Line, taking::Taking};
+use super::{gathering::Gathering, line::Line, taking::Taking};
 
 /// How long an answer may go on without anybody who wants it.
 const FORSAKEN: Duration = Duration::from_secs(300);
@@ -36,9 +36,6 @@ const FORSAKEN: Duration = Duration::from_secs(300);
 /// So much of a head that is not heard to its end is read away, in so much time.
 const UNHEARD: u64 = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
-
-/// Bytes of an answer that are gathered before they are sent: a head and a short body go in one piece.
-const WRITE_BUFFER: usize = 8 * 1024;
 
 /// What the framework asks of a connection beside its bytes.
 #[derive(Debug, Default)]
@@ -65,7 +62,7 @@ impl Facts {
 
 /// A client's connection.
 pub struct Client<S: AsyncWrite + Unpin> {
-    stream: BufWriter<S>,
+    stream: Gathering<S>,
     facts: Facts,
     line: Arc<Line>,
     taking: Taking,
@@ -79,7 +76,7 @@ pub struct Client<S: AsyncWrite + Unpin> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// The client at the other end of `stream`.
     pub fn new(stream: S, facts: Facts, line: Arc<Line>, taking: Taking) -> Self {
-        let stream = BufWriter::with_capacity(WRITE_BUFFER, stream);
+        let stream = Gathering::new(stream);
         Self { stream, facts, line, taking, timer: None, has_left: false, is_deaf: false, cut: None }
     }
 

@@ -5,7 +5,6 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use http::request::Parts;
 use pingora::proxy::Session;
 
@@ -23,7 +22,7 @@ use super::{
 use crate::{
     access::{self, KnownGrants, Permit, Reach},
     catalog::{server::Server, tools::Tool},
-    endpoints::{self, Answer, Asked, Audience},
+    endpoints::{self, Answer, Audience},
     identity::{Caller, Face},
     names::RequestId,
     refusal::{Code, Refusal},
@@ -201,34 +200,6 @@ impl Gateway {
         self.limit_calls(journey, trip.permit(), &calls).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
         Ok(Step::Depart(trip, Cargo::Arguments(body), live))
-    }
-
-    /// The answer of a page to a caller. The body is read where the page takes one, else left where it is.
-    async fn page(
-        &self,
-        page: Page,
-        (caller, known, snapshot): (&Caller, &KnownGrants, &Snapshot),
-        permit: Option<&Permit>,
-        session: &mut Session,
-    ) -> Result<Step, Refusal> {
-        let body = if endpoints::takes_body(page) {
-            self.read_whole(session, self.settings.max_wrapped_body_bytes).await?
-        } else {
-            Bytes::new()
-        };
-        let asked = Asked {
-            caller,
-            access: &self.access,
-            known,
-            snapshot,
-            permit,
-            request: session.req_header(),
-            body: &body,
-            documents: &self.documents,
-            refresher: &self.refresher,
-            shows_meta_tools_only: self.settings.shows_meta_tools_only,
-        };
-        endpoints::answer(page, &asked).map(Step::Answer)
     }
 
     /// What is decided before anybody asks who is asking.

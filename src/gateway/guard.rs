@@ -10,10 +10,7 @@ use pingora::{
     protocols::Stream,
     server::ShutdownWatch,
 };
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
     client::{Client, Facts},
@@ -32,18 +29,28 @@ use crate::{limit, record::metrics::Metrics};
 /// Of how many connections one may be forsaken by its client and go on.
 const FORSAKEN_SHARE: usize = 10;
 
-/// Bytes of a client that are read at once.
-const READ_BUFFER: usize = 16 * 1024;
-
 /// Guards every connection of the app inside.
 pub struct Guard<A> {
     inner: Arc<A>,
     requests: Arc<Requests<A>>,
+    gate: Gate,
+}
+
+/// What all guards of one listener share. A clone is the same.
+#[derive(Clone)]
+pub struct Gate {
     room: Arc<Seats>,
     forsaken: Arc<Seats>,
     configured: Configured,
     tls: Option<Listener>,
     metrics: Arc<Metrics>,
+}
+
+impl Gate {
+    /// A gate that nobody has come through yet.
+    pub fn new(configured: Configured, tls: Option<Listener>, metrics: Arc<Metrics>) -> Self {
+        Self { room: Arc::default(), forsaken: Arc::default(), configured, tls, metrics }
+    }
 }
 
 /// What the configuration says of a connection when it begins. It keeps that: an idle connection must not hold a
@@ -65,22 +72,21 @@ pub struct Terms {
 
 impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
     /// A guard around `inner`.
-    pub fn new(inner: A, configured: Configured, tls: Option<Listener>, metrics: Arc<Metrics>) -> Self {
-        let (room, forsaken) = (Arc::default(), Arc::default());
+    pub fn new(inner: A, gate: Gate) -> Self {
         let inner = Arc::new(inner);
         let requests = Arc::new(Requests(inner.clone()));
-        Self { inner, requests, room, forsaken, configured, tls, metrics }
+        Self { inner, requests, gate }
     }
 
     /// Serves a connection to its end. `shutdown` tells it that the process wants to end.
     pub async fn serve(&self, socket: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
         let (terms, most) = self.terms(peer);
-        let Some(seat) = self.room.take(most) else {
+        let Some(seat) = self.gate.room.take(most) else {
             return self.close("too_many");
         };
-        let _open = Open::new(&self.metrics);
+        let _open = Open::new(&self.gate.metrics);
         let header_timeout = terms.header_timeout;
-        let forsaken = Forsaken { seats: self.forsaken.clone(), most: (most / FORSAKEN_SHARE).max(1) };
+        let forsaken = Forsaken { seats: self.gate.forsaken.clone(), most: (most / FORSAKEN_SHARE).max(1) };
         let line = Line::new(header_timeout, Some(seat), forsaken);
         let hear = line.scope(self.hear((socket, peer), terms, line.clone(), shutdown));
         tokio::select! {
@@ -97,7 +103,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
 
     /// What holds for a connection that begins now, and how many there may be.
     fn terms(&self, peer: SocketAddr) -> (Terms, usize) {
-        let gateway = self.configured.now();
+        let gateway = self.gate.configured.now();
         let settings = &gateway.settings;
         let is_balancer = settings.addresses.is_balancer(peer.ip().to_canonical());
         let terms = Terms {
@@ -119,15 +125,14 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
     /// configured, and taken for the client's where it is not.
     async fn hear(
         &self,
-        (socket, peer): (TcpStream, SocketAddr),
+        (mut socket, peer): (TcpStream, SocketAddr),
         terms: Terms,
         line: Arc<Line>,
         shutdown: &ShutdownWatch,
     ) {
-        let mut facts = Facts::of(&socket, peer);
-        let mut socket = BufReader::with_capacity(READ_BUFFER, socket);
+        let facts = Facts::of(&socket, peer);
         if terms.is_introduced {
-            match proxy_protocol::read(&mut socket).await {
+            match Box::pin(proxy_protocol::read(&mut socket)).await {
                 Ok(Some(address)) => line.tell(address),
                 Ok(None) => {}
                 Err(NoHeader::Silent) => return,
@@ -137,12 +142,28 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
         let Ok(place) = self.admit(&line, peer) else { return self.close("too_many_of_address") };
         line.take_place(place);
         let taking = Taking::new(terms.write_timeout, terms.min_answer_rate);
-        let Some(tls) = &self.tls else {
-            let client = Client::new(socket, facts, line.clone(), taking);
-            return self.serve_requests(Box::new(client), &line, &terms, shutdown).await;
-        };
+        match &self.gate.tls {
+            Some(tls) => {
+                Box::pin(self.agree(tls, (socket, facts), (&terms, taking), &line, shutdown)).await;
+            }
+            None => {
+                let client = Client::new(socket, facts, line.clone(), taking);
+                self.serve_requests(Box::new(client), &line, &terms, shutdown).await;
+            }
+        }
+    }
+
+    /// Agrees on TLS, and leaves the rest to the app inside.
+    async fn agree(
+        &self,
+        tls: &Listener,
+        (socket, mut facts): (TcpStream, Facts),
+        (terms, taking): (&Terms, Taking),
+        line: &Arc<Line>,
+        shutdown: &ShutdownWatch,
+    ) {
         // Somebody who looks whether the port is open has not failed at TLS.
-        if !matches!(socket.fill_buf().await, Ok([_, ..])) {
+        if !matches!(socket.peek(&mut [0]).await, Ok(1..)) {
             return;
         }
         line.disarm();
@@ -153,10 +174,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
         (facts.tls, facts.alpn) = (Some(agreed.digest), agreed.alpn);
         let client = Box::new(Client::new(agreed.stream, facts, line.clone(), taking.clone()));
         if agreed.is_h2 {
-            let streams = Streams::new(self.inner.clone(), line, (&terms, taking), &self.metrics);
+            let streams = Streams::new(self.inner.clone(), line.clone(), (terms, taking), &self.gate.metrics);
             drop(Arc::new(streams).process_new(client, shutdown).await);
         } else {
-            self.serve_requests(client, &line, &terms, shutdown).await;
+            self.serve_requests(client, line, terms, shutdown).await;
         }
     }
 
@@ -171,7 +192,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
 
     /// A place for the connection among those of its address.
     fn admit(&self, line: &Line, peer: SocketAddr) -> Result<Option<limit::seats::Seat>, TooMany> {
-        let gateway = self.configured.now();
+        let gateway = self.gate.configured.now();
         let address = line.told().unwrap_or_else(|| peer.ip().to_canonical());
         // Behind a balancer that tells no address it is nobody's.
         let is_somebody_s = !gateway.settings.addresses.is_balancer(address);
@@ -185,7 +206,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
     }
 
     fn close(&self, reason: &'static str) {
-        self.metrics.connections_closed.with_label_values(&[reason]).inc();
+        self.gate.metrics.connections_closed.with_label_values(&[reason]).inc();
     }
 }
 

@@ -12,6 +12,7 @@ mod decide;
 mod evidence;
 mod failure;
 mod framing;
+mod gathering;
 pub mod guard;
 mod head;
 mod hearing;
@@ -24,6 +25,7 @@ pub mod live;
 pub mod native;
 pub mod ops;
 mod origin;
+mod pages;
 mod phase;
 mod proxy_protocol;
 mod reply;
@@ -119,10 +121,11 @@ pub struct Gateway {
 
 #[async_trait]
 impl ProxyHttp for Configured {
-    type CTX = Journey;
+    // In a box: the framework keeps it in each of several futures inside each other, of every connection.
+    type CTX = Box<Journey>;
 
-    fn new_ctx(&self) -> Journey {
-        Journey::begin(self.now())
+    fn new_ctx(&self) -> Box<Journey> {
+        Box::new(Journey::begin(self.now()))
     }
 
     /// None: Pingora's default would compress what passes through.
@@ -131,7 +134,7 @@ impl ProxyHttp for Configured {
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
         if let Some(line) = Line::current() {
             line.disarm();
@@ -151,7 +154,11 @@ impl ProxyHttp for Configured {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, journey: &mut Journey) -> pingora::Result<bool> {
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        journey: &mut Box<Journey>,
+    ) -> pingora::Result<bool> {
         let gateway = journey.gateway.clone();
         let step = AssertUnwindSafe(gateway.decide_and_count(session, journey)).catch_unwind().await;
         let refusal = match step {
@@ -177,7 +184,7 @@ impl ProxyHttp for Configured {
     async fn upstream_peer(
         &self,
         _session: &mut Session,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> pingora::Result<Box<HttpPeer>> {
         let body_timeout = journey.gateway.settings.body_timeout;
         let underway = journey.underway().ok_or_else(no_trip)?;
@@ -194,7 +201,7 @@ impl ProxyHttp for Configured {
         _peer: &HttpPeer,
         _socket: RawFd,
         _digest: Option<&Digest>,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
         journey.note_connected(is_reused);
         if let Some(trace) = &journey.record.trace {
@@ -207,7 +214,7 @@ impl ProxyHttp for Configured {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
         error: Box<Error>,
     ) -> Box<Error> {
         let Some(underway) = journey.underway() else { return error };
@@ -221,7 +228,7 @@ impl ProxyHttp for Configured {
         _peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
         _is_reused: bool,
     ) -> Box<Error> {
         // Decided in every case: the framework panics over what is not.
@@ -236,7 +243,7 @@ impl ProxyHttp for Configured {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
         caught(|| {
             let request_id = journey.record.request_id.clone();
@@ -254,7 +261,7 @@ impl ProxyHttp for Configured {
         session: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
         let gateway = journey.gateway.clone();
         let judged = caught(|| {
@@ -292,7 +299,7 @@ impl ProxyHttp for Configured {
         &self,
         session: &mut Session,
         header: &mut ResponseHeader,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
         failure::refuse_leading_away(header.status).map_err(refused)?;
         if header.status.is_informational() {
@@ -323,7 +330,7 @@ impl ProxyHttp for Configured {
         session: &mut Session,
         body: &mut Option<Bytes>,
         is_end: bool,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> pingora::Result<Option<Duration>> {
         caught(|| {
             let mut is_whole = journey.hear_answer(body, is_end, session.req_header().version);
@@ -352,7 +359,7 @@ impl ProxyHttp for Configured {
         &self,
         session: &mut Session,
         error: &Error,
-        journey: &mut Journey,
+        journey: &mut Box<Journey>,
     ) -> FailToProxy {
         journey.record.arrive_back();
         let Some(refusal) = failure::overdue().or_else(|| failure::refusal_for(error)) else {
@@ -376,11 +383,11 @@ impl ProxyHttp for Configured {
     }
 
     /// The record says it once, with its cause.
-    fn suppress_error_log(&self, _session: &Session, _journey: &Journey, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _journey: &Box<Journey>, _error: &Error) -> bool {
         true
     }
 
-    async fn logging(&self, _session: &mut Session, error: Option<&Error>, journey: &mut Journey) {
+    async fn logging(&self, _session: &mut Session, error: Option<&Error>, journey: &mut Box<Journey>) {
         let line = Line::current();
         let has_left = line.as_ref().is_some_and(|line| line.is_client_gone());
         let is_client_gone = has_left || error.is_some_and(|error| failure::refusal_for(error).is_none());

@@ -82,7 +82,7 @@ fn gateway() -> Configured {
         leaving: Arc::new(Leaving::new(Duration::ZERO)),
         recorder: Recorder {
             metrics,
-            access_log: AccessLog::new(false).0,
+            access_log: AccessLog::new(false).unwrap().0,
             audit: Audit::default(),
             tracer: None,
         },

@@ -4,7 +4,8 @@
 //! gateway runs.
 
 use std::{
-    io::{BufWriter, Write},
+    cell::RefCell,
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,13 +15,15 @@ use std::{
 
 use serde::Serialize;
 use tracing::debug;
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use super::{Record, Timing};
+pub use super::lines::Flush;
+use super::{Record, Timing, lines::Lines};
 use crate::refusal::Code;
 
-/// Lines that may wait for the writer.
-const QUEUE: usize = 65_536;
+thread_local! {
+    /// Where a line is put together.
+    static DRAFT: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(512));
+}
 
 /// Takes one line per request.
 #[derive(Clone)]
@@ -28,12 +31,7 @@ pub struct AccessLog(Arc<Inner>);
 
 struct Inner {
     is_on: AtomicBool,
-    writer: NonBlocking,
-}
-
-/// Flushes what is waiting when dropped.
-pub struct Flush {
-    _worker: WorkerGuard,
+    lines: Lines,
 }
 
 #[derive(Serialize)]
@@ -73,12 +71,9 @@ fn is_zero(count: &u32) -> bool {
 
 impl AccessLog {
     /// A log on stdout, switched on or off.
-    pub fn new(is_on: bool) -> (Self, Flush) {
-        // The worker flushes when no line waits: under load many lines are one write, and none is held back.
-        let stdout = BufWriter::with_capacity(64 * 1024, std::io::stdout());
-        let (writer, worker) =
-            NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(stdout);
-        (Self(Arc::new(Inner { is_on: AtomicBool::new(is_on), writer })), Flush { _worker: worker })
+    pub fn new(is_on: bool) -> io::Result<(Self, Flush)> {
+        let (lines, flush) = Lines::to(io::stdout(), "access log")?;
+        Ok((Self(Arc::new(Inner { is_on: AtomicBool::new(is_on), lines })), flush))
     }
 
     /// Whether requests that end from now on have their line.
@@ -88,7 +83,7 @@ impl AccessLog {
 
     /// How many lines were dropped.
     pub fn dropped_lines(&self) -> u64 {
-        self.0.writer.error_counter().dropped_lines() as u64
+        self.0.lines.dropped()
     }
 
     pub(super) fn write(&self, record: &Record, timing: Timing) {
@@ -126,11 +121,12 @@ impl AccessLog {
             sent_bytes: record.sent_bytes,
             retries: record.retries,
         };
-        let mut bytes = Vec::with_capacity(384);
-        if serde_json::to_writer(&mut bytes, &line).is_ok() {
-            bytes.push(b'\n');
-            // The writer is lossy: a full queue drops the line and counts it.
-            drop(self.0.writer.clone().write_all(&bytes));
-        }
+        DRAFT.with_borrow_mut(|draft| {
+            draft.clear();
+            if serde_json::to_writer(&mut *draft, &line).is_ok() {
+                draft.push(b'\n');
+                self.0.lines.put(draft);
+            }
+        });
     }
 }

@@ -9,6 +9,7 @@ pub mod arguments;
 pub mod audit;
 pub mod entry;
 pub mod levels;
+mod lines;
 pub mod metrics;
 mod sealing;
 pub mod trace;

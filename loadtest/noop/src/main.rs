@@ -14,6 +14,9 @@ use pingora::{
     upstreams::peer::HttpPeer,
 };
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 struct Noop {
     upstream: SocketAddr,
 }

@@ -8,7 +8,6 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use moka::{policy::EvictionPolicy, sync::Cache};
 use sha2::{Digest, Sha256};
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Encoding, Scope, document};
 use crate::{access::ToolScope, catalog::tools::ToolIndex, endpoints::Visible, names::ServerId};
@@ -59,6 +58,16 @@ struct Key {
 }
 
 impl Key {
+    fn new(scope: Scope<'_>, version: u64, visible: &[Visible], encoding: Encoding) -> Self {
+        let only = match scope {
+            Scope::All => None,
+            Scope::One(server) => Some(server.clone()),
+        };
+        let shown = visible.iter().filter(|visible| scope.includes(&visible.server.id));
+        let shown = shown.map(|visible| (visible.server.id.clone(), visible.tools.clone())).collect();
+        Self { only, version, shown, encoding }
+    }
+
     fn size(&self) -> usize {
         let shown = self.shown.iter().map(|(_, tools)| size_of::<ServerId>() + tools.size());
         size_of::<Self>() + shown.sum::<usize>()
@@ -84,7 +93,19 @@ impl Documents {
         Self { cache: builder.eviction_policy(policy).time_to_idle(IDLE).build() }
     }
 
-    /// The document of this scope for a caller who may use exactly these servers and tools.
+    /// The document, where it is in memory; else none, and `get` takes long.
+    pub fn find(
+        &self,
+        scope: Scope<'_>,
+        version: u64,
+        visible: &[Visible],
+        encoding: Encoding,
+    ) -> Option<Arc<Rendered>> {
+        self.cache.get(&Key::new(scope, version, visible, encoding))
+    }
+
+    /// The document of this scope for a caller who may use exactly these servers and tools. Where it is not in memory this
+    /// takes many milliseconds: for a thread on which no request waits.
     ///
     /// `version` stands for all that the servers and `tools` say: it must be another one whenever a
     /// server's name or description or any tool list is another one. Equal questions asked at the same
@@ -97,37 +118,20 @@ impl Documents {
         tools: &ToolIndex,
         encoding: Encoding,
     ) -> Arc<Rendered> {
-        let only = match scope {
-            Scope::All => None,
-            Scope::One(server) => Some(server.clone()),
-        };
-        let shown = visible.iter().filter(|visible| scope.includes(&visible.server.id));
-        let shown = shown.map(|visible| (visible.server.id.clone(), visible.tools.clone())).collect();
-        let key = Key { only, version, shown, encoding };
+        let key = Key::new(scope, version, visible, encoding);
         if let Some(rendered) = self.cache.get(&key) {
             return rendered;
         }
-        aside(|| {
-            let plain_key = Key { encoding: Encoding::Identity, ..key.clone() };
-            let plain = self.cache.get_with(plain_key, || {
-                Arc::new(Rendered::new(&document(scope, visible, tools).into(), Encoding::Identity))
-            });
-            match encoding {
-                Encoding::Identity => plain,
-                Encoding::Gzip | Encoding::Brotli => {
-                    self.cache.get_with(key, || Arc::new(Rendered::new(&plain.body, encoding)))
-                }
+        let plain_key = Key { encoding: Encoding::Identity, ..key.clone() };
+        let plain = self.cache.get_with(plain_key, || {
+            Arc::new(Rendered::new(&document(scope, visible, tools).into(), Encoding::Identity))
+        });
+        match encoding {
+            Encoding::Identity => plain,
+            Encoding::Gzip | Encoding::Brotli => {
+                self.cache.get_with(key, || Arc::new(Rendered::new(&plain.body, encoding)))
             }
-        })
-    }
-}
-
-/// Does work of many milliseconds where it holds up no other request of this thread.
-fn aside<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        // Nothing else runs here.
-        _ => work(),
+        }
     }
 }
 

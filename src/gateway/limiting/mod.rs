@@ -8,11 +8,9 @@ mod strangers;
 mod told;
 mod watch;
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use thread_local::ThreadLocal;
 
 use super::{Gateway, journey::Journey};
 use crate::{
@@ -21,7 +19,6 @@ use crate::{
     identity::Caller,
     limit::{
         self, Charges, Left, Limits, Over, Reached, Source, Tightest,
-        pressure::Pressure,
         seats::{Seat, Seats},
     },
     record::metrics::Metrics,
@@ -53,8 +50,8 @@ pub struct Limiting {
     /// Those of strangers who want to sign in, by address.
     entering: Arc<Seats>,
     connections: Arc<Seats>,
-    pressure: Arc<Pressure>,
-    is_watched: AtomicBool,
+    /// How each thread that serves stands: one may be late while others are not.
+    threads: ThreadLocal<watch::Watched>,
     metrics: Arc<Metrics>,
 }
 
@@ -95,8 +92,7 @@ impl Limiting {
             working: Seats::new(),
             entering: Seats::new(),
             connections: Seats::new(),
-            pressure: Arc::default(),
-            is_watched: AtomicBool::new(false),
+            threads: ThreadLocal::new(),
             metrics,
         })
     }

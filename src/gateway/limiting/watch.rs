@@ -1,10 +1,13 @@
-//! Turning requests away before everybody waits: when too many are in work, or the workers are too late.
+//! Turning requests away before everybody waits: when too many are in work, or the thread that serves them is too late.
 //!
 //! Decides for requests that somebody must be believed for. What is answered from memory to anybody, `/health` above all,
 //! is never turned away, and what has begun goes on.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,15 +20,23 @@ use crate::{
 /// Time between two beats.
 const BEAT: Duration = Duration::from_millis(50);
 
+/// One thread that serves.
+#[derive(Default)]
+pub struct Watched {
+    has_begun: AtomicBool,
+    pressure: Arc<Pressure>,
+}
+
 impl Limiting {
     /// Refuses a request that there is no room for.
     pub fn refuse_overload(self: &Arc<Self>) -> Result<(), Refusal> {
-        // Begun here, because it has to run on the workers that requests run on.
-        if !self.is_watched.load(Ordering::Relaxed)
-            && !self.is_watched.swap(true, Ordering::Relaxed)
-            && let Ok(workers) = tokio::runtime::Handle::try_current()
+        let thread = self.threads.get_or_default();
+        // Begun here, because it has to run on the thread that requests run on.
+        if !thread.has_begun.load(Ordering::Relaxed)
+            && !thread.has_begun.swap(true, Ordering::Relaxed)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            workers.spawn(watch(Arc::downgrade(self)));
+            runtime.spawn(watch(Arc::downgrade(self), thread.pressure.clone()));
         }
         let most = self.limits.settings().requests_in_work;
         if most > 0 {
@@ -34,19 +45,18 @@ impl Limiting {
                 return Err(overloaded());
             }
         }
-        if self.pressure.turns_away() { Err(overloaded()) } else { Ok(()) }
+        if thread.pressure.turns_away() { Err(overloaded()) } else { Ok(()) }
     }
 }
 
 /// Beats as long as there are limits, and says how late each beat was.
-async fn watch(limiting: std::sync::Weak<Limiting>) {
+async fn watch(limiting: std::sync::Weak<Limiting>, pressure: Arc<Pressure>) {
     loop {
         let due = Instant::now() + BEAT;
         tokio::time::sleep_until(due.into()).await;
         let Some(limiting) = limiting.upgrade() else { return };
         let bound = limiting.limits.settings().lateness;
         let lateness = if bound.is_zero() { Duration::ZERO } else { due.elapsed() };
-        let pressure: &Pressure = &limiting.pressure;
         pressure.beat(lateness, if bound.is_zero() { Duration::MAX } else { bound });
     }
 }

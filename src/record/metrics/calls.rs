@@ -287,7 +287,7 @@ mod tests {
     fn call(metrics: &Arc<Metrics>, server: &str, tool: &str, outcome: Outcome) {
         let recorder = Recorder {
             metrics: metrics.clone(),
-            access_log: AccessLog::new(false).0,
+            access_log: AccessLog::new(false).unwrap().0,
             audit: crate::record::audit::Audit::default(),
             tracer: None,
         };
