@@ -44,6 +44,7 @@ use tracing::{error, warn};
 
 use crate::{
     config::Config,
+    dial::authorities,
     gateway::{self, configured::Configured, guard::Gate, tls},
     record::{
         Recorder, access_log::AccessLog, audit::Audit, levels::Levels, metrics::Metrics, trace::Exporter,
@@ -206,6 +207,7 @@ fn server_conf() -> ServerConf {
     ServerConf {
         threads: 1,
         upstream_keepalive_pool_size: 512,
+        ca_file: authorities::file(),
         // `drain` has waited by then.
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(2),

@@ -174,8 +174,7 @@ impl Outbox {
         body: Bytes,
         trace: Option<&Arc<Trace>>,
     ) -> Result<Incoming, Failed> {
-        let authority = HeaderValue::from_str(&self.destination.peer.authority());
-        headers.insert(header::HOST, authority.map_err(|_| unwritable("the peer's name"))?);
+        headers.insert(header::HOST, self.destination.host.clone());
         if let Some(credential) = self.way.credential() {
             headers.insert(&credential.name, credential.value.expose().clone());
         }

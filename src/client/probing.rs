@@ -3,7 +3,7 @@
 //! Decides what counts as an answer: a server that refuses us is there. Nothing of the answer is kept.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::{Method, header};
 
 use super::{
     Ask, Client, Delivered,
@@ -111,7 +111,7 @@ fn request(
     path: &str,
     body: Bytes,
 ) -> Result<http::Request<Bytes>, Refusal> {
-    let host = HeaderValue::from_str(&destination.peer.authority()).map_err(Refusal::internal)?;
+    let host = destination.host.clone();
     let mut request = http::Request::builder()
         .method(&method)
         .uri(path)

@@ -3,6 +3,7 @@
 //! `Dialer` fetches documents for background work; `wire` has the connections of calls that the gateway makes in a
 //! caller's place. Never decides where a request goes or what it says: `upstream` and `client` do.
 
+pub mod authorities;
 pub mod tls;
 pub mod wire;
 

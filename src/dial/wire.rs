@@ -18,6 +18,7 @@ use pingora::{
 
 use thread_local::ThreadLocal;
 
+use super::authorities;
 use crate::trace::Trace;
 
 /// Idle connections kept, to all peers together.
@@ -96,7 +97,10 @@ impl Wire {
 
     /// The connections of this thread.
     fn here(&self) -> &Connector {
-        self.0.get_or(|| Connector::new(Some(ConnectorOptions::new(POOL))))
+        self.0.get_or(|| {
+            let options = ConnectorOptions { ca_file: authorities::file(), ..ConnectorOptions::new(POOL) };
+            Connector::new(Some(options))
+        })
     }
 
     /// Gets ready on this thread, so that no request waits for it: certificates are read from files.

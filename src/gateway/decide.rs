@@ -12,7 +12,7 @@ use super::{
     Gateway,
     body::{Bounds, Outbound},
     cors, head,
-    journey::{Cargo, Journey, Rpc},
+    journey::{Cargo, Journey, Rpc, Underway},
     line::Line,
     live::{LiveTrip, Use},
     origin, resource,
@@ -29,21 +29,20 @@ use crate::{
     route::{self, Page, Route},
     snapshot::Snapshot,
     trace::Leg,
-    upstream::{self, Trip},
+    upstream,
 };
 
 /// Longest wait for a tool list to be read because an unknown tool was asked for.
 pub(super) const MISS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What to do with a request.
-#[expect(clippy::large_enum_variant, reason = "made once a request and taken apart at once")]
 pub enum Step {
     /// Answer it here.
     Answer(Answer),
     /// It is answered: all of it has been written.
     Written,
-    /// Send it to its peer.
-    Depart(Trip, Cargo, LiveTrip),
+    /// Send it to its peer. In the box that it travels in: made once, and not moved from future to future.
+    Depart(Box<Underway>),
 }
 
 /// Whether a request needs to say who sends it.
@@ -199,7 +198,7 @@ impl Gateway {
         }
         self.limit_calls(journey, trip.permit(), &calls).await?;
         let live = self.begin_live(trip.permit(), Use::Tool(tool.name.clone()), change_count)?;
-        Ok(Step::Depart(trip, Cargo::Arguments(body), live))
+        Ok(Step::Depart(Underway::new(trip, Cargo::Arguments(body), live)))
     }
 
     /// What is decided before anybody asks who is asking.

@@ -3,8 +3,11 @@
 //! The caller's credential, cookies and identity claims never travel; the peer's own identity,
 //! cookies and CORS opinions never come back.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+use pingora::{
+    ErrorType, OrErr,
+    http::{RequestHeader, ResponseHeader},
+};
 
 use super::{
     body::Framing,
@@ -19,6 +22,11 @@ use crate::{
 
 /// By which a client says that a server may be sent its request twice (draft-ietf-httpapi-idempotency-key-header).
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// By which a server's own log finds the request again.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Room is made for half as many again: with more, the maps of a stream that stands would be twice as large.
+const USUAL_HEADERS: usize = 8;
 
 /// Headers of the client that travel to a peer as they are.
 static TRAVELS: [HeaderName; 8] = [
@@ -61,40 +69,50 @@ pub fn request_to_peer(
     version: Version,
 ) -> pingora::Result<RequestHeader> {
     let path = trip.path(&destination.peer, client.uri.query());
-    let mut request = RequestHeader::build(trip.method(), path.as_bytes(), Some(16))?;
-    request.insert_header(header::HOST, destination.peer.authority())?;
+    // Built as maps alone: the framework's own way to insert a header reads its name anew, and keeps how it was written.
+    let (mut request, ()) = Request::new(()).into_parts();
+    request.method = trip.method();
+    request.uri = Uri::try_from(path).or_err(ErrorType::InvalidHTTPHeader, "a path that is none")?;
+    let mut headers = HeaderMap::with_capacity(USUAL_HEADERS);
+    headers.insert(header::HOST, destination.host.clone());
     for name in &TRAVELS {
         for value in client.headers.get_all(name) {
-            request.append_header(name, value)?;
+            headers.append(name, value.clone());
         }
     }
     match trip.errand() {
         // Always sent: FastAPI, and so mcpo, refuses a JSON body that is not labelled.
         Errand::Tool(_) | Errand::Asked(_) => {
-            request.insert_header(header::CONTENT_TYPE, "application/json")?
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         Errand::Native(native) => {
             let exchange = cargo.exchange();
             let (is_modern, is_edited) =
                 exchange.map_or((false, true), |it| (it.asked.is_modern, it.is_edited()));
-            add_native(&mut request, client, native, is_modern)?;
+            add_native(&mut headers, client, native, is_modern)?;
             if is_edited {
-                request.insert_header(header::ACCEPT_ENCODING, "identity")?;
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             }
         }
     }
-    request.insert_header("x-request-id", request_id.as_str())?;
-    frame_request(&mut request, client, cargo, version)?;
+    headers.insert(REQUEST_ID, value(request_id.as_str())?);
+    request.version = Version::HTTP_11;
+    frame_request(&mut request.version, &mut headers, client, cargo, version)?;
     if let Some(credential) = trip.credential() {
-        let value: HeaderValue = credential.value.expose().clone();
-        request.insert_header(&credential.name, value)?;
+        headers.insert(credential.name.clone(), credential.value.expose().clone());
     }
-    Ok(request)
+    request.headers = headers;
+    Ok(request.into())
+}
+
+fn value(text: &str) -> pingora::Result<HeaderValue> {
+    HeaderValue::from_str(text).or_err(ErrorType::InvalidHTTPHeader, "a value that is none")
 }
 
 /// Says how the body ends: in HTTP/2 the frames do, and what is sent without any goes without a length.
 fn frame_request(
-    request: &mut RequestHeader,
+    is_sent_in: &mut Version,
+    headers: &mut HeaderMap,
     client: &RequestHeader,
     cargo: &Cargo,
     version: Version,
@@ -103,19 +121,24 @@ fn frame_request(
     let sent = framing::read(&client.headers).map_err(super::refused)?;
     let is_http2 = version == Version::HTTP_2;
     if is_http2 {
-        request.set_version(version);
+        *is_sent_in = version;
         if matches!(sent, End::NoBody | End::After(0)) {
             return Ok(());
         }
     }
     match (cargo.framing(), sent) {
-        (Framing::AsSent, End::After(bytes)) => request.insert_header(header::CONTENT_LENGTH, bytes),
-        (Framing::Length(bytes), _) => request.insert_header(header::CONTENT_LENGTH, bytes),
-        (Framing::AsSent, End::LastChunk) | (Framing::Chunked, _) if !is_http2 => {
-            request.insert_header(header::TRANSFER_ENCODING, "chunked")
+        (Framing::AsSent, End::After(bytes)) => {
+            headers.insert(header::CONTENT_LENGTH, bytes.into());
         }
-        (Framing::AsSent, End::LastChunk | End::NoBody) | (Framing::Chunked, _) => Ok(()),
+        (Framing::Length(bytes), _) => {
+            headers.insert(header::CONTENT_LENGTH, bytes.into());
+        }
+        (Framing::AsSent, End::LastChunk) | (Framing::Chunked, _) if !is_http2 => {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        (Framing::AsSent, End::LastChunk | End::NoBody) | (Framing::Chunked, _) => {}
     }
+    Ok(())
 }
 
 /// Whether the client gave its request a name by which the server knows it again.
@@ -137,7 +160,7 @@ pub fn travelling(client: &RequestHeader) -> HeaderMap {
 
 /// Adds what MCP says in headers: all of it is the client's, but for the session.
 fn add_native(
-    request: &mut RequestHeader,
+    headers: &mut HeaderMap,
     client: &RequestHeader,
     native: &Native,
     is_modern: bool,
@@ -147,24 +170,27 @@ fn add_native(
     let names = [&header::CONTENT_TYPE, &mcp::PROTOCOL_VERSION, &mcp::METHOD, &mcp::NAME];
     for name in names.into_iter().chain(only_legacy) {
         if let Some(value) = client.headers.get(name) {
-            request.insert_header(name, value)?;
+            headers.insert(name, value.clone());
         }
     }
     // Unknown ones must be passed on (MCP 2026-07-28, Transports, Custom Headers from Tool Parameters).
     for (name, value) in
         client.headers.iter().filter(|(name, _)| name.as_str().starts_with(mcp::PARAM_PREFIX))
     {
-        request.append_header(name, value)?;
+        headers.append(name, value.clone());
     }
     if let Some(session) = &native.session {
-        request.insert_header(&mcp::SESSION_ID, session.as_str())?;
+        headers.insert(&mcp::SESSION_ID, value(session.as_str())?);
     }
     Ok(())
 }
 
 /// Takes off what the client has no business with.
 pub fn clean_answer(header: &mut ResponseHeader) {
-    for name in &STAYS {
+    // Few answers have any of them: to look at the names there are takes less than to look for each of these.
+    let stays = |name: &&HeaderName| STAYS.contains(name);
+    let found: Vec<HeaderName> = header.headers.keys().filter(stays).cloned().collect();
+    for name in &found {
         header.remove_header(name);
     }
 }

@@ -63,6 +63,14 @@ pub struct Underway {
     pub trace: Option<Arc<Trace>>,
 }
 
+impl Underway {
+    /// A trip that has not left yet.
+    pub fn new(trip: Trip, cargo: Cargo, live: LiveTrip) -> Box<Self> {
+        let (tries, answer) = (Tries::default(), AnswerSeen::default());
+        Box::new(Self { trip, cargo, tries, live, answer, trace: None })
+    }
+}
+
 /// What a trip carries.
 #[expect(clippy::large_enum_variant, reason = "nearly every one is of the larger kind")]
 pub enum Cargo {
@@ -204,10 +212,10 @@ impl Journey {
     }
 
     /// The request leaves for its peer.
-    pub fn depart(&mut self, trip: Trip, cargo: Cargo, live: LiveTrip) {
+    pub fn depart(&mut self, mut underway: Box<Underway>) {
         self.record.depart();
-        let (tries, answer, trace) = (Tries::default(), AnswerSeen::default(), self.record.trace.clone());
-        self.stage = Stage::Underway(Box::new(Underway { trip, cargo, tries, live, answer, trace }));
+        underway.trace.clone_from(&self.record.trace);
+        self.stage = Stage::Underway(underway);
     }
 
     /// The gateway begins to answer itself, under this permit where it needs one.

@@ -63,12 +63,18 @@ struct Entry {
     pin: Option<Pin>,
 }
 
-/// All trips underway.
+/// All trips underway, in parts: each call needs one at its beginning and at its end, and the threads that serve would
+/// wait for each other.
 #[derive(Default)]
 pub struct LiveTrips {
     next: AtomicU64,
-    entries: Mutex<HashMap<u64, Entry>>,
+    parts: [Mutex<Entries>; PARTS],
 }
+
+type Entries = HashMap<u64, Entry>;
+
+/// More than there are threads on most machines.
+const PARTS: usize = 32;
 
 /// One trip's place among the live ones, given up when dropped.
 pub struct LiveTrip {
@@ -85,7 +91,7 @@ impl LiveTrip {
 
     /// Has its caller looked at by another identity than the one it began with.
     pub fn pin(&self, pin: Option<Pin>) {
-        let mut entries = self.trips.lock();
+        let mut entries = self.trips.part(self.id);
         let before = entries.get_mut(&self.id).map(|entry| std::mem::replace(&mut entry.pin, pin));
         drop(entries);
         drop(before);
@@ -94,7 +100,7 @@ impl LiveTrip {
 
 impl Drop for LiveTrip {
     fn drop(&mut self) {
-        self.trips.lock().remove(&self.id);
+        self.trips.part(self.id).remove(&self.id);
     }
 }
 
@@ -110,7 +116,7 @@ impl LiveTrips {
             is_withdrawn: is_withdrawn.clone(),
             pin,
         };
-        self.lock().insert(id, entry);
+        self.part(id).insert(id, entry);
         LiveTrip { id, trips: self.clone(), is_withdrawn }
     }
 
@@ -144,11 +150,10 @@ impl LiveTrips {
 
     /// Has all callers looked at by this identity.
     fn pin_all(&self, identity: &Identity) {
-        let callers: Vec<_> =
-            self.lock().iter().map(|(id, entry)| (*id, entry.permit.caller().clone())).collect();
+        let callers = self.collect(|id, entry| (id, entry.permit.caller().clone()));
         for (id, caller) in callers {
             let pin = identity.pin(&caller);
-            let before = self.lock().get_mut(&id).map(|entry| std::mem::replace(&mut entry.pin, pin));
+            let before = self.part(id).get_mut(&id).map(|entry| std::mem::replace(&mut entry.pin, pin));
             drop(before);
         }
     }
@@ -169,8 +174,7 @@ impl LiveTrips {
     /// Ends the trips that this is true of, and says how many it were.
     fn end_where(&self, is_over: impl Fn(&Permit, &Use) -> bool) -> usize {
         // Decided outside the lock: every call that begins or ends needs it.
-        let underway: Vec<_> =
-            self.lock().iter().map(|(id, entry)| (*id, entry.permit.clone(), entry.what.clone())).collect();
+        let underway = self.collect(|id, entry| (id, entry.permit.clone(), entry.what.clone()));
         let over: Vec<_> = underway
             .into_iter()
             .filter(|(_, permit, what)| is_over(permit, what))
@@ -182,7 +186,7 @@ impl LiveTrips {
     /// Ends a trip, if it is still underway. Under the lock: a trip gives its place up before the next one begins on
     /// its connection, and that one must not be cut in its stead.
     fn end(&self, id: u64) -> bool {
-        let entries = self.lock();
+        let entries = self.part(id);
         let Some(entry) = entries.get(&id) else { return false };
         if entry.is_withdrawn.swap(true, Ordering::Relaxed) {
             return false;
@@ -193,9 +197,16 @@ impl LiveTrips {
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
+    /// The part that a trip is in.
+    fn part(&self, id: u64) -> MutexGuard<'_, Entries> {
         // Nothing under this lock can panic half-way.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.parts[id as usize % PARTS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something of each trip, in no order.
+    fn collect<T>(&self, of: impl Fn(u64, &Entry) -> T) -> Vec<T> {
+        let parts = (0..PARTS as u64).map(|part| self.part(part));
+        parts.flat_map(|part| part.iter().map(|(id, entry)| of(*id, entry)).collect::<Vec<_>>()).collect()
     }
 }
 

@@ -162,8 +162,8 @@ impl ProxyHttp for Configured {
         let gateway = journey.gateway.clone();
         let step = AssertUnwindSafe(gateway.decide_and_count(session, journey)).catch_unwind().await;
         let refusal = match step {
-            Ok(Ok(Step::Depart(trip, cargo, live))) => {
-                journey.depart(trip, cargo, live);
+            Ok(Ok(Step::Depart(underway))) => {
+                journey.depart(underway);
                 return Ok(false);
             }
             Ok(Ok(Step::Answer(answer))) => {

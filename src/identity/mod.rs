@@ -22,7 +22,12 @@ pub mod users;
 mod verdict;
 pub mod watched;
 
-use std::{net::IpAddr, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    ops::ControlFlow,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::request::Parts;
 use moka::sync::Cache;
@@ -70,8 +75,15 @@ pub struct Identity {
     api_keys: Option<Arc<ApiKeys>>,
     signed_out: Option<Arc<SignedOut>>,
     entra: Option<Arc<Entra>>,
-    verified_sessions: Cache<[u8; 32], Verified<Arc<Session>>>,
+    verified_sessions: Cache<[u8; 32], Verified<Known>>,
     verified_vouchers: Cache<[u8; 32], Verified<Arc<VouchedClaims>>>,
+}
+
+/// A session that was verified, and who it makes where the token alone says it: made once, not for each request.
+#[derive(Clone)]
+struct Known {
+    session: Arc<Session>,
+    caller: Arc<OnceLock<Arc<Caller>>>,
 }
 
 /// How long a verified token is remembered, so that its signature is checked once.
@@ -251,11 +263,13 @@ impl Identity {
         let Some(sessions) = &self.sessions else {
             return Verdict::Off;
         };
-        // One that was verified before is ours without reading its header again.
-        if !self.verified_sessions.contains_key(&token.sha256) && !jwt::claims_shared_secret(token.text) {
+        // One that was verified before is ours, or somebody else's, without reading its header again.
+        let known = self.verified_sessions.get(&token.sha256);
+        let is_known_elsewhere = || self.entra.as_ref().is_some_and(|entra| entra.remembers(&token.sha256));
+        if known.is_none() && (is_known_elsewhere() || !jwt::claims_shared_secret(token.text)) {
             return Verdict::NotMine;
         }
-        self.session_user(sessions, token, presented).await.into()
+        self.session_user((sessions, known), token, presented).await.into()
     }
 
     async fn by_entra(&self, token: &Token<'_>, presented: &Presented<'_>) -> Verdict {
@@ -270,27 +284,40 @@ impl Identity {
 
     async fn session_user(
         &self,
-        sessions: &Hs256,
+        (sessions, known): (&Hs256, Option<Verified<Known>>),
         token: &Token<'_>,
         presented: &Presented<'_>,
     ) -> Result<Arc<Caller>, Refusal> {
-        let verified = remembered(&self.verified_sessions, token.sha256, || {
-            let verified = sessions.verify::<Claims>(token.text)?;
-            let issued = verified.issued();
-            verified.try_map(|claims| Ok(Arc::new(Session::new(claims.checked()?, issued))))
-        })?;
-        let session = verified.claims()?;
+        let verified = match known {
+            Some(verified) => verified,
+            None => remembered(&self.verified_sessions, token.sha256, || {
+                let verified = sessions.verify::<Claims>(token.text)?;
+                let issued = verified.issued();
+                verified.try_map(|claims| {
+                    let session = Arc::new(Session::new(claims.checked()?, issued));
+                    Ok(Known { session, caller: Arc::default() })
+                })
+            })?,
+        };
+        let Known { session, caller } = verified.claims()?;
         if let Some(signed_out) = &self.signed_out {
             signed_out.refuse_ended(&session.id, verified.expires()).await?;
         }
         let (expires, signed_with) = (verified.expires(), Some(sessions.id()));
-        let proof = Proof { expires, signed_with, session: Some(session.clone()), ..Proof::default() };
+        let proof = || Proof { expires, signed_with, session: Some(session.clone()), ..Proof::default() };
         let Some(users) = &self.users else {
-            return same_user(session.claims.caller_by_claim(proof)?, presented);
+            let caller = match caller.get() {
+                Some(caller) => caller.clone(),
+                None => {
+                    let made = session.claims.caller_by_claim(proof())?;
+                    caller.get_or_init(|| made).clone()
+                }
+            };
+            return same_user(caller, presented);
         };
         let seen = users.get(&session.claims.id).await?;
         session.claims.permitted_by(seen.row.as_ref())?;
-        same_user(Caller::new(seen.person()?, Scheme::Session, proof), presented)
+        same_user(Caller::new(seen.person()?, Scheme::Session, proof()), presented)
     }
 }
 

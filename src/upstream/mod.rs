@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 use crate::{
     access::{self, Permit, tenant::Tenancy},
@@ -48,6 +48,8 @@ pub use way::{Wanted, Way, own_way, plan_ask};
 pub struct Destination {
     /// The configured address.
     pub peer: PeerUrl,
+    /// That, as it is called in `Host`.
+    pub host: HeaderValue,
     /// What its name resolved to.
     pub address: SocketAddr,
     /// Both, as sealed session ids tell them.
@@ -74,7 +76,16 @@ impl Destination {
         static NOBODY: std::sync::LazyLock<ServerId> =
             std::sync::LazyLock::new(|| ServerId::parse("none").expect("a plain word is an id"));
         let health = Health::new(Tally::new(NOBODY.clone()), address);
-        Self { place: native::place_of(&peer, address), peer, address, health, tls: None }
+        Self::at((peer, address), health, None)
+    }
+
+    fn at(
+        (peer, address): (PeerUrl, SocketAddr),
+        health: Arc<Health>,
+        tls: Option<Arc<peer::Trust>>,
+    ) -> Self {
+        let host = HeaderValue::from_str(&peer.authority()).expect("a name that was parsed is visible ASCII");
+        Self { place: native::place_of(&peer, address), peer, host, address, health, tls }
     }
 
     /// Whether it is one of this server's, called as the server is called now: nobody's credential goes to another's, and
@@ -108,7 +119,7 @@ impl Destination {
             };
             let same = known.iter().find(is_same);
             let health = same.map_or_else(|| Health::new(tally.clone(), address), |same| same.health.clone());
-            Self { place: native::place_of(&peer, address), peer, address, health, tls: tls.clone() }
+            Self::at((peer, address), health, tls.clone())
         };
         found.into_iter().map(at).collect()
     }

@@ -20,7 +20,7 @@ use super::{
     Gateway,
     decide::Step,
     framing,
-    journey::{Cargo, Journey},
+    journey::{Cargo, Journey, Underway},
     live::Use,
 };
 use crate::{
@@ -131,7 +131,7 @@ impl Gateway {
         let mut exchange = Exchange::new((permit, pinned), (load, asked), session, seal, answer_bound);
         exchange.is_audited = journey.record.wants_entry();
         exchange.begin(self.settings.body_timeout);
-        Ok(Step::Depart(trip, Cargo::Native(Box::new(exchange)), live))
+        Ok(Step::Depart(Underway::new(trip, Cargo::Native(Box::new(exchange)), live)))
     }
 
     /// Lets begin what a request of native MCP asks.

@@ -167,7 +167,7 @@ fn request(
     let mut request = http::Request::builder().method(trip.method()).uri(trip.path(&destination.peer, query));
     if let Some(all) = request.headers_mut() {
         all.clone_from(headers);
-        let host = http::HeaderValue::from_str(&destination.peer.authority()).map_err(Refusal::internal)?;
+        let host = destination.host.clone();
         all.insert(header::HOST, host);
         all.insert(header::CONTENT_LENGTH, body.len().into());
         if let Some(credential) = trip.credential() {
