@@ -1,6 +1,8 @@
-//! What does the audit's entry cost the call that writes it, alone and while another thread writes as well?
+//! What does the audit's entry cost the call that writes it, alone and while another thread writes as well; and what a row
+//! that is brought into the table?
 //!
-//! Real parts: the journal, in a folder of `target/`. Left out is the database, which no call waits for.
+//! Real parts: the journal, in a folder of `target/`, and a database: SQLite, or the one that `PORTCULLIS_BENCH_AUDIT` is
+//! the URL of, whose `api_analytics` is to be empty and somebody's who wants nothing of it.
 
 use std::{
     hint::black_box,
@@ -8,16 +10,21 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use divan::{AllocProfiler, Bencher};
+use divan::{AllocProfiler, Bencher, counter::ItemsCount};
 use portcullis::{
-    names::RequestId,
+    identity::Caller,
+    names::{Email, RequestId, Secret, ServerId, ToolName},
     record::{
-        audit::{Audit, Settings},
+        Call, Outcome, Record, Recorder,
+        access_log::AccessLog,
+        arguments::Arguments,
+        audit::{Audit, Flush, Settings, Shipping},
         entry::Entry,
         metrics::Metrics,
     },
-    store::{self, DatabaseUrl},
+    store::{self, DatabaseUrl, Store},
 };
+use tokio::runtime::Runtime;
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
@@ -29,21 +36,22 @@ fn main() {
 static AUDIT: LazyLock<Audit> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("audit");
     drop(std::fs::remove_dir_all(&folder));
-    let settings = Settings {
-        is_on: true,
-        spool_dir: folder.join("spool"),
-        spool_max_bytes: 1 << 40,
-        retention_days: 0,
-    };
-    let url = DatabaseUrl::Sqlite(folder.join("none.db"));
-    let store =
-        store::Settings { url, schema: "public".into(), auto_migrate: false, sealing: Default::default() };
-    let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let (audit, shipping, flush) = Audit::begin(&settings, &store, metrics).expect("a journal");
+    let store = stored(DatabaseUrl::Sqlite(folder.join("none.db")));
+    let (audit, shipping, flush) = begin(&folder, &store);
     // Nobody ships, and the journal's thread goes on.
     std::mem::forget((shipping, flush));
     audit
 });
+
+fn stored(url: DatabaseUrl) -> store::Settings {
+    store::Settings { url, schema: "public".into(), auto_migrate: false, sealing: Default::default() }
+}
+
+fn begin(folder: &Path, store: &store::Settings) -> (Audit, Shipping, Flush) {
+    let spool_dir = folder.join("spool");
+    let settings = Settings { is_on: true, spool_dir, spool_max_bytes: 1 << 40, retention_days: 0 };
+    Audit::begin(&settings, store, Arc::new(Metrics::new().expect("metrics"))).expect("a journal")
+}
 
 /// As a granted call leaves it.
 fn entry(id: &RequestId) -> Entry<'_> {
@@ -86,9 +94,70 @@ fn write(bencher: Bencher) {
     bencher.bench(|| AUDIT.write(black_box(&entry(&id))));
 }
 
+/// What a call does for its entry, from the record to the file.
+#[divan::bench(sample_count = 100, sample_size = 500)]
+fn seal(bencher: Bencher) {
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let (access_log, _) = AccessLog::new(false);
+    let recorder = Recorder { metrics, access_log, audit: AUDIT.clone(), tracer: None };
+    let caller = Caller::hypothetical(Email::parse("alice@example.com").expect("an address"), Vec::new());
+    let record = || {
+        let mut record = Record::begin(recorder.clone());
+        record.method = "POST";
+        record.route = "call";
+        record.uri = Some("/github/search_repositories".parse().expect("a path"));
+        record.server = Some(ServerId::parse("github").expect("an id"));
+        record.tool = Some(ToolName::parse("search_repositories").expect("a name"));
+        record.caller = Some(caller.clone());
+        record.user_agent = Some("Python/3.11 aiohttp/3.9.5".parse().expect("a header"));
+        record.calls = vec![Call {
+            tool: "search_repositories".to_owned(),
+            arguments: Some(Arguments::of(b"{}", false)),
+        }];
+        (record.client, record.status) = (Some([127, 0, 0, 1].into()), 200);
+        record.end_as(Outcome::ToolAnswered);
+        record
+    };
+    bencher.with_inputs(record).bench_local_refs(|record| record.seal());
+}
+
 #[divan::bench]
 fn switched_off(bencher: Bencher) {
     let id = RequestId::new();
     let audit = Audit::default();
     bencher.bench(|| audit.write(black_box(&entry(&id))));
+}
+
+const ROWS: usize = 20_000;
+
+/// All that is written is there before it begins, and it ends when the table has it. Allocations are those of the thread
+/// that ships.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn ship(bencher: Bencher) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("audit-ship");
+    let id = RequestId::new();
+    let prepared = || {
+        drop(std::fs::remove_dir_all(&folder));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let url = std::env::var("PORTCULLIS_BENCH_AUDIT").map_or_else(
+            |_| DatabaseUrl::Sqlite(folder.join("audit.db")),
+            |url| DatabaseUrl::Postgres(Secret::new(url)),
+        );
+        let store = stored(url);
+        let (audit, shipping, flush) = begin(&folder, &store);
+        runtime.block_on(async {
+            let store = Store::open(&store).expect("a database");
+            store.migrate().await.expect("its tables");
+            store.close().await;
+        });
+        (0..ROWS).for_each(|_| audit.write(&entry(&id)));
+        (runtime, shipping, flush)
+    };
+    let ship = |(runtime, shipping, flush): (Runtime, Shipping, Flush)| {
+        // It ends once nothing is left to ship.
+        std::thread::spawn(move || drop(flush));
+        runtime.block_on(shipping.run());
+        runtime
+    };
+    bencher.with_inputs(prepared).counter(ItemsCount::new(ROWS)).bench_local_values(ship);
 }
