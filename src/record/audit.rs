@@ -13,6 +13,7 @@ mod telling;
 mod upkeep;
 
 use std::{
+    cell::RefCell,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -42,6 +43,14 @@ const LAST_ROWS: Duration = Duration::from_millis(1_500);
 
 /// The words for why an entry is lost.
 pub const LOSSES: [&str; Trouble::ALL.len()] = Trouble::WORDS;
+
+/// Bytes of room for a line that a thread keeps.
+const LINE: usize = 16 << 10;
+
+thread_local! {
+    /// Where a line is put together, so that no call makes room for its own.
+    static DRAFT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// How the audit is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +157,13 @@ impl Audit {
     /// Writes an entry down: when this returns, the end of this process does not lose it, unless the disk is in trouble.
     pub fn write(&self, entry: &Entry<'_>) {
         let Some(inner) = self.0.as_ref().filter(|inner| inner.is_on.load(Ordering::Relaxed)) else { return };
-        inner.journal.put(line::line(Uuid::now_v7(), &row::bounded(entry)));
+        DRAFT.with_borrow_mut(|line| {
+            line::write(line, Uuid::now_v7(), &row::bounded(entry));
+            inner.journal.put(line);
+            if line.capacity() > LINE {
+                *line = Vec::new();
+            }
+        });
     }
 }
 
@@ -187,7 +202,7 @@ pub fn refuse_unwritable(directory: &Path) -> io::Result<()> {
 /// Numbers and times of the entries that wait in a folder, as far as can be seen.
 pub fn waiting(directory: &Path) -> io::Result<Vec<String>> {
     let mut entries = Vec::new();
-    let note = |line: &[u8]| entries.extend(line::parse(line).map(|written| written.id.to_string()));
+    let note = |line: &[u8]| entries.extend(line::id(line).map(|id| id.to_string()));
     spool::waiting_lines(directory, note)?;
     Ok(entries)
 }

@@ -20,18 +20,17 @@ use super::{
     journal::Journal,
     line::{Written, parse, whole_lines},
     lost::{self, Trouble},
-    row::row,
     spool::{self, Home, Segment},
     upkeep::{MONTHS_AHEAD, Upkeep},
 };
 use crate::store::{
     Store,
-    audit::{AuditRow, Month, NotWritten, is_away, months},
+    audit::{AuditRow, BATCH, Month, NotWritten, is_away, months},
 };
 
 /// Bytes of lines that are read at once; no line is longer.
 pub(super) const READ_AT_ONCE: usize = 1 << 20;
-/// Between two looks where there is nothing to ship.
+/// Between two looks where less than a batch waited: rows are brought together rather than one by one.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between two tries while the database is away: at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
@@ -70,12 +69,13 @@ struct Away {
     is_told: bool,
 }
 
-/// Rows that are sent together, and where they come from.
+/// Lines that are sent together, and where they come from.
 struct Batch {
-    written: Vec<Written>,
-    damaged: u64,
+    bytes: Vec<u8>,
     /// How many lines end in it.
     lines: u64,
+    /// Whether there was no place for more.
+    is_full: bool,
     from: Source,
 }
 
@@ -84,6 +84,24 @@ enum Source {
     Segment(Arc<Segment>, u64),
     /// Memory, where the disk is of no use.
     Memory(Vec<Vec<u8>>),
+}
+
+/// How many rows there were, and what became of them.
+struct Wrote {
+    rows: u64,
+    refused: u64,
+    damaged: u64,
+}
+
+/// What was shipped, and so whether to go on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shipped {
+    /// There was nothing.
+    Nothing,
+    /// All there was.
+    Rest,
+    /// A batch, and there may be more.
+    Batch,
 }
 
 impl Shipper {
@@ -111,8 +129,8 @@ impl Shipper {
                 self.take_settings();
             }
             let pause = match self.work().await {
-                Ok(true) => continue,
-                Ok(false) => LOOK,
+                Ok(Shipped::Batch) => continue,
+                Ok(Shipped::Rest | Shipped::Nothing) => LOOK,
                 Err(error) => self.note_away(&error),
             };
             tokio::select! {
@@ -125,7 +143,7 @@ impl Shipper {
         while !self.journal.has_ended() && Instant::now() < over {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        while matches!(self.ship().await, Ok(true)) {}
+        while matches!(self.ship().await, Ok(Shipped::Batch | Shipped::Rest)) {}
     }
 
     fn take_settings(&mut self) {
@@ -145,13 +163,13 @@ impl Shipper {
         self.store = Store::open(&self.told.borrow().store).ok();
     }
 
-    /// Does what is to be done; whether there may be more of it.
-    async fn work(&mut self) -> anyhow::Result<bool> {
+    /// Does what is to be done.
+    async fn work(&mut self) -> anyhow::Result<Shipped> {
         // Switched off, it ships and keeps what there is, and makes no folder.
         let is_done =
             self.left.is_empty() && self.journal.oldest().is_none_or(|segment| segment.is_shipped());
         if !self.settings.is_on && is_done && !self.journal.directory().is_dir() {
-            return Ok(false);
+            return Ok(Shipped::Nothing);
         }
         if Instant::now() >= self.next_look {
             self.next_look = Instant::now() + LEFT_BEHIND;
@@ -164,8 +182,8 @@ impl Shipper {
             let kept = self.upkeep.step(store, self.settings.retention_days).await;
             match (kept, &shipped) {
                 // Nothing else says how the database is.
-                (Err(error), Ok(false)) => return Err(error),
-                (Ok(()), Ok(false)) => self.note_back(),
+                (Err(error), Ok(Shipped::Nothing)) => return Err(error),
+                (Ok(()), Ok(Shipped::Nothing)) => self.note_back(),
                 _ => {}
             }
         }
@@ -204,31 +222,28 @@ impl Shipper {
         }
     }
 
-    /// Ships one batch; whether there was one.
-    async fn ship(&mut self) -> anyhow::Result<bool> {
+    /// Ships one batch, where there is any.
+    async fn ship(&mut self) -> anyhow::Result<Shipped> {
         let Some(batch) = self.next() else {
             self.journal.oldest_micros.store(0, Ordering::Relaxed);
-            return Ok(false);
+            return Ok(Shipped::Nothing);
         };
-        if let Some(first) = batch.written.first() {
-            self.journal.oldest_micros.store(first.entry.at_micros, Ordering::Relaxed);
-        }
         let wrote = self.write(&batch).await;
-        let Batch { written, damaged, lines, from } = batch;
+        let Batch { lines, is_full, from, .. } = batch;
         match (wrote, from) {
-            (Ok(refused), from) => {
+            (Ok(Wrote { rows, refused, damaged }), from) => {
                 self.journal.lose(Trouble::Damaged, damaged);
                 self.journal.lose(Trouble::Refused, refused);
-                self.journal.metrics.audit_written.inc_by(written.len() as u64 - refused);
+                self.journal.metrics.audit_written.inc_by(rows - refused);
                 self.journal.metrics.audit_waiting_rows.sub(i64::try_from(lines).unwrap_or(i64::MAX));
                 if let Source::Segment(segment, place) = from {
                     segment.note_shipped(place);
                     self.journal.finish(&segment);
                 }
-                if !written.is_empty() {
+                if rows > 0 {
                     self.note_back();
                 }
-                Ok(true)
+                Ok(if is_full { Shipped::Batch } else { Shipped::Rest })
             }
             (Err(error), Source::Memory(lines)) => {
                 self.journal.put_back(lines);
@@ -240,11 +255,11 @@ impl Shipper {
 
     /// What comes next: what others left, this process's files, and memory where the disk is of no use.
     fn next(&mut self) -> Option<Batch> {
-        let most = self.store.as_ref().map_or(1, Store::audit_batch);
         while let Some((_, segments)) = self.left.front_mut() {
             while let Some(segment) = segments.front() {
-                match read(segment, most) {
-                    Ok(Some(batch)) => return Some(batch),
+                match read(segment) {
+                    // Nothing is added to it: what is left is shipped at once.
+                    Ok(Some(batch)) => return Some(Batch { is_full: true, ..batch }),
                     // At its end, or torn there: what was being written when the process ended was never answered.
                     Ok(None) => segment.remove(),
                     Err(error) => {
@@ -259,8 +274,12 @@ impl Shipper {
             }
         }
         while let Some(segment) = self.journal.oldest() {
-            match read(&segment, most) {
-                Ok(Some(batch)) => return Some(batch),
+            match read(&segment) {
+                Ok(Some(batch)) => {
+                    let is_newest =
+                        self.journal.newest().is_some_and(|newest| Arc::ptr_eq(&newest, &segment));
+                    return Some(Batch { is_full: batch.is_full || !is_newest, ..batch });
+                }
                 Ok(None) => self.journal.finish(&segment),
                 Err(_) => break,
             }
@@ -273,17 +292,20 @@ impl Shipper {
         if lines.is_empty() {
             return None;
         }
-        let written = lines.iter().filter_map(|line| parse(line.strip_suffix(b"\n")?)).collect();
-        Some(Batch { written, damaged: 0, lines: lines.len() as u64, from: Source::Memory(lines) })
+        let (bytes, count) = (lines.concat(), lines.len() as u64);
+        Some(Batch { bytes, lines: count, is_full: true, from: Source::Memory(lines) })
     }
 
-    /// Writes rows, those one by one that would hold up the others; how many were refused.
-    async fn write(&mut self, batch: &Batch) -> anyhow::Result<u64> {
+    /// Writes rows, those one by one that would hold up the others.
+    async fn write(&mut self, batch: &Batch) -> anyhow::Result<Wrote> {
         let instance = match &batch.from {
             Source::Segment(segment, _) => segment.instance.clone(),
             Source::Memory(_) => self.journal.instance().unwrap_or_default(),
         };
-        let rows: Vec<AuditRow<'_>> = batch.written.iter().map(|written| row(written, &instance)).collect();
+        let (rows, damaged) = batch.rows(&instance);
+        if let Some(first) = rows.first() {
+            self.journal.oldest_micros.store(first.at_micros, Ordering::Relaxed);
+        }
         self.prepare(&rows).await?;
         let store = self.store.as_ref().context("there is no database")?;
         let mut refused = Vec::new();
@@ -304,7 +326,7 @@ impl Shipper {
         for (at, why) in &refused {
             lost::keep_refused(self.journal.directory(), &rows[*at], why);
         }
-        Ok(refused.len() as u64)
+        Ok(Wrote { rows: rows.len() as u64, refused: refused.len() as u64, damaged })
     }
 
     /// Has a partition for each month of these rows.
@@ -348,27 +370,38 @@ impl Shipper {
     }
 }
 
-/// The next rows of a segment; none where there is no further whole line.
-fn read(segment: &Arc<Segment>, most: usize) -> io::Result<Option<Batch>> {
-    let from = segment.shipped.load(Ordering::Relaxed);
-    let bytes = segment.read(READ_AT_ONCE)?;
-    let (lines, whole) = whole_lines(&bytes);
-    let (mut written, mut damaged, mut size) = (Vec::new(), 0, 0);
-    let mut ended = 0;
-    for line in lines.take(most) {
-        ended += 1;
-        size += line.len() + 1;
-        match parse(line) {
-            Some(one) => written.push(one),
-            None => damaged += 1,
+impl Batch {
+    /// Its rows, and how many lines are damaged.
+    fn rows<'a>(&'a self, instance: &'a str) -> (Vec<AuditRow<'a>>, u64) {
+        let (mut rows, mut damaged) = (Vec::with_capacity(BATCH), 0);
+        for line in whole_lines(&self.bytes).0 {
+            match parse(line) {
+                Some(Written { id, at_micros, entry }) => {
+                    rows.push(AuditRow { at_micros, entry_id: id, instance, entry });
+                }
+                None => damaged += 1,
+            }
         }
+        (rows, damaged)
     }
-    if whole == 0 && bytes.len() == READ_AT_ONCE {
+}
+
+/// The next lines of a segment; none where there is no further whole one.
+fn read(segment: &Arc<Segment>) -> io::Result<Option<Batch>> {
+    let from = segment.shipped.load(Ordering::Relaxed);
+    let mut bytes = segment.read(READ_AT_ONCE)?;
+    let (lines, mut size) = whole_lines(&bytes)
+        .0
+        .take(BATCH)
+        .fold((0, 0), |(lines, size), line| (lines + 1, size + line.len() + 1));
+    let is_full = lines == BATCH || bytes.len() == READ_AT_ONCE;
+    if size == 0 && bytes.len() == READ_AT_ONCE {
         // No line is so long: it is counted where it ends.
         size = bytes.len();
     }
-    let source = Source::Segment(segment.clone(), from + size as u64);
-    Ok((size > 0).then_some(Batch { written, damaged, lines: ended, from: source }))
+    bytes.truncate(size);
+    let from = Source::Segment(segment.clone(), from + size as u64);
+    Ok((size > 0).then_some(Batch { bytes, lines: lines as u64, is_full, from }))
 }
 
 /// Microseconds since 1970.
@@ -390,8 +423,8 @@ mod tests {
         segment.append(b"\nshort\n").unwrap();
         let counted = segment.waiting_lines().unwrap();
         let (mut lines, mut damaged) = (0, 0);
-        while let Some(batch) = read(&segment, 1_000).unwrap() {
-            (lines, damaged) = (lines + batch.lines, damaged + batch.damaged);
+        while let Some(batch) = read(&segment).unwrap() {
+            (lines, damaged) = (lines + batch.lines, damaged + batch.rows("i").1);
             let Source::Segment(_, place) = batch.from else { unreachable!() };
             segment.note_shipped(place);
         }
