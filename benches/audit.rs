@@ -138,6 +138,7 @@ const ROWS: usize = 20_000;
 /// All that is written is there before it begins, and it ends when the table has it. Allocations are those of the thread
 /// that ships.
 #[divan::bench(sample_count = 5, sample_size = 1)]
+#[expect(clippy::disallowed_methods, reason = "it is no setting of the gateway's")]
 fn ship(bencher: Bencher) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("audit-ship");
     let id = RequestId::new();
