@@ -8,6 +8,7 @@ use std::{
     hint::black_box,
     path::Path,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use divan::{AllocProfiler, Bencher, counter::ItemsCount};
@@ -38,7 +39,8 @@ static AUDIT: LazyLock<Audit> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("audit");
     drop(std::fs::remove_dir_all(&folder));
     let store = stored(DatabaseUrl::Sqlite(folder.join("none.db")));
-    let (audit, shipping, flush) = begin(&folder, &store);
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    let (audit, shipping, flush) = begin(&folder, &store, &metrics);
     // Nobody ships, and the journal's thread goes on.
     std::mem::forget((shipping, flush));
     audit
@@ -48,10 +50,10 @@ fn stored(url: DatabaseUrl) -> store::Settings {
     store::Settings { url, schema: "public".into(), auto_migrate: false, sealing: Default::default() }
 }
 
-fn begin(folder: &Path, store: &store::Settings) -> (Audit, Shipping, Flush) {
+fn begin(folder: &Path, store: &store::Settings, metrics: &Arc<Metrics>) -> (Audit, Shipping, Flush) {
     let spool_dir = folder.join("spool");
     let settings = Settings { is_on: true, spool_dir, spool_max_bytes: 1 << 40, retention_days: 0 };
-    Audit::begin(&settings, store, Arc::new(Metrics::new().expect("metrics"))).expect("a journal")
+    Audit::begin(&settings, store, metrics.clone()).expect("a journal")
 }
 
 static GRANT: LazyLock<Grant> =
@@ -150,19 +152,24 @@ fn ship(bencher: Bencher) {
             |url| DatabaseUrl::Postgres(Secret::new(url)),
         );
         let store = stored(url);
-        let (audit, shipping, flush) = begin(&folder, &store);
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let (audit, shipping, flush) = begin(&folder, &store, &metrics);
         runtime.block_on(async {
             let store = Store::open(&store).expect("a database");
             store.migrate().await.expect("its tables");
             store.close().await;
         });
         (0..ROWS).for_each(|_| audit.write(&entry(&id)));
-        (runtime, shipping, flush)
+        (runtime, shipping, flush, metrics)
     };
-    let ship = |(runtime, shipping, flush): (Runtime, Shipping, Flush)| {
-        // It ends once nothing is left to ship.
-        std::thread::spawn(move || drop(flush));
-        runtime.block_on(shipping.run());
+    let ship = |(runtime, shipping, flush, metrics): (Runtime, Shipping, Flush, Arc<Metrics>)| {
+        let ending = async move {
+            while metrics.audit_waiting_rows.get() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            std::thread::spawn(move || drop(flush));
+        };
+        runtime.block_on(async { tokio::join!(shipping.run(), ending) });
         runtime
     };
     bencher.with_inputs(prepared).counter(ItemsCount::new(ROWS)).bench_local_values(ship);

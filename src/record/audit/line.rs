@@ -207,11 +207,16 @@ pub mod tests {
         r#""argument_digest":null,"arguments":null,"trace_id":null}"#
     );
 
+    /// Its line, with its line break.
+    pub fn earlier() -> String {
+        let checksum = format!("{:08x}", crc32fast::hash(&EARLIER.as_bytes()[CHECKED_FROM..]));
+        EARLIER.replace("CHECKSUM", &checksum) + "\n"
+    }
+
     #[test]
     fn a_line_of_the_program_before_this_one_is_read() {
-        let checksum = format!("{:08x}", crc32fast::hash(&EARLIER.as_bytes()[CHECKED_FROM..]));
-        let line = EARLIER.replace("CHECKSUM", &checksum);
-        let written = parse(line.as_bytes()).unwrap();
+        let line = earlier();
+        let written = parse(line.trim_end().as_bytes()).unwrap();
         assert_eq!(written.id, Uuid::from_u128(0x01a2_05b7_c0de_7000_8000_0000_0000_abcd));
         assert_eq!((written.at_micros, written.entry.as_ref()), (1_796_083_199_123_456, &EARLIER[42..]));
     }

@@ -112,7 +112,7 @@ mod tests {
         let long = Entry { tool, rpc_method, arguments, endpoint, user_agent, ..short };
         let mut line = Vec::new();
         super::super::line::write(&mut line, Uuid::now_v7(), &bounded(&long));
-        assert!(line.len() < super::super::shipper::READ_AT_ONCE, "{} bytes", line.len());
+        assert!(line.len() < super::super::batch::READ_AT_ONCE, "{} bytes", line.len());
         let json = |entry| serde_json::to_string(entry).unwrap();
         assert_eq!(json(&bounded(&short)), json(&short));
     }

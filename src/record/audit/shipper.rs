@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,19 +16,17 @@ use tracing::{error, info, warn};
 
 use super::{
     Settings, Told,
+    batch::{Batch, READ_AT_ONCE, Source},
     journal::Journal,
-    line::{Written, parse, whole_lines},
     lost::{self, Trouble},
     spool::{self, Home, Segment},
     upkeep::{MONTHS_AHEAD, Upkeep},
 };
 use crate::store::{
     Store,
-    audit::{AuditRow, BATCH, Month, NotWritten, is_away, months},
+    audit::{AuditRow, Month, NotWritten, is_away, months},
 };
 
-/// Bytes of lines that are read at once; no line is longer.
-pub(super) const READ_AT_ONCE: usize = 1 << 20;
 /// Between two looks where less than a batch waited: rows are brought together rather than one by one.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between two tries while the database is away: at first, and at most.
@@ -67,23 +64,6 @@ struct Away {
     since: Instant,
     retry: Duration,
     is_told: bool,
-}
-
-/// Lines that are sent together, and where they come from.
-struct Batch {
-    bytes: Vec<u8>,
-    /// How many lines end in it.
-    lines: u64,
-    /// Whether there was no place for more.
-    is_full: bool,
-    from: Source,
-}
-
-enum Source {
-    /// A file, and the place in it up to which they reach.
-    Segment(Arc<Segment>, u64),
-    /// Memory, where the disk is of no use.
-    Memory(Vec<Vec<u8>>),
 }
 
 /// How many rows there were, and what became of them.
@@ -257,9 +237,9 @@ impl Shipper {
     fn next(&mut self) -> Option<Batch> {
         while let Some((_, segments)) = self.left.front_mut() {
             while let Some(segment) = segments.front() {
-                match read(segment) {
+                match Batch::of_segment(segment) {
                     // Nothing is added to it: what is left is shipped at once.
-                    Ok(Some(batch)) => return Some(Batch { is_full: true, ..batch }),
+                    Ok(Some(batch)) => return Some(batch.followed(true)),
                     // At its end, or torn there: what was being written when the process ended was never answered.
                     Ok(None) => segment.remove(),
                     Err(error) => {
@@ -274,11 +254,11 @@ impl Shipper {
             }
         }
         while let Some(segment) = self.journal.oldest() {
-            match read(&segment) {
+            match Batch::of_segment(&segment) {
                 Ok(Some(batch)) => {
                     let is_newest =
                         self.journal.newest().is_some_and(|newest| Arc::ptr_eq(&newest, &segment));
-                    return Some(Batch { is_full: batch.is_full || !is_newest, ..batch });
+                    return Some(batch.followed(!is_newest));
                 }
                 Ok(None) => self.journal.finish(&segment),
                 Err(_) => break,
@@ -292,8 +272,7 @@ impl Shipper {
         if lines.is_empty() {
             return None;
         }
-        let (bytes, count) = (lines.concat(), lines.len() as u64);
-        Some(Batch { bytes, lines: count, is_full: true, from: Source::Memory(lines) })
+        Some(Batch::of_memory(lines))
     }
 
     /// Writes rows, those one by one that would hold up the others.
@@ -370,64 +349,8 @@ impl Shipper {
     }
 }
 
-impl Batch {
-    /// Its rows, and how many lines are damaged.
-    fn rows<'a>(&'a self, instance: &'a str) -> (Vec<AuditRow<'a>>, u64) {
-        let (mut rows, mut damaged) = (Vec::with_capacity(BATCH), 0);
-        for line in whole_lines(&self.bytes).0 {
-            match parse(line) {
-                Some(Written { id, at_micros, entry }) => {
-                    rows.push(AuditRow { at_micros, entry_id: id, instance, entry });
-                }
-                None => damaged += 1,
-            }
-        }
-        (rows, damaged)
-    }
-}
-
-/// The next lines of a segment; none where there is no further whole one.
-fn read(segment: &Arc<Segment>) -> io::Result<Option<Batch>> {
-    let from = segment.shipped.load(Ordering::Relaxed);
-    let mut bytes = segment.read(READ_AT_ONCE)?;
-    let (lines, mut size) = whole_lines(&bytes)
-        .0
-        .take(BATCH)
-        .fold((0, 0), |(lines, size), line| (lines + 1, size + line.len() + 1));
-    let is_full = lines == BATCH || bytes.len() == READ_AT_ONCE;
-    if size == 0 && bytes.len() == READ_AT_ONCE {
-        // No line is so long: it is counted where it ends.
-        size = bytes.len();
-    }
-    bytes.truncate(size);
-    let from = Source::Segment(segment.clone(), from + size as u64);
-    Ok((size > 0).then_some(Batch { bytes, lines: lines as u64, is_full, from }))
-}
-
 /// Microseconds since 1970.
 pub(super) fn micros_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_many_lines_are_taken_off_as_were_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        let home = Home::claim(folder.path()).unwrap();
-        let segment = Arc::new(home.segment(1).unwrap());
-        segment.append(&vec![b'x'; READ_AT_ONCE * 5 / 2]).unwrap();
-        segment.append(b"\nshort\n").unwrap();
-        let counted = segment.waiting_lines().unwrap();
-        let (mut lines, mut damaged) = (0, 0);
-        while let Some(batch) = read(&segment).unwrap() {
-            (lines, damaged) = (lines + batch.lines, damaged + batch.rows("i").1);
-            let Source::Segment(_, place) = batch.from else { unreachable!() };
-            segment.note_shipped(place);
-        }
-        assert_eq!((counted, lines, damaged), (2, 2, 2));
-    }
 }
