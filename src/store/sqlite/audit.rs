@@ -2,7 +2,7 @@
 //!
 //! Decides how it is written and read. What a row holds and which rows are old, `store::audit` says.
 
-use std::time::Instant;
+use std::{fmt::Write as _, time::Instant};
 
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -92,9 +92,10 @@ fn time(micros: i64) -> Option<String> {
     let (year, month, day, micros) =
         (at.year(), u8::from(at.month()), at.day(), micros.rem_euclid(1_000_000));
     let (hour, minute, second) = at.to_hms();
-    (0..10_000)
-        .contains(&year)
-        .then(|| format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"))
+    let mut text = String::with_capacity("2026-11-30T10:00:00.000000Z".len());
+    let written =
+        write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
+    (written.is_ok() && (0..10_000).contains(&year)).then_some(text)
 }
 
 impl Database {
