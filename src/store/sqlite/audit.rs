@@ -35,7 +35,7 @@ macro_rules! time {
 const AT_ONCE: usize = 50;
 
 const DELETE: &str = "\
-    DELETE FROM api_analytics WHERE id IN (SELECT id FROM api_analytics \
+    DELETE FROM api_analytics_entries WHERE id IN (SELECT id FROM api_analytics_entries \
         WHERE entry_id IS NOT NULL \
             AND timestamp < strftime('%Y-%m-%dT%H:%M:%S', 'now', '-' || ?1 || ' days') ORDER BY timestamp LIMIT ?2)";
 
@@ -77,11 +77,11 @@ const NEWEST: &str = concat!(
     "ORDER BY timestamp DESC, id DESC LIMIT ?8) ORDER BY timestamp, id"
 );
 
-/// Writes so many rows; all other columns SQLite makes of the entry, when somebody asks (`migrations/sqlite/0008`).
+/// Writes so many rows; the columns of `api_analytics` SQLite makes of them when somebody asks (`migrations/sqlite/0008`).
 fn insert(rows: usize) -> String {
     let values = vec!["(?, ?, ?)"; rows].join(", ");
     format!(
-        "INSERT INTO api_analytics (timestamp, entry_id, entry) VALUES {values} ON CONFLICT (entry_id) DO NOTHING"
+        "INSERT INTO api_analytics_entries (timestamp, entry_id, entry) VALUES {values} ON CONFLICT (entry_id) DO NOTHING"
     )
 }
 
