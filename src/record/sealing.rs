@@ -4,13 +4,13 @@
 //! client has it, so that no end of the process loses what somebody was answered.
 
 use std::{
-    borrow::Cow,
+    fmt,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     Call, Outcome, Record,
-    entry::{Entry, LONGEST_TEXT},
+    entry::{Entry, LONGEST_TEXT, Shown},
 };
 use crate::refusal::Code;
 
@@ -22,12 +22,11 @@ impl Record {
         }
         // Of several that were refused together none was made.
         let were_none_made = self.departed.is_none() && self.refusal.is_some() && self.calls.len() > 1;
-        let Some((first, others)) = self.calls.split_first().filter(|_| !were_none_made) else {
-            return self.recorder.audit.write(&self.entry(None, 0));
-        };
-        self.recorder.audit.write(&self.entry(Some(first), 0));
-        for (number, call) in (1..).zip(others) {
-            self.recorder.audit.write(&self.entry(Some(call), number));
+        if self.calls.is_empty() || were_none_made {
+            return self.write_entry(None, 0);
+        }
+        for (number, call) in (0..).zip(&self.calls) {
+            self.write_entry(Some(call), number);
         }
     }
 
@@ -47,34 +46,37 @@ impl Record {
         audit.is_on() && (self.caller.is_some() || self.refusal.is_some() && audit.admits_stranger())
     }
 
-    fn entry<'r>(&'r self, call: Option<&'r Call>, number: u32) -> Entry<'r> {
+    /// Allocates nothing: what it says is borrowed, or shown where it is written.
+    fn write_entry(&self, call: Option<&Call>, number: u32) {
         let timing = self.timing();
         let caller = self.caller.as_deref();
         let arguments = call.and_then(|call| call.arguments.as_ref());
         let micros = |duration: std::time::Duration| duration.as_micros().try_into().unwrap_or(u64::MAX);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let tool = call.map(|call| call.tool.as_str());
-        Entry {
+        let tool = call.map(|call| call.tool.as_str()).or(self.tool.as_ref().map(|name| name.as_str()));
+        let directory = caller.and_then(|caller| caller.directory());
+        let directory = directory.map(|id| fmt::from_fn(move |f| write!(f, "{}/{}", id.tenant, id.object)));
+        let user_agent = self.user_agent.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let trace_id = self.trace_id();
+        self.recorder.audit.write(&Entry {
             at_micros: now.as_micros().try_into().unwrap_or(i64::MAX),
-            request_id: self.request_id.as_str().into(),
+            request_id: self.request_id.as_str(),
             call: number,
-            caller: caller.map(|caller| caller.name().into()),
-            email: caller.and_then(|caller| caller.email()).map(|email| email.as_str().into()),
-            directory: caller
-                .and_then(|caller| caller.directory())
-                .map(|id| format!("{}/{}", id.tenant, id.object)),
-            scheme: caller.map(|caller| caller.scheme().as_str().into()),
-            grant: self.grant.as_ref().map(ToString::to_string),
-            tenant: self.tenant.as_ref().map(|group| group.as_str().into()),
-            method: self.method.into(),
-            endpoint: self.uri.as_ref().map_or("", |uri| beginning(uri.path())).into(),
-            route: self.route.into(),
-            rpc_method: self.rpc_method.as_deref().map(|method| beginning(method).into()),
-            server: self.server.as_ref().map(|id| id.as_str().into()),
-            tool: tool.or(self.tool.as_ref().map(|name| name.as_str())).map(|name| beginning(name).into()),
-            outcome: self.outcome().as_str().into(),
-            code: self.code().map(Code::as_str).map(Cow::from),
-            reason: self.reason().map(Cow::from),
+            caller: caller.map(|caller| caller.name()),
+            email: caller.and_then(|caller| caller.email()).map(|email| email.as_str()),
+            directory: directory.as_ref().map(|directory| Shown(directory)),
+            scheme: caller.map(|caller| caller.scheme().as_str()),
+            grant: self.grant.as_ref().map(|grant| Shown(grant)),
+            tenant: self.tenant.as_ref().map(|group| group.as_str()),
+            method: self.method,
+            endpoint: self.uri.as_ref().map_or("", |uri| beginning(uri.path())),
+            route: self.route,
+            rpc_method: self.rpc_method.as_deref().map(beginning),
+            server: self.server.as_ref().map(|id| id.as_str()),
+            tool: tool.map(beginning),
+            outcome: self.outcome().as_str(),
+            code: self.code().map(Code::as_str),
+            reason: self.reason(),
             status: self.status,
             gateway_micros: micros(timing.gateway()),
             upstream_micros: micros(timing.upstream),
@@ -82,17 +84,11 @@ impl Record {
             response_bytes: self.sent_bytes,
             retries: self.retries,
             client: self.client,
-            user_agent: self.user_agent.as_ref().map(|value| {
-                let text = String::from_utf8_lossy(value.as_bytes());
-                match text {
-                    Cow::Borrowed(text) => beginning(text).into(),
-                    Cow::Owned(text) => beginning(&text).to_owned().into(),
-                }
-            }),
-            argument_digest: arguments.map(|arguments| arguments.digest.to_string()),
-            arguments: arguments.and_then(|arguments| arguments.text.as_deref()).map(Cow::from),
-            trace_id: self.trace_id().map(|id| id.to_string().into()),
-        }
+            user_agent: user_agent.as_deref().map(beginning),
+            argument_digest: arguments.map(|arguments| Shown(&arguments.digest)),
+            arguments: arguments.and_then(|arguments| arguments.text.as_deref()),
+            trace_id: trace_id.as_ref().map(|id| Shown(id)),
+        });
     }
 
     /// Notes how the request ended, where nobody has said so yet.

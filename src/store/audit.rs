@@ -7,6 +7,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use anyhow::Context;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{ANSWER, Database, Store, ask, within};
 
@@ -56,44 +57,54 @@ pub const COLUMNS: &[(&str, Holds)] = &[
     ("instance", Holds::Text),
 ];
 
-/// A row to be written. Its texts are short enough for their columns and hold no NUL, which Postgres has no place for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[expect(missing_docs, reason = "README.md says what each column holds")]
+/// A row to be written: an entry as a text, which becomes columns in the database.
+///
+/// The text is a JSON object, without white space before its first member, of a size that a row may have and without
+/// `\\u0000`, which Postgres has no place for. Its members are named as the columns are, but for these: `at_micros` is the
+/// time in microseconds since 1970, `email` is `user_email`, `status` is `status_code` (0: none), `client` is `client_ip`,
+/// `grant` is `granted_by`, and of `gateway_micros` and `upstream_micros` are made `gateway_ms`, `upstream_ms` and
+/// `response_time_ms`. What is missing or `null` is NULL, what else stands there is passed over.
+#[derive(Debug, Clone, PartialEq)]
 pub struct AuditRow<'a> {
-    /// In microseconds since 1970.
+    /// As in the text.
     pub at_micros: i64,
-    pub user_email: Option<Cow<'a, str>>,
-    pub method: Cow<'a, str>,
-    pub endpoint: Cow<'a, str>,
-    pub status_code: Option<i32>,
-    pub response_time_ms: i32,
-    pub user_agent: Option<Cow<'a, str>>,
-    pub client_ip: Option<String>,
-    /// A UUID: with the time, what makes the row the same when it is written again.
-    pub entry_id: String,
-    pub request_id: Cow<'a, str>,
-    pub call: i32,
-    pub caller: Option<Cow<'a, str>>,
-    pub directory: Option<Cow<'a, str>>,
-    pub scheme: Option<Cow<'a, str>>,
-    pub granted_by: Option<Cow<'a, str>>,
-    pub tenant: Option<Cow<'a, str>>,
-    pub route: Cow<'a, str>,
-    pub rpc_method: Option<Cow<'a, str>>,
-    pub server: Option<Cow<'a, str>>,
-    pub tool: Option<Cow<'a, str>>,
-    pub outcome: Cow<'a, str>,
-    pub code: Option<Cow<'a, str>>,
-    pub reason: Option<Cow<'a, str>>,
-    pub gateway_ms: f64,
-    pub upstream_ms: f64,
-    pub request_bytes: i64,
-    pub response_bytes: i64,
-    pub retries: i32,
-    pub argument_digest: Option<Cow<'a, str>>,
-    pub arguments: Option<Cow<'a, str>>,
-    pub trace_id: Option<Cow<'a, str>>,
-    pub instance: Cow<'a, str>,
+    /// With the time, what makes the row the same when it is written again.
+    pub entry_id: Uuid,
+    /// The process that wrote it.
+    pub instance: &'a str,
+    /// The text.
+    pub entry: Cow<'a, str>,
+}
+
+/// What a row has besides its entry, in the words of the columns.
+#[derive(Serialize)]
+struct Stamp<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry_id: Option<Uuid>,
+    instance: &'a str,
+}
+
+impl AuditRow<'_> {
+    /// The entry with everything that the row is, as one object.
+    pub fn json(&self) -> String {
+        self.stamped(Some(self.entry_id))
+    }
+
+    /// The same without the number, for where that has a place of its own.
+    pub(super) fn json_without_id(&self) -> String {
+        self.stamped(None)
+    }
+
+    /// Not read and written anew: what is not in it yet is put before its first member.
+    fn stamped(&self, entry_id: Option<Uuid>) -> String {
+        const TEXTS: &str = "texts are written, and a vector takes them all";
+        let mut json = Vec::with_capacity(self.entry.len() + 128);
+        serde_json::to_writer(&mut json, &Stamp { entry_id, instance: self.instance }).expect(TEXTS);
+        json.pop();
+        json.push(b',');
+        json.extend_from_slice(self.entry.strip_prefix('{').unwrap_or_default().as_bytes());
+        String::from_utf8(json).expect(TEXTS)
+    }
 }
 
 /// Why rows were not written.
@@ -191,17 +202,14 @@ pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// How long old rows are deleted in one step: what is to be written waits meanwhile.
 pub(super) const STEP: Duration = Duration::from_millis(500);
 
-impl Store {
-    /// How many rows are well written at once: SQLite has one writer, and others wait for it.
-    pub fn audit_batch(&self) -> usize {
-        if self.is_postgres() { 1_000 } else { 200 }
-    }
+/// How many rows are well written at once: in SQLite, which has one writer, others wait for it a few milliseconds.
+pub const BATCH: usize = 1_000;
 
+impl Store {
     /// Writes rows, all or none; those that are there already stay as they are.
     pub async fn write_audit(&self, rows: &[AuditRow<'_>]) -> Result<(), NotWritten> {
         let away = |error: anyhow::Error| NotWritten::Away(error.context("could not write audit rows"));
-        let json = serde_json::to_string(rows).map_err(|error| away(error.into()))?;
-        let wrote = within(ANSWER, async { ask!(self, database => database.write_audit(&json)) });
+        let wrote = within(ANSWER, async { ask!(self, database => database.write_audit(rows)) });
         wrote.await.map_err(|error| match error.downcast_ref().and_then(refusal) {
             Some(why) => NotWritten::Refused(why),
             None => away(error),

@@ -1,6 +1,7 @@
 //! Facts about both databases, told through `Store` alone.
 
 mod audit;
+mod entries;
 mod malformed;
 mod pins;
 mod replaced;

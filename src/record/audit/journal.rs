@@ -124,14 +124,14 @@ impl Journal {
     }
 
     /// Writes a line down.
-    pub fn put(&self, line: Vec<u8>) {
+    pub fn put(&self, line: &[u8]) {
         self.metrics.audit_waiting_rows.inc();
         if self.trouble().is_none() {
             let Some(mut pen) = self.pen_within(PATIENCE) else {
                 return self.put_aside(Trouble::DiskSlow, line);
             };
             let began = Instant::now();
-            let wrote = self.append(&mut pen, &line);
+            let wrote = self.append(&mut pen, line);
             drop(pen);
             return match wrote {
                 Err(trouble) => self.put_aside(trouble, line),
@@ -142,7 +142,7 @@ impl Journal {
         self.hold(line);
     }
 
-    fn put_aside(&self, trouble: Trouble, line: Vec<u8>) {
+    fn put_aside(&self, trouble: Trouble, line: &[u8]) {
         self.fall_ill(trouble);
         self.hold(line);
     }
@@ -163,7 +163,7 @@ impl Journal {
     }
 
     /// Keeps a line in memory, where there is room.
-    fn hold(&self, line: Vec<u8>) {
+    fn hold(&self, line: &[u8]) {
         let mut held = lock(&self.held);
         if held.bytes + line.len() > MOST_HELD {
             drop(held);
@@ -171,7 +171,7 @@ impl Journal {
             return self.lose(self.trouble().unwrap_or(Trouble::DiskSlow), 1);
         }
         held.bytes += line.len();
-        held.lines.push_back(line);
+        held.lines.push_back(line.to_vec());
         drop(held);
         // A disk that is full or broken is tried now and then, and not for each line.
         if self.trouble().is_none_or(|trouble| trouble == Trouble::DiskSlow) {
@@ -259,6 +259,11 @@ impl Journal {
         lock(&self.segments).front().cloned()
     }
 
+    /// The one that is being written to.
+    pub fn newest(&self) -> Option<Arc<Segment>> {
+        lock(&self.segments).back().cloned()
+    }
+
     /// The number of this process among those that write to the folder.
     pub fn instance(&self) -> Option<Arc<str>> {
         lock(&self.files).home.as_ref().map(|home| home.instance.clone())
@@ -287,8 +292,7 @@ impl Journal {
             if synced.elapsed() > Duration::from_secs(1) && !self.is_shipping.load(Ordering::Relaxed) {
                 // What the database has soon needs no more. What waits for it survives the end of the machine.
                 synced = Instant::now();
-                let newest = lock(&self.segments).back().cloned();
-                drop(newest.map(|segment| segment.sync()));
+                drop(self.newest().map(|segment| segment.sync()));
             }
         }
         self.tend();
@@ -397,15 +401,15 @@ mod tests {
     fn a_disk_that_stalls_holds_one_call_up_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(folder.path(), 1 << 20);
-        journal.put(line(0));
+        journal.put(&line(0));
         // Somebody is in the middle of a write that does not come to its end.
         let stuck = lock(&journal.pen);
         let (sender, done) = mpsc::channel();
         let (calls, began) = (journal.clone(), Instant::now());
         let calling = thread::spawn(move || {
-            calls.put(line(1));
+            calls.put(&line(1));
             let first = began.elapsed();
-            (2..1_000).for_each(|number| calls.put(line(number)));
+            (2..1_000).for_each(|number| calls.put(&line(number)));
             sender.send((first, began.elapsed() - first)).unwrap();
         });
         let (first, others) =
@@ -417,7 +421,7 @@ mod tests {
         drop(stuck);
         journal.tend();
         assert_eq!(journal.trouble(), None, "the disk is quick again");
-        journal.put(line(1_000));
+        journal.put(&line(1_000));
         let expected: String = (0..=1_000).map(|number| format!("{number}\n")).collect();
         assert_eq!(written(&journal), expected, "in order, and each once");
     }
@@ -428,7 +432,7 @@ mod tests {
         let journal = journal(folder.path(), 1_000);
         let large = vec![b'x'; 600];
         for _ in 0..MOST_HELD / 600 + 101 {
-            journal.put(large.clone());
+            journal.put(&large);
         }
         let lost = journal.metrics.audit_lost.with_label_values(&["spool_full"]).get();
         assert_eq!((lost, journal.trouble()), (100, Some(Trouble::SpoolFull)));
@@ -444,9 +448,9 @@ mod tests {
     fn a_segment_that_is_large_is_followed_by_another_and_goes_once_it_is_shipped() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(folder.path(), 1 << 30);
-        journal.put(vec![b'x'; SEGMENT_BYTES as usize]);
+        journal.put(&vec![b'x'; SEGMENT_BYTES as usize]);
         journal.tend();
-        journal.put(line(1));
+        journal.put(&line(1));
         let first = journal.oldest().unwrap();
         journal.finish(&first);
         assert!(Arc::ptr_eq(&first, &journal.oldest().unwrap()), "it is not shipped");
@@ -464,7 +468,7 @@ mod tests {
         thread::scope(|scope| {
             for thread in 0..8 {
                 let journal = &journal;
-                scope.spawn(move || (0..500).for_each(|number| journal.put(line(thread * 1_000 + number))));
+                scope.spawn(move || (0..500).for_each(|number| journal.put(&line(thread * 1_000 + number))));
             }
         });
         journal.tend();

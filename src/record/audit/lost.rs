@@ -11,6 +11,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use serde::Serialize;
+use serde_json::value::RawValue;
 use tracing::error;
 
 use super::spool::open_plain;
@@ -118,14 +120,23 @@ impl Strangers {
 /// Bytes of refused rows that are kept.
 const MOST_REFUSED: u64 = 16 << 20;
 
+/// A row with why it was refused.
+#[derive(Serialize)]
+struct Kept<'a> {
+    refused: &'a str,
+    row: &'a RawValue,
+}
+
 /// A row that the database refuses stays in a file, as long as that is small.
 pub fn keep_refused(directory: &Path, row: &AuditRow<'_>, why: &str) {
     let path = directory.join("refused.jsonl");
     let keeping = || {
         let mut file = open_plain(&path, OpenOptions::new().append(true).create(true).mode(0o600))?;
         if file.metadata()?.len() < MOST_REFUSED {
-            let line = serde_json::json!({ "refused": why, "row": row });
-            file.write_all(format!("{line}\n").as_bytes())?;
+            let row = RawValue::from_string(row.json())?;
+            let mut line = serde_json::to_vec(&Kept { refused: why, row: &row })?;
+            line.push(b'\n');
+            file.write_all(&line)?;
         }
         Ok::<_, io::Error>(())
     };

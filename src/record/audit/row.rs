@@ -1,89 +1,62 @@
-//! What an entry is in the table: its texts cut to what columns take, and without what a database has no place for.
+//! What an entry is in the table: its texts of a size that columns take, and without what a database has no place for.
 //!
-//! Decides nothing else: what a call leaves behind, the record says.
+//! Decides nothing else: what a call leaves behind, the record says, and which columns are made of it, `store`.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, sync::LazyLock};
 
-use super::{super::entry::Entry, line::Written};
-use crate::store::audit::AuditRow;
+use memchr::memmem::Finder;
+use serde_json::{Map, Value};
 
-/// Characters of texts that columns of earlier gateways take.
-const EMAIL: usize = 255;
-const METHOD: usize = 10;
-const ENDPOINT: usize = 512;
-/// Of all others.
+use super::super::entry::Entry;
+
+/// Characters of a text that is kept.
 const WORDS: usize = 1_024;
 /// Bytes of arguments that are kept: what `arguments` keeps of them, with its mark.
 const ARGUMENTS: usize = 64 * 1024 + 8;
+/// The member that may be so long.
+const ARGUMENTS_NAME: &str = "arguments";
 
-/// The row of an entry.
-pub fn row<'a>(written: &'a Written, instance: &'a str) -> AuditRow<'a> {
-    let entry = &written.entry;
-    let words = |text: &'a Option<Cow<'a, str>>| text.as_deref().map(|text| clean(text, WORDS));
-    let owned = |text: &'a Option<String>| text.as_deref().map(|text| clean(text, WORDS));
-    let total = (entry.gateway_micros.saturating_add(entry.upstream_micros) + 500) / 1_000;
-    AuditRow {
-        at_micros: entry.at_micros,
-        user_email: entry.email.as_deref().map(|text| clean(text, EMAIL)),
-        method: clean(&entry.method, METHOD),
-        endpoint: clean(&entry.endpoint, ENDPOINT),
-        status_code: (entry.status > 0).then(|| entry.status.into()),
-        response_time_ms: i32::try_from(total).unwrap_or(i32::MAX),
-        user_agent: words(&entry.user_agent),
-        client_ip: entry.client.as_ref().map(IpAddr::to_string),
-        entry_id: written.id.to_string(),
-        request_id: clean(&entry.request_id, WORDS),
-        call: i32::try_from(entry.call).unwrap_or(i32::MAX),
-        caller: words(&entry.caller),
-        directory: owned(&entry.directory),
-        scheme: words(&entry.scheme),
-        granted_by: owned(&entry.grant),
-        tenant: words(&entry.tenant),
-        route: clean(&entry.route, WORDS),
-        rpc_method: words(&entry.rpc_method),
-        server: words(&entry.server),
-        tool: words(&entry.tool),
-        outcome: clean(&entry.outcome, WORDS),
-        code: words(&entry.code),
-        reason: words(&entry.reason),
-        gateway_ms: entry.gateway_micros as f64 / 1e3,
-        upstream_ms: entry.upstream_micros as f64 / 1e3,
-        request_bytes: i64::try_from(entry.request_bytes).unwrap_or(i64::MAX),
-        response_bytes: i64::try_from(entry.response_bytes).unwrap_or(i64::MAX),
-        retries: i32::try_from(entry.retries).unwrap_or(i32::MAX),
-        argument_digest: owned(&entry.argument_digest),
-        arguments: entry.arguments.as_deref().map(|text| clean(text, ARGUMENTS)),
-        trace_id: words(&entry.trace_id),
-        instance: Cow::Borrowed(instance),
+/// How a NUL stands in JSON. Behind another backslash it is none, and costs a closer look alone.
+static NUL: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(r"\u0000"));
+
+/// An entry's JSON as a database takes it: as it is, where it cannot hold a long text or a NUL, which Postgres has no
+/// place for. None where it is no JSON at all.
+pub fn sound(json: &str) -> Option<Cow<'_, str>> {
+    // No text in it is longer than all of it: so far without looking at each.
+    if json.len() <= WORDS && NUL.find(json.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(json));
     }
+    let mut members: Map<String, Value> = serde_json::from_str(json).ok()?;
+    for (name, value) in &mut members {
+        if let Value::String(text) = value {
+            clean(text, if name == ARGUMENTS_NAME { ARGUMENTS } else { WORDS });
+        }
+    }
+    serde_json::to_string(&members).ok().map(Cow::Owned)
 }
 
 /// At most so many characters, with `�` for a NUL.
-fn clean(text: &str, most: usize) -> Cow<'_, str> {
-    let text = text.char_indices().nth(most).map_or(text, |(end, _)| &text[..end]);
-    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+fn clean(text: &mut String, most: usize) {
+    if let Some((end, _)) = text.char_indices().nth(most) {
+        text.truncate(end);
+    }
+    if text.contains('\0') {
+        *text = text.replace('\0', "\u{fffd}");
+    }
 }
 
 /// An entry whose line is of a size that can be read again at once: what could be long is cut.
-pub fn bounded<'e>(entry: &'e Entry<'_>) -> Cow<'e, Entry<'e>> {
-    let is_long = |text: &Option<Cow<'_, str>>, most| text.as_ref().is_some_and(|text| text.len() > most);
-    let Entry { tool, rpc_method, arguments, endpoint, user_agent, .. } = entry;
-    let fits = !is_long(arguments, ARGUMENTS)
-        && [tool, rpc_method, user_agent].into_iter().all(|text| !is_long(text, WORDS))
-        && endpoint.len() <= WORDS;
-    if fits {
-        return Cow::Borrowed(entry);
+pub fn bounded<'e>(entry: &Entry<'e>) -> Entry<'e> {
+    let cut = |text: &'e str, most| &text[..text.floor_char_boundary(most)];
+    let words = |text: Option<&'e str>| text.map(|text| cut(text, WORDS));
+    Entry {
+        endpoint: cut(entry.endpoint, WORDS),
+        rpc_method: words(entry.rpc_method),
+        tool: words(entry.tool),
+        user_agent: words(entry.user_agent),
+        arguments: entry.arguments.map(|text| cut(text, ARGUMENTS)),
+        ..*entry
     }
-    let cut = |text: &Option<Cow<'e, str>>, most: usize| {
-        text.as_deref().map(|text| Cow::Owned(text[..text.floor_char_boundary(most)].to_owned()))
-    };
-    let mut entry: Entry<'e> = entry.clone();
-    entry.arguments = cut(&entry.arguments, ARGUMENTS);
-    entry.tool = cut(&entry.tool, WORDS);
-    entry.rpc_method = cut(&entry.rpc_method, WORDS);
-    entry.user_agent = cut(&entry.user_agent, WORDS);
-    entry.endpoint = entry.endpoint[..entry.endpoint.floor_char_boundary(WORDS)].to_owned().into();
-    Cow::Owned(entry)
 }
 
 #[cfg(test)]
@@ -92,25 +65,55 @@ mod tests {
 
     use super::{super::line::tests::entry, *};
 
+    fn json(text: &str) -> String {
+        serde_json::to_string(&entry(&text.to_owned())).unwrap()
+    }
+
     #[test]
-    fn texts_are_cut_to_their_columns_and_hold_no_nul() {
-        let long = "ä\0".repeat(100_000);
-        let written = Written { id: Uuid::now_v7(), entry: entry(&long) };
-        let row = row(&written, "i");
-        let length = |text: &Option<Cow<'_, str>>| text.as_ref().map(|text| text.chars().count());
-        assert_eq!((length(&row.user_email), row.endpoint.chars().count()), (Some(255), 512));
-        assert_eq!((length(&row.tool), length(&row.arguments)), (Some(1_024), Some(ARGUMENTS)));
-        assert!(!serde_json::to_string(&row).unwrap().contains("\\u0000"));
-        assert_eq!((row.status_code, row.response_time_ms, row.gateway_ms), (Some(200), 4, 1.5));
+    fn a_usual_entry_passes_as_it_is() {
+        let json = json("alice@example.com");
+        assert!(matches!(sound(&json), Some(Cow::Borrowed(same)) if same == json), "{} bytes", json.len());
+    }
+
+    #[test]
+    fn texts_are_cut_to_what_is_kept_and_hold_no_nul() {
+        for text in ["ä\0".repeat(100_000), "ä".repeat(100_000), "\0".to_owned(), "\\\0\\u0000".to_owned()]
+        {
+            let json = json(&text);
+            let row = sound(&json).unwrap();
+            assert!(matches!(row, Cow::Owned(_)));
+            let row: Map<String, Value> = serde_json::from_str(&row).unwrap();
+            let of = |most| text.chars().take(most).collect::<String>().replace('\0', "\u{fffd}");
+            for name in ["caller", "tool", "endpoint", "request_id", "grant", "trace_id"] {
+                assert_eq!(row[name], of(WORDS), "{name}");
+            }
+            assert_eq!(row["arguments"], of(ARGUMENTS));
+            assert_eq!((&row["status"], &row["at_micros"]), (&200.into(), &1_796_083_199_123_456_i64.into()));
+            assert_eq!(row.len(), 29);
+        }
+    }
+
+    #[test]
+    fn no_text_is_longer_than_is_kept_however_long_its_entry_is() {
+        let rest = json("").len() - 2;
+        for length in [WORDS - rest, WORDS - rest + 1, WORDS, WORDS + 1, 3 * WORDS] {
+            let text = "x".repeat(length);
+            let json = serde_json::to_string(&Entry { tool: Some(&text), ..entry(&String::new()) }).unwrap();
+            let row: Map<String, Value> = serde_json::from_str(&sound(&json).unwrap()).unwrap();
+            assert_eq!(row["tool"], text[..length.min(WORDS)], "{length}");
+        }
     }
 
     #[test]
     fn a_line_is_never_longer_than_is_read_at_once() {
-        let (short, long) = (entry("short"), entry(&"\u{1}".repeat(1 << 20)));
+        let (short, long) = ("short".to_owned(), "\u{1}".repeat(1 << 20));
+        let (short, long) = (entry(&short), entry(&long));
         let Entry { tool, rpc_method, arguments, endpoint, user_agent, .. } = long;
-        let long = Entry { tool, rpc_method, arguments, endpoint, user_agent, ..short.clone() };
-        let line = super::super::line::line(Uuid::now_v7(), &bounded(&long));
-        assert!(line.len() < super::super::shipper::READ_AT_ONCE, "{} bytes", line.len());
-        assert!(matches!(bounded(&short), Cow::Borrowed(_)));
+        let long = Entry { tool, rpc_method, arguments, endpoint, user_agent, ..short };
+        let mut line = Vec::new();
+        super::super::line::write(&mut line, Uuid::now_v7(), &bounded(&long));
+        assert!(line.len() < super::super::batch::READ_AT_ONCE, "{} bytes", line.len());
+        let json = |entry| serde_json::to_string(entry).unwrap();
+        assert_eq!(json(&bounded(&short)), json(&short));
     }
 }

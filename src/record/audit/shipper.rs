@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -17,10 +16,9 @@ use tracing::{error, info, warn};
 
 use super::{
     Settings, Told,
+    batch::{Batch, READ_AT_ONCE, Source},
     journal::Journal,
-    line::{Written, parse, whole_lines},
     lost::{self, Trouble},
-    row::row,
     spool::{self, Home, Segment},
     upkeep::{MONTHS_AHEAD, Upkeep},
 };
@@ -29,9 +27,7 @@ use crate::store::{
     audit::{AuditRow, Month, NotWritten, is_away, months},
 };
 
-/// Bytes of lines that are read at once; no line is longer.
-pub(super) const READ_AT_ONCE: usize = 1 << 20;
-/// Between two looks where there is nothing to ship.
+/// Between two looks where less than a batch waited: rows are brought together rather than one by one.
 const LOOK: Duration = Duration::from_millis(200);
 /// Between two tries while the database is away: at first, and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(5)];
@@ -70,20 +66,22 @@ struct Away {
     is_told: bool,
 }
 
-/// Rows that are sent together, and where they come from.
-struct Batch {
-    written: Vec<Written>,
+/// How many rows there were, and what became of them.
+struct Wrote {
+    rows: u64,
+    refused: u64,
     damaged: u64,
-    /// How many lines end in it.
-    lines: u64,
-    from: Source,
 }
 
-enum Source {
-    /// A file, and the place in it up to which they reach.
-    Segment(Arc<Segment>, u64),
-    /// Memory, where the disk is of no use.
-    Memory(Vec<Vec<u8>>),
+/// What was shipped, and so whether to go on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shipped {
+    /// There was nothing.
+    Nothing,
+    /// All there was.
+    Rest,
+    /// A batch, and there may be more.
+    Batch,
 }
 
 impl Shipper {
@@ -111,8 +109,8 @@ impl Shipper {
                 self.take_settings();
             }
             let pause = match self.work().await {
-                Ok(true) => continue,
-                Ok(false) => LOOK,
+                Ok(Shipped::Batch) => continue,
+                Ok(Shipped::Rest | Shipped::Nothing) => LOOK,
                 Err(error) => self.note_away(&error),
             };
             tokio::select! {
@@ -125,7 +123,7 @@ impl Shipper {
         while !self.journal.has_ended() && Instant::now() < over {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        while matches!(self.ship().await, Ok(true)) {}
+        while matches!(self.ship().await, Ok(Shipped::Batch | Shipped::Rest)) {}
     }
 
     fn take_settings(&mut self) {
@@ -145,13 +143,13 @@ impl Shipper {
         self.store = Store::open(&self.told.borrow().store).ok();
     }
 
-    /// Does what is to be done; whether there may be more of it.
-    async fn work(&mut self) -> anyhow::Result<bool> {
+    /// Does what is to be done.
+    async fn work(&mut self) -> anyhow::Result<Shipped> {
         // Switched off, it ships and keeps what there is, and makes no folder.
         let is_done =
             self.left.is_empty() && self.journal.oldest().is_none_or(|segment| segment.is_shipped());
         if !self.settings.is_on && is_done && !self.journal.directory().is_dir() {
-            return Ok(false);
+            return Ok(Shipped::Nothing);
         }
         if Instant::now() >= self.next_look {
             self.next_look = Instant::now() + LEFT_BEHIND;
@@ -164,8 +162,8 @@ impl Shipper {
             let kept = self.upkeep.step(store, self.settings.retention_days).await;
             match (kept, &shipped) {
                 // Nothing else says how the database is.
-                (Err(error), Ok(false)) => return Err(error),
-                (Ok(()), Ok(false)) => self.note_back(),
+                (Err(error), Ok(Shipped::Nothing)) => return Err(error),
+                (Ok(()), Ok(Shipped::Nothing)) => self.note_back(),
                 _ => {}
             }
         }
@@ -204,31 +202,28 @@ impl Shipper {
         }
     }
 
-    /// Ships one batch; whether there was one.
-    async fn ship(&mut self) -> anyhow::Result<bool> {
+    /// Ships one batch, where there is any.
+    async fn ship(&mut self) -> anyhow::Result<Shipped> {
         let Some(batch) = self.next() else {
             self.journal.oldest_micros.store(0, Ordering::Relaxed);
-            return Ok(false);
+            return Ok(Shipped::Nothing);
         };
-        if let Some(first) = batch.written.first() {
-            self.journal.oldest_micros.store(first.entry.at_micros, Ordering::Relaxed);
-        }
         let wrote = self.write(&batch).await;
-        let Batch { written, damaged, lines, from } = batch;
+        let Batch { lines, is_full, from, .. } = batch;
         match (wrote, from) {
-            (Ok(refused), from) => {
+            (Ok(Wrote { rows, refused, damaged }), from) => {
                 self.journal.lose(Trouble::Damaged, damaged);
                 self.journal.lose(Trouble::Refused, refused);
-                self.journal.metrics.audit_written.inc_by(written.len() as u64 - refused);
+                self.journal.metrics.audit_written.inc_by(rows - refused);
                 self.journal.metrics.audit_waiting_rows.sub(i64::try_from(lines).unwrap_or(i64::MAX));
                 if let Source::Segment(segment, place) = from {
                     segment.note_shipped(place);
                     self.journal.finish(&segment);
                 }
-                if !written.is_empty() {
+                if rows > 0 {
                     self.note_back();
                 }
-                Ok(true)
+                Ok(if is_full { Shipped::Batch } else { Shipped::Rest })
             }
             (Err(error), Source::Memory(lines)) => {
                 self.journal.put_back(lines);
@@ -240,11 +235,11 @@ impl Shipper {
 
     /// What comes next: what others left, this process's files, and memory where the disk is of no use.
     fn next(&mut self) -> Option<Batch> {
-        let most = self.store.as_ref().map_or(1, Store::audit_batch);
         while let Some((_, segments)) = self.left.front_mut() {
             while let Some(segment) = segments.front() {
-                match read(segment, most) {
-                    Ok(Some(batch)) => return Some(batch),
+                match Batch::of_segment(segment) {
+                    // Nothing is added to it: what is left is shipped at once.
+                    Ok(Some(batch)) => return Some(batch.followed(true)),
                     // At its end, or torn there: what was being written when the process ended was never answered.
                     Ok(None) => segment.remove(),
                     Err(error) => {
@@ -259,8 +254,12 @@ impl Shipper {
             }
         }
         while let Some(segment) = self.journal.oldest() {
-            match read(&segment, most) {
-                Ok(Some(batch)) => return Some(batch),
+            match Batch::of_segment(&segment) {
+                Ok(Some(batch)) => {
+                    let is_newest =
+                        self.journal.newest().is_some_and(|newest| Arc::ptr_eq(&newest, &segment));
+                    return Some(batch.followed(!is_newest));
+                }
                 Ok(None) => self.journal.finish(&segment),
                 Err(_) => break,
             }
@@ -273,17 +272,19 @@ impl Shipper {
         if lines.is_empty() {
             return None;
         }
-        let written = lines.iter().filter_map(|line| parse(line.strip_suffix(b"\n")?)).collect();
-        Some(Batch { written, damaged: 0, lines: lines.len() as u64, from: Source::Memory(lines) })
+        Some(Batch::of_memory(lines))
     }
 
-    /// Writes rows, those one by one that would hold up the others; how many were refused.
-    async fn write(&mut self, batch: &Batch) -> anyhow::Result<u64> {
+    /// Writes rows, those one by one that would hold up the others.
+    async fn write(&mut self, batch: &Batch) -> anyhow::Result<Wrote> {
         let instance = match &batch.from {
             Source::Segment(segment, _) => segment.instance.clone(),
             Source::Memory(_) => self.journal.instance().unwrap_or_default(),
         };
-        let rows: Vec<AuditRow<'_>> = batch.written.iter().map(|written| row(written, &instance)).collect();
+        let (rows, damaged) = batch.rows(&instance);
+        if let Some(first) = rows.first() {
+            self.journal.oldest_micros.store(first.at_micros, Ordering::Relaxed);
+        }
         self.prepare(&rows).await?;
         let store = self.store.as_ref().context("there is no database")?;
         let mut refused = Vec::new();
@@ -304,7 +305,7 @@ impl Shipper {
         for (at, why) in &refused {
             lost::keep_refused(self.journal.directory(), &rows[*at], why);
         }
-        Ok(refused.len() as u64)
+        Ok(Wrote { rows: rows.len() as u64, refused: refused.len() as u64, damaged })
     }
 
     /// Has a partition for each month of these rows.
@@ -348,53 +349,8 @@ impl Shipper {
     }
 }
 
-/// The next rows of a segment; none where there is no further whole line.
-fn read(segment: &Arc<Segment>, most: usize) -> io::Result<Option<Batch>> {
-    let from = segment.shipped.load(Ordering::Relaxed);
-    let bytes = segment.read(READ_AT_ONCE)?;
-    let (lines, whole) = whole_lines(&bytes);
-    let (mut written, mut damaged, mut size) = (Vec::new(), 0, 0);
-    let mut ended = 0;
-    for line in lines.take(most) {
-        ended += 1;
-        size += line.len() + 1;
-        match parse(line) {
-            Some(one) => written.push(one),
-            None => damaged += 1,
-        }
-    }
-    if whole == 0 && bytes.len() == READ_AT_ONCE {
-        // No line is so long: it is counted where it ends.
-        size = bytes.len();
-    }
-    let source = Source::Segment(segment.clone(), from + size as u64);
-    Ok((size > 0).then_some(Batch { written, damaged, lines: ended, from: source }))
-}
-
 /// Microseconds since 1970.
 pub(super) fn micros_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_many_lines_are_taken_off_as_were_counted() {
-        let folder = tempfile::tempdir().unwrap();
-        let home = Home::claim(folder.path()).unwrap();
-        let segment = Arc::new(home.segment(1).unwrap());
-        segment.append(&vec![b'x'; READ_AT_ONCE * 5 / 2]).unwrap();
-        segment.append(b"\nshort\n").unwrap();
-        let counted = segment.waiting_lines().unwrap();
-        let (mut lines, mut damaged) = (0, 0);
-        while let Some(batch) = read(&segment, 1_000).unwrap() {
-            (lines, damaged) = (lines + batch.lines, damaged + batch.damaged);
-            let Source::Segment(_, place) = batch.from else { unreachable!() };
-            segment.note_shipped(place);
-        }
-        assert_eq!((counted, lines, damaged), (2, 2, 2));
-    }
 }

@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        audit::{AuditQuestion, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, STEP, texts},
+        audit::{
+            AuditQuestion, AuditRow, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, STEP, texts,
+        },
         text::Text,
     },
     Database,
@@ -32,21 +34,24 @@ const SLACK: i64 = 86_400_000_000;
 const DURABLE: &str = "\
     SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
 
-/// `$1` is a JSON array. The target is named, so that another key of somebody's own is an error and no silence.
+/// `$1` is a JSON array of entries, whose members are named as `record` names them: here they become columns. The target is
+/// named, so that another key of somebody's own is an error and no silence.
 const WRITE: &str = "\
     INSERT INTO api_analytics (timestamp, user_email, method, endpoint, status_code, response_time_ms, user_agent, \
         client_ip, entry_id, request_id, call, caller, directory, scheme, granted_by, tenant, route, rpc_method, server, \
         tool, outcome, code, reason, gateway_ms, upstream_ms, request_bytes, response_bytes, retries, argument_digest, \
         arguments, trace_id, instance) \
-    SELECT to_timestamp(at_micros / 1000000.0), user_email, method, endpoint, status_code, response_time_ms, user_agent, \
-        client_ip, entry_id, request_id, call, caller, directory, scheme, granted_by, tenant, route, rpc_method, server, \
-        tool, outcome, code, reason, gateway_ms, upstream_ms, request_bytes, response_bytes, retries, argument_digest, \
-        arguments, trace_id, instance \
-    FROM json_to_recordset($1::json) AS entry (at_micros bigint, user_email text, method text, endpoint text, \
-        status_code integer, response_time_ms integer, user_agent text, client_ip text, entry_id uuid, request_id text, \
-        call integer, caller text, directory text, scheme text, granted_by text, tenant text, route text, \
-        rpc_method text, server text, tool text, outcome text, code text, reason text, gateway_ms double precision, \
-        upstream_ms double precision, request_bytes bigint, response_bytes bigint, retries integer, \
+    SELECT to_timestamp(at_micros / 1000000.0), left(email, 255), left(method, 10), left(endpoint, 512), \
+        nullif(status, 0), least((gateway_micros + upstream_micros + 500) / 1000, 2147483647), user_agent, \
+        client, entry_id, request_id, call, caller, directory, scheme, \"grant\", tenant, route, rpc_method, server, \
+        tool, outcome, code, reason, gateway_micros / 1000::double precision, \
+        upstream_micros / 1000::double precision, request_bytes, response_bytes, retries, argument_digest, arguments, \
+        trace_id, instance \
+    FROM json_to_recordset($1::json) AS entry (at_micros bigint, email text, method text, endpoint text, \
+        status integer, user_agent text, client text, entry_id uuid, request_id text, \
+        call integer, caller text, directory text, scheme text, \"grant\" text, tenant text, route text, \
+        rpc_method text, server text, tool text, outcome text, code text, reason text, gateway_micros bigint, \
+        upstream_micros bigint, request_bytes bigint, response_bytes bigint, retries integer, \
         argument_digest text, arguments text, trace_id text, instance text) \
     ON CONFLICT (entry_id, timestamp) WHERE entry_id IS NOT NULL DO NOTHING";
 
@@ -116,7 +121,8 @@ const NEWEST: &str = concat!(
 );
 
 impl Database {
-    pub(in crate::store) async fn write_audit(&self, json: &str) -> anyhow::Result<()> {
+    pub(in crate::store) async fn write_audit(&self, rows: &[AuditRow<'_>]) -> anyhow::Result<()> {
+        let json = array(rows);
         let mut transaction = self.pool.begin().await?;
         sqlx::query(DURABLE).execute(&mut *transaction).await?;
         sqlx::query(WRITE).bind(json).execute(&mut *transaction).await?;
@@ -305,6 +311,16 @@ impl Database {
                 .await?;
         Ok(count.try_into().unwrap_or_default())
     }
+}
+
+fn array(rows: &[AuditRow<'_>]) -> String {
+    let mut json = String::with_capacity(rows.iter().map(|row| row.entry.len() + 128).sum());
+    for row in rows {
+        json.push(if json.is_empty() { '[' } else { ',' });
+        json.push_str(&row.json());
+    }
+    json.push(']');
+    json
 }
 
 /// The smallest number that an entry of this time can have: version 7 of RFC 9562 begins with its milliseconds.

@@ -2,14 +2,17 @@
 //!
 //! Decides how it is written and read. What a row holds and which rows are old, `store::audit` says.
 
-use std::time::Instant;
+use std::{fmt::Write as _, time::Instant};
 
 use futures_util::TryStreamExt;
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
+use time::OffsetDateTime;
 
 use super::{
     super::{
-        audit::{AuditQuestion, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, STEP, texts},
+        audit::{
+            AuditQuestion, AuditRow, COLUMNS, DELETED_AT_ONCE, Kept, Month, PAUSE, RowSink, STEP, texts,
+        },
         text::Text,
     },
     Database,
@@ -28,27 +31,11 @@ macro_rules! time {
     };
 }
 
-/// `?1` is a JSON array.
-const WRITE: &str = concat!(
-    "INSERT INTO api_analytics (timestamp, user_email, method, endpoint, status_code, response_time_ms, user_agent, \
-        client_ip, entry_id, request_id, call, caller, directory, scheme, granted_by, tenant, route, rpc_method, server, \
-        tool, outcome, code, reason, gateway_ms, upstream_ms, request_bytes, response_bytes, retries, argument_digest, \
-        arguments, trace_id, instance) \
-    SELECT ",
-    time!("(value ->> 'at_micros')"),
-    ", value ->> 'user_email', value ->> 'method', value ->> 'endpoint', value ->> 'status_code', \
-        value ->> 'response_time_ms', value ->> 'user_agent', value ->> 'client_ip', value ->> 'entry_id', \
-        value ->> 'request_id', value ->> 'call', value ->> 'caller', value ->> 'directory', value ->> 'scheme', \
-        value ->> 'granted_by', value ->> 'tenant', value ->> 'route', value ->> 'rpc_method', value ->> 'server', \
-        value ->> 'tool', value ->> 'outcome', value ->> 'code', value ->> 'reason', value ->> 'gateway_ms', \
-        value ->> 'upstream_ms', value ->> 'request_bytes', value ->> 'response_bytes', value ->> 'retries', \
-        value ->> 'argument_digest', value ->> 'arguments', value ->> 'trace_id', value ->> 'instance' \
-    FROM json_each(?1) WHERE true \
-    ON CONFLICT (entry_id) DO NOTHING"
-);
+/// Rows of one statement: so many that a statement costs little for each, and so few that all but the last are the same.
+const AT_ONCE: usize = 50;
 
 const DELETE: &str = "\
-    DELETE FROM api_analytics WHERE id IN (SELECT id FROM api_analytics \
+    DELETE FROM api_analytics_entries WHERE id IN (SELECT id FROM api_analytics_entries \
         WHERE entry_id IS NOT NULL \
             AND timestamp < strftime('%Y-%m-%dT%H:%M:%S', 'now', '-' || ?1 || ' days') ORDER BY timestamp LIMIT ?2)";
 
@@ -90,11 +77,38 @@ const NEWEST: &str = concat!(
     "ORDER BY timestamp DESC, id DESC LIMIT ?8) ORDER BY timestamp, id"
 );
 
+/// Writes so many rows; the columns of `api_analytics` SQLite makes of them when somebody asks (`migrations/sqlite/0008`).
+fn insert(rows: usize) -> String {
+    let values = vec!["(?, ?, ?)"; rows].join(", ");
+    format!(
+        "INSERT INTO api_analytics_entries (timestamp, entry_id, entry) VALUES {values} ON CONFLICT (entry_id) DO NOTHING"
+    )
+}
+
+/// A time as it stands in the table; none that SQLite could read for years without four digits, and a row without one is
+/// refused.
+fn time(micros: i64) -> Option<String> {
+    let at = OffsetDateTime::from_unix_timestamp(micros.div_euclid(1_000_000)).ok()?;
+    let (year, month, day, micros) =
+        (at.year(), u8::from(at.month()), at.day(), micros.rem_euclid(1_000_000));
+    let (hour, minute, second) = at.to_hms();
+    let mut text = String::with_capacity("2026-11-30T10:00:00.000000Z".len());
+    let written =
+        write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
+    (written.is_ok() && (0..10_000).contains(&year)).then_some(text)
+}
+
 impl Database {
-    pub(in crate::store) async fn write_audit(&self, json: &str) -> anyhow::Result<()> {
+    pub(in crate::store) async fn write_audit(&self, rows: &[AuditRow<'_>]) -> anyhow::Result<()> {
         let (pool, _) = self.file.pool().await?;
         let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-        sqlx::query(WRITE).bind(json).execute(&mut *transaction).await?;
+        for rows in rows.chunks(AT_ONCE) {
+            let statement = sqlx::query(AssertSqlSafe(insert(rows.len()))).persistent(rows.len() == AT_ONCE);
+            let bound = rows.iter().fold(statement, |statement, row| {
+                statement.bind(time(row.at_micros)).bind(row.entry_id.to_string()).bind(row.json_without_id())
+            });
+            bound.execute(&mut *transaction).await?;
+        }
         Ok(transaction.commit().await?)
     }
 

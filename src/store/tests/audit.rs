@@ -1,7 +1,9 @@
 //! Facts about the audit table: rows that stay one, months that get their partition, old rows that go, and a table that an
 //! earlier gateway has made.
 
+use serde_json::{Value, json};
 use sqlx::Row as _;
+use uuid::Uuid;
 
 use super::*;
 use crate::store::audit::{AuditQuestion, AuditRow, COLUMNS, Month, NotWritten};
@@ -30,41 +32,22 @@ const OLD_ROWS_OF_OURS: &str = "
     FROM (SELECT now() - interval '400 days' AS at, number FROM generate_series(1, 2500) AS number) AS old";
 
 /// A row of this caller at this time, with an id of its own by its number.
-fn row(number: u32, at_micros: i64, caller: &'static str) -> AuditRow<'static> {
-    AuditRow {
-        at_micros,
-        user_email: Some(caller.into()),
-        method: "POST".into(),
-        endpoint: "/github/search".into(),
-        status_code: Some(200),
-        response_time_ms: 4,
-        user_agent: Some("ag\"ent'\\ \u{1f600}".into()),
-        client_ip: Some("::1".into()),
-        entry_id: format!("00000000-0000-7000-8000-{number:012}"),
-        request_id: format!("r{number}").into(),
-        call: 0,
-        caller: Some(caller.into()),
-        directory: None,
-        scheme: Some("session".into()),
-        granted_by: Some("group:G".into()),
-        tenant: None,
-        route: "call".into(),
-        rpc_method: None,
-        server: Some("github".into()),
-        tool: Some("search".into()),
-        outcome: "tool_answered".into(),
-        code: None,
-        reason: None,
-        gateway_ms: 1.5,
-        upstream_ms: 2.25,
-        request_bytes: i64::from(i32::MAX) + 1,
-        response_bytes: 3,
-        retries: 0,
-        argument_digest: Some("ab".into()),
-        arguments: None,
-        trace_id: None,
-        instance: "i".into(),
-    }
+fn row(number: u32, at_micros: i64, caller: &str) -> AuditRow<'static> {
+    with(number, at_micros, json!({"caller": caller, "email": caller}))
+}
+
+/// A row whose entry has these members, besides others or in place of them.
+fn with(number: u32, at_micros: i64, members: Value) -> AuditRow<'static> {
+    let mut entry = json!({
+        "at_micros": at_micros, "method": "POST", "endpoint": "/github/search", "status": 200,
+        "user_agent": "ag\"ent'\\ \u{1f600}", "client": "::1", "request_id": format!("r{number}"), "call": 0,
+        "caller": "a@x", "scheme": "session", "grant": "group:G", "route": "call", "server": "github", "tool": "search",
+        "outcome": "tool_answered", "gateway_micros": 1_500, "upstream_micros": 2_250,
+        "request_bytes": i64::from(i32::MAX) + 1, "response_bytes": 3, "retries": 0, "argument_digest": "ab",
+    });
+    entry.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    let entry_id = Uuid::parse_str(&format!("00000000-0000-7000-8000-{number:012}")).unwrap();
+    AuditRow { at_micros, entry_id, instance: "i", entry: entry.to_string().into() }
 }
 
 async fn write(store: &Store, rows: &[AuditRow<'_>]) {
@@ -121,7 +104,8 @@ async fn a_row_written_again_stays_one_and_is_read_as_it_was_written() {
             let question = AuditQuestion { request: Some("r1".into()), ..AuditQuestion::default() };
             assert_eq!(column(&store, question, name).await, text, "{name}");
         }
-        assert_eq!(store.count_audit(&[rows[0].entry_id.clone(), row(9, 0, "c").entry_id]).await.unwrap(), 1);
+        let ids = [&rows[0], &row(9, 0, "c")].map(|row| row.entry_id.to_string());
+        assert_eq!(store.count_audit(&ids).await.unwrap(), 1);
     })
     .await;
 }
@@ -130,12 +114,16 @@ async fn a_row_written_again_stays_one_and_is_read_as_it_was_written() {
 async fn rows_are_found_by_what_is_asked_the_newest_last() {
     on_both(async |scratch| {
         let store = scratch.store().await;
-        let mut rows = [1, 2, 3, 4].map(|number| row(number, i64::from(number) * 1_000_000, "Ann@X"));
-        rows[1].caller = Some("robot".into());
-        rows[1].user_email = None;
-        rows[2].server = Some("other".into());
-        rows[3].outcome = "refused".into();
-        rows[3].tool = None;
+        let others = [
+            json!({"caller": "Ann@X", "email": "Ann@X"}),
+            json!({"caller": "robot", "email": null}),
+            json!({"caller": null, "email": "Ann@X", "server": "other"}),
+            json!({"caller": "Ann@X", "outcome": "refused", "tool": null}),
+        ];
+        let rows: Vec<_> = (1..)
+            .zip(others)
+            .map(|(number, members)| with(number, i64::from(number) * 1_000_000, members))
+            .collect();
         write(&store, &rows).await;
         let asked = |question| column(&store, question, "request_id");
         let any = AuditQuestion::default;
@@ -337,13 +325,16 @@ async fn a_row_that_is_refused_is_told_apart_from_a_database_that_is_away() {
             Ok(()) => false,
         };
         // A key of the operator's own.
-        scratch.execute("CREATE UNIQUE INDEX mine ON api_analytics (request_id, timestamp)").await;
-        let mut other = row(2, LAST_OF_NOVEMBER, "a");
-        other.request_id = "r1".into();
+        let (table, request) = match store.is_postgres() {
+            true => ("api_analytics", "request_id"),
+            false => ("api_analytics_entries", "entry ->> 'request_id'"),
+        };
+        scratch.execute(&format!("CREATE UNIQUE INDEX mine ON {table} ({request}, timestamp)")).await;
+        let other = with(2, LAST_OF_NOVEMBER, json!({"request_id": "r1"}));
         assert!(!refused(&[row(1, LAST_OF_NOVEMBER, "a")]).await);
         assert!(refused(&[other, row(3, LAST_OF_NOVEMBER, "a")]).await, "a row that vanishes without a word");
         assert_eq!(column(&store, AuditQuestion::default(), "request_id").await, "r1", "all or none");
-        scratch.execute("ALTER TABLE api_analytics RENAME TO elsewhere").await;
+        scratch.execute(&format!("ALTER TABLE {table} RENAME TO elsewhere")).await;
         assert!(matches!(store.write_audit(&[row(4, 0, "a")]).await, Err(NotWritten::Away(_))));
     })
     .await;
@@ -422,4 +413,70 @@ async fn many_old_rows_go_in_steps_so_that_nothing_waits_long() {
         assert_eq!(count(&scratch, "api_analytics").await, 0);
     })
     .await;
+}
+
+/// Every column of every row, as the command shows it.
+async fn shown(store: &Store) -> Vec<Vec<Option<String>>> {
+    let mut rows = Vec::new();
+    let mut sink = |row: &[Option<String>]| {
+        rows.push(row.to_vec());
+        true
+    };
+    store.read_audit(&AuditQuestion::default(), &mut sink).await.unwrap();
+    rows
+}
+
+#[tokio::test]
+async fn an_entry_becomes_the_same_columns_in_both_databases() {
+    let long = "ä".repeat(600);
+    let entries = [
+        json!({}),
+        json!({"status": 0, "code": "unauthorized", "reason": "expired", "tool": null, "directory": "t/o"}),
+        json!({"email": long, "method": long, "endpoint": long, "arguments": "{\"a\":[1,null]}", "call": 3}),
+        // 25 days, and what rounds up, and down.
+        json!({"gateway_micros": 1, "upstream_micros": 25_i64 * DAY, "trace_id": "t", "rpc_method": "tools/call"}),
+        json!({"gateway_micros": 499, "upstream_micros": 1, "tenant": "G", "unheard_of": [1]}),
+        json!({"gateway_micros": 0, "upstream_micros": 499, "client": null, "retries": 2}),
+    ];
+    let rows: Vec<_> = (1..)
+        .zip(entries)
+        .map(|(number, members)| with(number, LAST_OF_NOVEMBER + i64::from(number), members))
+        .collect();
+    let of = |row: &[Option<String>], name: &str| {
+        row[COLUMNS.iter().position(|(column, _)| *column == name).unwrap()].clone().unwrap_or("-".into())
+    };
+    let seen = std::sync::Mutex::new(Vec::new());
+    on_both(async |scratch| {
+        let store = scratch.store().await;
+        write(&store, &rows).await;
+        let shown = shown(&store).await;
+        for (at, name, text) in [
+            (0, "response_time_ms", "4"),
+            (0, "status_code", "200"),
+            (1, "status_code", "-"),
+            (2, "method", "ääääääääää"),
+            (2, "user_email", &*"ä".repeat(255)),
+            (2, "endpoint", &*"ä".repeat(512)),
+            (2, "arguments", "{\"a\":[1,null]}"),
+            (3, "response_time_ms", "2147483647"),
+            (3, "gateway_ms", "0.001"),
+            (4, "response_time_ms", "1"),
+            (4, "tenant", "G"),
+            (5, "response_time_ms", "0"),
+            (5, "upstream_ms", "0.499"),
+            (5, "client_ip", "-"),
+        ] {
+            assert_eq!(of(&shown[at], name), text, "row {at}, {name}");
+        }
+        seen.lock().unwrap().push(shown);
+    })
+    .await;
+    let [sqlite, postgres] = <[_; 2]>::try_from(seen.into_inner().unwrap()).unwrap();
+    // A whole number of milliseconds is written with and without a point.
+    let plain = |rows: Vec<Vec<Option<String>>>| -> Vec<Vec<_>> {
+        let plain =
+            |text: Option<String>| text.map(|text| text.strip_suffix(".0").unwrap_or(&text).to_owned());
+        rows.into_iter().map(|row| row.into_iter().map(plain).collect()).collect()
+    };
+    assert_eq!(plain(sqlite), plain(postgres));
 }

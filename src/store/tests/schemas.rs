@@ -2,9 +2,14 @@
 
 use super::*;
 
-/// How many migrations there are.
-fn all() -> usize {
-    crate::store::migrations::postgres().iter().count()
+/// How many migrations there are for this database.
+fn all(scratch: &Scratch) -> usize {
+    match scratch.settings.url {
+        DatabaseUrl::Postgres(_) => crate::store::migrations::postgres(),
+        DatabaseUrl::Sqlite(_) => crate::store::migrations::sqlite(),
+    }
+    .iter()
+    .count()
 }
 
 #[tokio::test]
@@ -22,7 +27,10 @@ async fn another_schema_works_whatever_the_writers_search_path() {
         assert_eq!(load(&store).await.0, ["rule group G git * deny", "user a@x git"]);
         assert_eq!(store.pending_migrations().await.unwrap(), 0);
         scratch.settings.schema = "public".into();
-        assert_eq!(Store::open(&scratch.settings).unwrap().pending_migrations().await.unwrap(), all());
+        assert_eq!(
+            Store::open(&scratch.settings).unwrap().pending_migrations().await.unwrap(),
+            all(&scratch)
+        );
     })
     .await;
 }
@@ -59,7 +67,7 @@ async fn a_writer_needs_no_rights_on_the_feed_and_cannot_divert_it() {
 async fn stores_that_migrate_at_once_wait_for_each_other() {
     on_both(async |scratch| {
         let stores: Vec<_> = (0..3).map(|_| Store::open(&scratch.settings).unwrap()).collect();
-        assert_eq!(stores[0].pending_migrations().await.unwrap(), all());
+        assert_eq!(stores[0].pending_migrations().await.unwrap(), all(&scratch));
         let (a, b, c) = tokio::join!(stores[0].migrate(), stores[1].migrate(), stores[2].migrate());
         a.unwrap();
         b.unwrap();

@@ -169,6 +169,24 @@ async fn a_row_that_the_database_refuses_holds_up_no_other() {
 }
 
 #[tokio::test]
+async fn calls_one_after_another_are_brought_into_the_table_together() {
+    let (database, peer) = (Database::create().await, peer().await);
+    let gateway = on_postgres(&database, &peer).await;
+    settled(&gateway).await;
+    let (token, began) = (email_token(CALLER), std::time::Instant::now());
+    for _ in 0..100 {
+        let call = gateway.call_request("/alpha/search", &token, &json!({}));
+        assert_eq!(gateway.send(call).await.status, 200);
+    }
+    settled(&gateway).await;
+    let transactions = "SELECT count(DISTINCT xmin::text), count(*) FROM api_analytics WHERE tool = 'search'";
+    let (transactions, rows): (i64, i64) =
+        sqlx::query_as(transactions).fetch_one(&mut database.connect().await).await.unwrap();
+    let looks = began.elapsed().as_millis() / 200 + 2;
+    assert!(rows == 100 && transactions as u128 <= looks, "{transactions} transactions in {looks} looks");
+}
+
+#[tokio::test]
 async fn the_command_shows_rows_to_people_and_to_programs() {
     let (database, peer) = (Database::create().await, peer().await);
     let gateway = on_postgres(&database, &peer).await;
