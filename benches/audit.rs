@@ -2,7 +2,7 @@
 //! that is brought into the table?
 //!
 //! Real parts: the journal, in a folder of `target/`, and a database: SQLite, or the one that `PORTCULLIS_BENCH_AUDIT` is
-//! the URL of, whose `api_analytics` is to be empty and somebody's who wants nothing of it.
+//! the URL of, which is to be empty and nobody's.
 
 use std::{
     hint::black_box,

@@ -182,7 +182,8 @@ async fn calls_one_after_another_are_brought_into_the_table_together() {
     let transactions = "SELECT count(DISTINCT xmin::text), count(*) FROM api_analytics WHERE tool = 'search'";
     let (transactions, rows): (i64, i64) =
         sqlx::query_as(transactions).fetch_one(&mut database.connect().await).await.unwrap();
-    let looks = began.elapsed().as_millis() / 200 + 2;
+    // One more at its beginning, one at its end, and one where a file of the spool is full.
+    let looks = began.elapsed().as_millis() / 200 + 3;
     assert!(rows == 100 && transactions as u128 <= looks, "{transactions} transactions in {looks} looks");
 }
 
