@@ -10,9 +10,9 @@ ARG RUST=1.95.0
 ARG DEBIAN=bookworm
 
 FROM rust:${RUST}-${DEBIAN} AS build
-# zlib-ng, inside Pingora, is built with cmake; scripts/bill is Python.
+# zlib-ng, inside Pingora, is built with cmake, jemalloc with make; scripts/bill is Python.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends cmake python3 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends cmake make python3 && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock LICENSE ./
 # Cargo wants every target to be there; which ones they are changes more seldom than what is in them.

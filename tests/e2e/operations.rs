@@ -287,3 +287,62 @@ async fn who_is_told_that_the_gateway_is_ready_is_answered_by_it() {
         std::net::TcpStream::connect(gateway.address()).expect("ready, and nobody there");
     }
 }
+
+/// How often each thread that serves has waited for something to do, by its number.
+fn turns(id: u32) -> std::collections::BTreeMap<String, u64> {
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().map(|thread| thread.unwrap().path());
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    threads
+        .filter_map(|thread| {
+            let name = read(thread.join("comm")).trim().to_owned();
+            let status = read(thread.join("status"));
+            let turns = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            name.starts_with("gateway ").then(|| (name, turns.trim().parse().unwrap()))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn connections_are_spread_over_all_threads_and_each_serves_its_own() {
+    let scene = Scene::start(|setup| setup.set("listen.threads", 3)).await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        let mut client = scene.client().await;
+        assert_eq!(client.exchange(post("/alpha/search", &email_token(CALLER), "{}")).await.status, 200);
+        clients.push(client);
+    }
+    let id = scene.gateway.id();
+    assert_eq!(turns(id).into_keys().collect::<Vec<_>>(), ["gateway 0", "gateway 1", "gateway 2"]);
+    // Two of them are on each thread. A call waits for its server now and then, and the others have nothing to do meanwhile.
+    let mut served = std::collections::BTreeMap::<String, usize>::new();
+    for client in &mut clients {
+        let before = turns(id);
+        for _ in 0..50 {
+            client.exchange(post("/alpha/search", &email_token(CALLER), "{}")).await;
+        }
+        let now = turns(id);
+        let (name, most) = now
+            .iter()
+            .map(|(name, turns)| (name, turns - before[name]))
+            .max_by_key(|(_, more)| *more)
+            .unwrap();
+        let others = now.values().sum::<u64>() - before.values().sum::<u64>() - most;
+        assert!(most >= 10 && others <= most / 2, "{before:?}, then {now:?}");
+        *served.entry(name.clone()).or_default() += 1;
+    }
+    assert_eq!(served.into_values().collect::<Vec<_>>(), [2, 2, 2]);
+}
+
+#[tokio::test]
+async fn what_runs_on_any_thread_when_the_process_is_cut_has_its_line() {
+    let scene = Scene::start(|setup| setup.set("listen.threads", 3)).await;
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        streams.push(scene.stream().await);
+    }
+    let Scene { mut gateway, peer: _peer, grants: _grants } = scene;
+    gateway.signal("INT");
+    gateway.ended().await;
+    let lost = gateway.stdout.all().iter().filter(|line| line.contains(r#""outcome":"lost""#)).count();
+    assert_eq!(lost, 6);
+}

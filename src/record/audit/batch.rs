@@ -16,6 +16,9 @@ use crate::store::audit::{AuditRow, BATCH};
 /// Bytes of lines that are read at once; no line is longer.
 pub const READ_AT_ONCE: usize = 1 << 20;
 
+/// As many as usual lines of one batch are: what is read beyond is read once more.
+const USUALLY: usize = BATCH * 640;
+
 /// Lines that are sent together, and where they come from.
 pub struct Batch {
     bytes: Vec<u8>,
@@ -38,12 +41,15 @@ impl Batch {
     /// The next lines of a segment; none where there is no further whole one.
     pub fn of_segment(segment: &Arc<Segment>) -> io::Result<Option<Self>> {
         let from = segment.shipped.load(Ordering::Relaxed);
-        let mut bytes = segment.read(READ_AT_ONCE)?;
+        let mut bytes = segment.read(USUALLY)?;
+        if bytes.len() == USUALLY && whole_lines(&bytes).1 == 0 {
+            bytes = segment.read(READ_AT_ONCE)?;
+        }
         let (lines, mut size) = whole_lines(&bytes)
             .0
             .take(BATCH)
             .fold((0, 0), |(lines, size), line| (lines + 1, size + line.len() + 1));
-        let is_full = lines == BATCH || bytes.len() == READ_AT_ONCE;
+        let is_full = lines == BATCH || bytes.len() >= USUALLY;
         if size == 0 && bytes.len() == READ_AT_ONCE {
             // No line is so long: it is counted where it ends.
             size = bytes.len();
