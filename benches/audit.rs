@@ -105,7 +105,7 @@ fn write(bencher: Bencher) {
 #[divan::bench(sample_count = 100, sample_size = 500)]
 fn seal(bencher: Bencher) {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let (access_log, _) = AccessLog::new(false);
+    let (access_log, _) = AccessLog::new(false).expect("a thread");
     let recorder = Recorder { metrics, access_log, audit: AUDIT.clone(), tracer: None };
     let caller = Caller::hypothetical(Email::parse("alice@example.com").expect("an address"), Vec::new());
     let record = || {

@@ -4,6 +4,8 @@
 //! caller's place. Never decides where a request goes or what it says: `upstream` and `client` do.
 
 pub mod authorities;
+pub mod gathering;
+mod held;
 pub mod tls;
 pub mod wire;
 

@@ -10,15 +10,15 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use pingora::{
     Error, ErrorType,
-    connectors::{ConnectorOptions, http::Connector},
+    connectors::{ConnectorOptions, TransportConnector, http::Connector},
     http::RequestHeader,
-    protocols::http::client::HttpSession,
-    upstreams::peer::HttpPeer,
+    protocols::http::{client::HttpSession, v1::client::HttpSession as Http1},
+    upstreams::peer::{HttpPeer, Peer},
 };
 
 use thread_local::ThreadLocal;
 
-use super::authorities;
+use super::{authorities, held::Held};
 use crate::trace::Trace;
 
 /// Idle connections kept, to all peers together.
@@ -31,7 +31,14 @@ const MOST_INTERIM: usize = 8;
 /// Connections to servers, kept between requests: those of each thread apart, because a connection belongs to the runtime
 /// that opened it, and what is heard on it would have to wake another one. A clone has the same connections.
 #[derive(Clone)]
-pub struct Wire(Arc<ThreadLocal<Connector>>);
+pub struct Wire(Arc<ThreadLocal<Pools>>);
+
+/// Connections of one thread.
+struct Pools {
+    http1: TransportConnector,
+    /// To servers that may speak HTTP/2.
+    any: Connector,
+}
 
 /// Why there is no answer, or not all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +103,13 @@ impl Wire {
     }
 
     /// The connections of this thread.
-    fn here(&self) -> &Connector {
+    fn here(&self) -> &Pools {
         self.0.get_or(|| {
             let options = ConnectorOptions { ca_file: authorities::file(), ..ConnectorOptions::new(POOL) };
-            Connector::new(Some(options))
+            Pools {
+                http1: TransportConnector::new(Some(options.clone())),
+                any: Connector::new(Some(options)),
+            }
         })
     }
 
@@ -118,7 +128,7 @@ impl Wire {
             trace.sends(&parts.method);
         }
         let head = Box::new(RequestHeader::from(parts));
-        let connected = self.here().get_http_session(peer).await;
+        let connected = self.here().session(peer).await;
         let (mut session, is_reused) = connected.map_err(|error| {
             let failed = Failed::new(&error, false);
             match failed.kind {
@@ -143,7 +153,10 @@ impl Wire {
             }
             session.finish_request_body().await
         };
-        sent.await.map_err(|error| Failed::new(&error, true))?;
+        if let Err(error) = sent.await {
+            // A connection that was closed meanwhile is noticed here at the earliest: the head was held.
+            return Err(Failed::new(&error, has_sent(&session)));
+        }
         let mut incoming = Incoming {
             session: Some(Box::new(session)),
             wire: self.clone(),
@@ -158,6 +171,49 @@ impl Wire {
             trace.answered(incoming.status.as_u16());
         }
         Ok(incoming)
+    }
+}
+
+impl Pools {
+    /// A connection to a peer, and whether it has served before.
+    async fn session(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
+        if !is_http1(peer) {
+            return self.any.get_http_session(peer).await;
+        }
+        let (stream, is_reused) = self.http1.get_stream(peer).await?;
+        let stream = match Held::of(&stream) {
+            Some(held) => {
+                held.begin();
+                stream
+            }
+            None => Box::new(Held::new(stream)),
+        };
+        Ok((HttpSession::H1(Http1::new_with_options(stream, peer)), is_reused))
+    }
+
+    /// Keeps a connection whose answer was read to its end, where it may serve again.
+    async fn release(&self, session: HttpSession, peer: &HttpPeer, idle: Option<Duration>) {
+        match session {
+            HttpSession::H1(mut session) if is_http1(peer) => {
+                session.respect_keepalive();
+                if let Some(stream) = session.reuse().await {
+                    self.http1.release_stream(stream, peer.reuse_hash(), idle);
+                }
+            }
+            session => self.any.release_http_session(session, peer, idle).await,
+        }
+    }
+}
+
+fn is_http1(peer: &HttpPeer) -> bool {
+    peer.options.alpn.get_max_http_version() == 1
+}
+
+/// Whether anything of the request can have gone.
+fn has_sent(session: &HttpSession) -> bool {
+    match session {
+        HttpSession::H1(session) => Held::of(session.stream()).is_none_or(Held::has_sent),
+        HttpSession::H2(_) | HttpSession::Custom(()) => true,
     }
 }
 
@@ -268,7 +324,7 @@ impl Incoming {
     async fn release(&mut self) {
         if let Some(session) = self.session.take() {
             let idle = self.peer.options.idle_timeout;
-            self.wire.here().release_http_session(*session, &*self.peer, idle).await;
+            self.wire.here().release(*session, &self.peer, idle).await;
         }
     }
 }

@@ -28,7 +28,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{gathering::Gathering, line::Line, taking::Taking};
+use super::{line::Line, taking::Taking};
+use crate::dial::gathering::Gathering;
 
 /// How long an answer may go on without anybody who wants it.
 const FORSAKEN: Duration = Duration::from_secs(300);

@@ -12,7 +12,6 @@ mod decide;
 mod evidence;
 mod failure;
 mod framing;
-mod gathering;
 pub mod guard;
 mod head;
 mod hearing;

@@ -288,16 +288,15 @@ async fn who_is_told_that_the_gateway_is_ready_is_answered_by_it() {
     }
 }
 
-/// How often each thread that serves has waited for something to do, by its number.
-fn turns(id: u32) -> std::collections::BTreeMap<String, u64> {
+/// Nanoseconds that each thread that serves has run, by its name.
+fn ran(id: u32) -> std::collections::BTreeMap<String, u64> {
     let threads = std::fs::read_dir(format!("/proc/{id}/task")).unwrap().map(|thread| thread.unwrap().path());
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
     threads
         .filter_map(|thread| {
             let name = read(thread.join("comm")).trim().to_owned();
-            let status = read(thread.join("status"));
-            let turns = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-            name.starts_with("gateway ").then(|| (name, turns.trim().parse().unwrap()))
+            let ran = read(thread.join("schedstat")).split(' ').next()?.parse().ok()?;
+            name.starts_with("gateway ").then_some((name, ran))
         })
         .collect()
 }
@@ -312,15 +311,15 @@ async fn connections_are_spread_over_all_threads_and_each_serves_its_own() {
         clients.push(client);
     }
     let id = scene.gateway.id();
-    assert_eq!(turns(id).into_keys().collect::<Vec<_>>(), ["gateway 0", "gateway 1", "gateway 2"]);
-    // Two of them are on each thread. A call waits for its server now and then, and the others have nothing to do meanwhile.
+    assert_eq!(ran(id).into_keys().collect::<Vec<_>>(), ["gateway 0", "gateway 1", "gateway 2"]);
+    // Two of them are on each thread, and while one's calls are served the other threads have nothing to do.
     let mut served = std::collections::BTreeMap::<String, usize>::new();
     for client in &mut clients {
-        let before = turns(id);
+        let before = ran(id);
         for _ in 0..50 {
             client.exchange(post("/alpha/search", &email_token(CALLER), "{}")).await;
         }
-        let now = turns(id);
+        let now = ran(id);
         let (name, most) = now
             .iter()
             .map(|(name, turns)| (name, turns - before[name]))

@@ -42,6 +42,21 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether nothing of what was written since the last flush has gone.
+    pub fn holds_all(&self) -> bool {
+        self.gone == 0 && !self.gathered.is_empty()
+    }
+
+    /// Whether a part of what was gathered has gone.
+    pub fn has_gone(&self) -> bool {
+        self.gone > 0
+    }
+
+    /// What is written to.
+    pub fn inner(&self) -> &S {
+        &self.stream
+    }
+
     fn gather(&mut self, bytes: &[u8]) {
         if self.gathered.capacity() == 0 {
             self.gathered.reserve_exact(MOST);
