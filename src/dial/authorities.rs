@@ -13,7 +13,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustls::{RootCertStore, pki_types::CertificateDer};
 use tracing::warn;
 
@@ -39,8 +39,11 @@ fn path(file: &File) -> String {
 
 fn written() -> io::Result<File> {
     // Closed in programs that this process starts: each reads its own.
-    let mut file = File::from(memfd_create("authorities", MemfdFlags::CLOEXEC)?);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(memfd_create("authorities", flags)?);
     file.write_all(pem(rustls_native_certs::load_native_certs().certs).as_bytes())?;
+    // Nobody adds one of their own, not even this process.
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
     // Where there is no `/proc`, nobody could read it.
     std::fs::metadata(path(&file))?;
     Ok(file)
@@ -100,5 +103,8 @@ mod tests {
             let pem = std::fs::read(&path).unwrap();
             assert_eq!(CertificateDer::pem_slice_iter(&pem).count(), trusted);
         }
+        let added =
+            std::fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| file.write_all(b"x"));
+        assert!(added.is_err(), "somebody may add to it");
     }
 }
