@@ -190,7 +190,11 @@ impl Breaker {
     /// The call that tried it was given up, so nothing is known.
     pub fn untried(self, now: u64) -> Self {
         match self.phase {
-            Phase::Trial => Self { phase: Phase::Open, since: now.saturating_sub(self.pause()), ..self },
+            // So long ago that any pause is over: how long one is depends on when it began.
+            Phase::Trial => {
+                let since = now.saturating_sub(self.wait() * 6 / 5);
+                Self { phase: Phase::Open, since, ..self }
+            }
             Phase::Closed | Phase::Open => self,
         }
     }
@@ -273,10 +277,15 @@ impl Breaker {
         if self.is_unreached { UNREACHED } else { SICK }
     }
 
+    /// How long it is not called, about.
+    fn wait(self) -> u64 {
+        let (first, longest) = self.limits();
+        (first << self.times.saturating_sub(1)).min(longest)
+    }
+
     /// How long it is not called.
     fn pause(self) -> u64 {
-        let (first, longest) = self.limits();
-        let wait = (first << self.times.saturating_sub(1)).min(longest);
+        let wait = self.wait();
         // Between four fifths and six fifths of it, so that not all replicas try at once: their clocks differ.
         let jitter = self.since.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
         wait * 4 / 5 + wait * 2 / 5 * jitter / 1023
@@ -421,7 +430,14 @@ mod tests {
                     3 if breaker.standing(now, true) == Standing::ToBeTried => breaker.tried(now),
                     4 => breaker.probed(now, None, false).0,
                     5 => breaker.probed(now, Some(Fault::TooSlow), false).0,
-                    _ => breaker.untried(now),
+                    _ => {
+                        let given_up = breaker.untried(now);
+                        // Whoever comes next may try it at once, whenever that is.
+                        if breaker.phase == Phase::Trial {
+                            prop_assert!(!matches!(given_up.standing(now, true), Standing::Shut(_)));
+                        }
+                        given_up
+                    }
                 };
                 prop_assert_eq!(Breaker::from_bits(breaker.to_bits()), breaker);
                 let longest = SICK.1 * 6 / 5;
