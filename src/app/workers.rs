@@ -115,7 +115,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Workers<A> {
 
     fn freest(&self) -> Option<&Worker<A>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        freest(&self.workers, turn, |worker| worker.open.load(Ordering::Relaxed))
+        freest(&self.workers, turn, |worker| match worker.arrivals.is_closed() {
+            // It has ended before its time: it has none, and must not be given all.
+            true => usize::MAX,
+            false => worker.open.load(Ordering::Relaxed),
+        })
     }
 }
 
