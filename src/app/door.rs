@@ -79,6 +79,11 @@ impl Socket {
         socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
     }
 
+    /// Whether it still brings connections; those that it has brought have been given to their host.
+    pub fn is_open(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn close(&self) {
         drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -121,7 +126,10 @@ impl<H: Host> BackgroundService for Door<H> {
         let listener = match self.socket.again().and_then(tokio::net::TcpListener::from_std) {
             Ok(listener) => listener,
             // Whoever waits for the listeners to answer ends the process.
-            Err(error) => return error!("cannot accept connections: {error}"),
+            Err(error) => {
+                self.socket.close();
+                return error!("cannot accept connections: {error}");
+            }
         };
         let (leave, leaving) = watch::channel(false);
         let tell = async {

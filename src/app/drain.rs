@@ -12,6 +12,7 @@ use pingora::{apps::HttpServerApp, server::ShutdownSignal};
 use tracing::{info, warn};
 
 use super::{
+    door::Socket,
     signals::{Asked, Signals},
     stopping::LastThings,
     workers::Workers,
@@ -34,6 +35,8 @@ pub struct Drain<A> {
     pub recorder: Recorder,
     /// Finished before the end.
     pub last_things: LastThings,
+    /// Where connections come from; told to close before this begins.
+    pub public: Socket,
     /// Has the connections.
     pub workers: Arc<Workers<A>>,
     /// How long running requests may take.
@@ -114,11 +117,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Drain<A> {
     }
 
     async fn drained(&self) {
+        // Whoever came before it closed is on the way to a thread, and nobody's request yet.
+        wait_until(|| !self.public.is_open()).await;
         self.last_calls().await;
-        self.wait_until(|metrics| metrics.requests_in_flight.get() == 0).await;
+        wait_until(|| self.recorder.metrics.requests_in_flight.get() == 0).await;
         // A client that keeps its connection open is not waited for.
-        let closed = self.wait_until(|metrics| metrics.connections.get() == 0);
-        drop(tokio::time::timeout(LAST_BYTES, closed).await);
+        drop(tokio::time::timeout(LAST_BYTES, self.all_gone()).await);
     }
 
     /// Lets clients that keep their connection ask once more: the answer tells them that it ends. To close it while
@@ -126,16 +130,20 @@ impl<A: HttpServerApp + Send + Sync + 'static> Drain<A> {
     async fn last_calls(&self) {
         let has_successor = self.successor.get().is_some();
         let patience = if has_successor { LAST_CALLS_AFTER_HAND_OVER } else { LAST_CALLS };
-        let all_gone = self.wait_until(|metrics| metrics.connections.get() == 0);
-        drop(tokio::time::timeout(patience.min(self.grace), all_gone).await);
+        drop(tokio::time::timeout(patience.min(self.grace), self.all_gone()).await);
         self.workers.close_idle().await;
     }
 
-    async fn wait_until(&self, is_so: impl Fn(&Metrics) -> bool) {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while !is_so(&self.recorder.metrics) {
-            looks.tick().await;
-        }
+    /// Returns once no thread has a connection, served or about to be.
+    async fn all_gone(&self) {
+        wait_until(|| self.workers.have_nothing()).await;
+    }
+}
+
+async fn wait_until(is_so: impl Fn() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    while !is_so() {
+        looks.tick().await;
     }
 }
 

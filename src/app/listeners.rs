@@ -71,6 +71,7 @@ impl Listeners {
         let drain = Drain {
             recorder: shared.recorder.clone(),
             last_things: last_things.clone(),
+            public: self.http.clone(),
             workers: workers.clone(),
             grace: configured.now().settings.shutdown_grace,
             successor: OnceLock::new(),

@@ -94,6 +94,11 @@ impl<A: HttpServerApp + Send + Sync + 'static> Workers<A> {
         Ok(Self { workers, turn: AtomicUsize::new(0), end })
     }
 
+    /// Whether no connection is open, nor on its way to its thread.
+    pub fn have_nothing(&self) -> bool {
+        self.workers.iter().all(|worker| worker.open.load(Ordering::Relaxed) == 0)
+    }
+
     /// Closes the connections that wait for a request.
     pub async fn close_idle(&self) {
         for guard in self.workers.iter().filter_map(|worker| worker.guard.get()) {
