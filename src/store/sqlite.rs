@@ -41,6 +41,8 @@ pub(super) struct Database {
 impl Database {
     pub(super) fn open(path: &Path) -> Self {
         let options = SqliteConnectOptions::new()
+            // Of a file that is made here; another keeps its own. A row of the audit is large for SQLite's 4 KiB.
+            .page_size(16 * 1024)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal);
         Self { file: SqliteFile::new(path, options, Owner::Gateway), pruned: Arc::default() }

@@ -169,3 +169,19 @@ async fn somebody_is_forgotten_as_the_readme_says() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_file_that_is_made_here_has_large_pages_and_one_that_is_there_keeps_its_own() {
+    for (is_there, size) in [(false, 16_384), (true, 4_096)] {
+        on_sqlite(async |scratch| {
+            if is_there {
+                earlier(&scratch).await;
+            }
+            scratch.store().await;
+            let page_size = sqlx::query_scalar("PRAGMA page_size");
+            let page_size: i64 = page_size.fetch_one(&mut connect(&scratch).await).await.unwrap();
+            assert_eq!(page_size, size);
+        })
+        .await;
+    }
+}
