@@ -190,14 +190,14 @@ impl Journal {
         }
     }
 
-    /// The pen, where whoever has it is quick. A few turns of waiting are a microsecond; after that others may run.
+    /// The pen, where whoever has it is quick. As many turns as a write takes are waited out; after that others may run.
     fn pen_within(&self, patience: Duration) -> Option<MutexGuard<'_, Pen>> {
         let mut began = None;
         for turn in 0_u64.. {
             match self.pen.try_lock() {
                 Ok(pen) => return Some(pen),
                 Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) if turn < 100 => std::hint::spin_loop(),
+                Err(TryLockError::WouldBlock) if turn < 400 => std::hint::spin_loop(),
                 Err(TryLockError::WouldBlock) => {
                     if began.get_or_insert_with(Instant::now).elapsed() > patience || self.trouble().is_some()
                     {
