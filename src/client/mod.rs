@@ -135,6 +135,11 @@ impl Client {
         self.shared.wire.get_ready();
     }
 
+    /// Its connections, which proxied calls have too.
+    pub fn wire(&self) -> &Wire {
+        &self.shared.wire
+    }
+
     /// Holds to these settings from now on; connections and sessions stay.
     pub fn take(&self, settings: &Settings) {
         self.shared.max_answer_bytes.store(settings.max_answer_bytes, Ordering::Relaxed);

@@ -6,6 +6,7 @@
 pub mod authorities;
 pub mod gathering;
 mod held;
+pub mod loan;
 pub mod tls;
 pub mod wire;
 

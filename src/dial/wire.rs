@@ -18,11 +18,17 @@ use pingora::{
 
 use thread_local::ThreadLocal;
 
-use super::{authorities, held::Held};
+use super::{
+    authorities,
+    held::Held,
+    loan::{Idle, Lender, Loan},
+};
 use crate::trace::Trace;
 
 /// Idle connections kept, to all peers together.
 const POOL: usize = 1024;
+/// In the pool key of peers whose connections are lent.
+const LENT: u64 = 0x6c65_6e74_6c65_6e74;
 /// Longest wait for a peer to take more of a request, where the peer's options have none.
 const WRITE: Duration = Duration::from_secs(30);
 /// Interim answers (RFC 9110, section 15.2) that may stand before the one that counts.
@@ -35,6 +41,9 @@ pub struct Wire(Arc<ThreadLocal<Pools>>);
 
 /// Connections of one thread.
 struct Pools {
+    /// Without TLS.
+    idle: Idle,
+    /// With TLS.
     http1: TransportConnector,
     /// To servers that may speak HTTP/2.
     any: Connector,
@@ -107,6 +116,7 @@ impl Wire {
         self.0.get_or(|| {
             let options = ConnectorOptions { ca_file: authorities::file(), ..ConnectorOptions::new(POOL) };
             Pools {
+                idle: Idle::default(),
                 http1: TransportConnector::new(Some(options.clone())),
                 any: Connector::new(Some(options)),
             }
@@ -116,6 +126,17 @@ impl Wire {
     /// Gets ready on this thread, so that no request waits for it: certificates are read from files.
     pub fn get_ready(&self) {
         self.here();
+    }
+
+    /// Has the framework connect to this peer by a loan of this thread's connections, where it is for such.
+    pub fn lend(&self, peer: &mut HttpPeer) -> Option<Arc<Loan>> {
+        let loan = self.here().idle.lend(peer)?;
+        peer.options.custom_l4 = Some(Arc::new(Lender(loan.clone())));
+        // The framework asks its own pool first, which has connections of requests whose head could not wait.
+        peer.group_key ^= LENT;
+        // The loan holds to the deadline itself. With one of its own the framework moves all that connecting may need.
+        peer.options.total_connection_timeout = None;
+        Some(loan)
     }
 
     /// Writes a request whole and reads the head of its answer, both within the peer's own limits. The request has
@@ -129,7 +150,7 @@ impl Wire {
         }
         let head = Box::new(RequestHeader::from(parts));
         let connected = self.here().session(peer).await;
-        let (mut session, is_reused) = connected.map_err(|error| {
+        let (mut session, is_reused, loan) = connected.map_err(|error| {
             let failed = Failed::new(&error, false);
             match failed.kind {
                 Fault::TooSlow => failed,
@@ -155,10 +176,18 @@ impl Wire {
         };
         if let Err(error) = sent.await {
             // A connection that was closed meanwhile is noticed here at the earliest: the head was held.
-            return Err(Failed::new(&error, has_sent(&session)));
+            let is_sent = match &loan {
+                Some(loan) => {
+                    loan.end();
+                    loan.has_sent()
+                }
+                None => has_sent(&session),
+            };
+            return Err(Failed::new(&error, is_sent));
         }
         let mut incoming = Incoming {
             session: Some(Box::new(session)),
+            loan,
             wire: self.clone(),
             peer: Box::new(peer.clone()),
             status: StatusCode::OK,
@@ -175,10 +204,16 @@ impl Wire {
 }
 
 impl Pools {
-    /// A connection to a peer, and whether it has served before.
-    async fn session(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
+    /// A connection to a peer, whether it has served before, and by which loan it is here.
+    async fn session(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool, Option<Arc<Loan>>)> {
         if !is_http1(peer) {
-            return self.any.get_http_session(peer).await;
+            let (session, is_reused) = self.any.get_http_session(peer).await?;
+            return Ok((session, is_reused, None));
+        }
+        if let Some(loan) = self.idle.lend(peer) {
+            let stream = Box::new(loan.clone().stream(peer.address()).await?);
+            let session = HttpSession::H1(Http1::new_with_options(stream, peer));
+            return Ok((session, loan.is_reused(), Some(loan)));
         }
         let (stream, is_reused) = self.http1.get_stream(peer).await?;
         let stream = match Held::of(&stream) {
@@ -188,7 +223,7 @@ impl Pools {
             }
             None => Box::new(Held::new(stream)),
         };
-        Ok((HttpSession::H1(Http1::new_with_options(stream, peer)), is_reused))
+        Ok((HttpSession::H1(Http1::new_with_options(stream, peer)), is_reused, None))
     }
 
     /// Keeps a connection whose answer was read to its end, where it may serve again.
@@ -228,6 +263,7 @@ impl Default for Wire {
 pub struct Incoming {
     /// None when all has been read.
     session: Option<Box<HttpSession>>,
+    loan: Option<Arc<Loan>>,
     wire: Wire,
     peer: Box<HttpPeer>,
     status: StatusCode,
@@ -323,6 +359,9 @@ impl Incoming {
 
     async fn release(&mut self) {
         if let Some(session) = self.session.take() {
+            if let Some(loan) = &self.loan {
+                loan.end();
+            }
             let idle = self.peer.options.idle_timeout;
             self.wire.here().release(*session, &self.peer, idle).await;
         }

@@ -54,6 +54,8 @@ pub struct Outbound {
     /// What the record keeps of the arguments, where it keeps anything.
     arguments: Option<Passing>,
     is_whole: bool,
+    /// All of it came with the first read.
+    is_at_hand: bool,
 }
 
 /// How large a body may be, and how slow.
@@ -105,7 +107,8 @@ impl Outbound {
         let mut peek = Peek::new(may_be_wrapped);
         let first = read_once(session).await?;
         let shape = peek.feed(&first)?;
-        let (plan, framing) = if session.as_downstream_mut().is_body_done() {
+        let is_at_hand = session.as_downstream_mut().is_body_done();
+        let (plan, framing) = if is_at_hand {
             whole(&peek, &first, bound)?
         } else {
             match shape {
@@ -128,12 +131,18 @@ impl Outbound {
             since: Instant::now(),
             arguments: None,
             is_whole: false,
+            is_at_hand,
         })
     }
 
     /// How the body's end is told to the peer.
     pub fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Whether nobody has to be waited for before all of it can go.
+    pub fn is_at_hand(&self) -> bool {
+        self.is_at_hand
     }
 
     /// Has the arguments summed up as they pass.

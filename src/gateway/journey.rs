@@ -15,7 +15,7 @@ use super::{
     limiting::Held,
     line::Line,
     live::LiveTrip,
-    native::exchange::Exchange,
+    native::{body::Load, exchange::Exchange},
     tries::Tries,
 };
 use crate::{
@@ -86,6 +86,14 @@ impl Cargo {
         match self {
             Cargo::Arguments(body) => body.framing(),
             Cargo::Native(exchange) => exchange.load.framing(),
+        }
+    }
+
+    /// Whether nobody has to be waited for before all of it can go.
+    pub fn is_at_hand(&self) -> bool {
+        match self {
+            Cargo::Arguments(body) => body.is_at_hand(),
+            Cargo::Native(exchange) => !matches!(exchange.load, Load::Held(..)),
         }
     }
 

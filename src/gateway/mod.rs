@@ -68,7 +68,6 @@ use crate::{
     record::{Outcome, Recorder},
     refusal::Refusal,
     snapshot::{Current, tools::Refresher},
-    upstream::peer::http_peer,
 };
 use configured::{Bench, Configured};
 use decide::Step;
@@ -185,12 +184,12 @@ impl ProxyHttp for Configured {
         _session: &mut Session,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let body_timeout = journey.gateway.settings.body_timeout;
+        let gateway = journey.gateway.clone();
         let underway = journey.underway().ok_or_else(no_trip)?;
         underway.next().await.map_err(refused)?;
-        let Underway { trip, tries, .. } = underway;
-        let destination = tries.destination(trip).ok_or_else(no_trip)?;
-        caught(|| Ok(Box::new(tries::patient(http_peer(trip, destination), body_timeout))))
+        let Underway { trip, cargo, tries, .. } = underway;
+        let (wire, body_timeout) = (gateway.client.wire(), gateway.settings.body_timeout);
+        caught(|| tries.peer(trip, cargo, wire, body_timeout).map(Box::new).ok_or_else(no_trip))
     }
 
     async fn connected_to_upstream(
@@ -202,6 +201,7 @@ impl ProxyHttp for Configured {
         _digest: Option<&Digest>,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
+        let is_reused = is_reused || journey.underway().is_some_and(|underway| underway.tries.is_reused());
         journey.note_connected(is_reused);
         if let Some(trace) = &journey.record.trace {
             trace.connected(is_reused);

@@ -5,7 +5,10 @@
 //! waited long enough. Waits for nothing but a server that has just gone away. A peer is at fault for what it owes once it
 //! has the whole request, and never for the time that its client took.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use pingora::{Error, ErrorSource, ErrorType, proxy::Session, upstreams::peer::HttpPeer};
 
@@ -17,11 +20,13 @@ use super::{
 };
 use crate::{
     catalog::server::Tier,
+    dial::{loan::Loan, wire::Wire},
     refusal::{Code, Refusal},
     upstream::{
         Destination, Trip,
         breaker::Fault,
         course::{Pick, Tried},
+        peer::http_peer,
     },
 };
 
@@ -41,6 +46,8 @@ pub struct Tries {
     is_timed: bool,
     /// What began to come is a stream.
     is_stream: bool,
+    /// By which its connection is lent; none where the framework has its own.
+    loan: Option<Arc<Loan>>,
     /// It was sent again although it may have been run.
     is_repeated: bool,
 }
@@ -58,6 +65,25 @@ impl Tries {
     /// Where the present try goes.
     pub fn destination<'t>(&self, trip: &'t Trip) -> Option<&'t Destination> {
         trip.course().destination(self.pick.as_ref()?.at)
+    }
+
+    /// The peer of the present try. A request that can go at once is lent one of these connections, where that can be; one
+    /// whose head must not wait for its body has the framework's own.
+    pub fn peer(
+        &mut self,
+        trip: &Trip,
+        cargo: &Cargo,
+        wire: &Wire,
+        body_timeout: Duration,
+    ) -> Option<HttpPeer> {
+        let mut peer = patient(http_peer(trip, self.destination(trip)?), body_timeout);
+        self.loan = if cargo.is_at_hand() { wire.lend(&mut peer) } else { None };
+        Some(peer)
+    }
+
+    /// Whether the connection of the present try has served before.
+    pub fn is_reused(&self) -> bool {
+        self.loan.as_ref().is_some_and(|loan| loan.is_reused())
     }
 
     /// The head of the request has been written.
@@ -108,8 +134,16 @@ impl Tries {
         Err(Refusal::new(Code::PeerTooSlow, "the server did not end its answer in time"))
     }
 
+    /// Nothing of the answer is to come any more: its connection may serve again.
+    pub fn give_back(&self) {
+        if let Some(loan) = &self.loan {
+            loan.end();
+        }
+    }
+
     /// The answer is all there.
     pub fn note_end(&self) {
+        self.give_back();
         if let Some(line) = Line::current().filter(|_| self.is_timed) {
             line.answer_began();
         }
@@ -172,7 +206,9 @@ impl Underway {
         let course = self.trip.course();
         // RFC 9113, section 7: HTTP_1_1_REQUIRED comes before anything is run.
         let is_downgrade = *error.etype() == ErrorType::H2Downgrade;
-        if !self.tries.is_sent || is_downgrade {
+        // A head is held back until its body comes, and both may have stayed here.
+        let is_held = self.tries.loan.as_ref().is_some_and(|loan| !loan.has_sent()) && self.is_all_there();
+        if !self.tries.is_sent || is_held || is_downgrade {
             if is_downgrade && let Some(pick) = &self.tries.pick {
                 self.tries.tried.forget(pick.at);
             }
@@ -213,13 +249,17 @@ impl Underway {
 
     /// Whether it may be sent again although the first may have been run: it was not yet, and does no harm.
     fn may_run_twice(&self, session: &Session) -> bool {
-        let is_all_there = match &self.cargo {
+        let is_harmless = || self.trip.is_repeatable() || hygiene::is_named_by_client(session.req_header());
+        !self.tries.is_repeated && self.is_all_there() && is_harmless()
+    }
+
+    /// Whether all of the request can be written once more.
+    fn is_all_there(&self) -> bool {
+        match &self.cargo {
             Cargo::Arguments(_) => true,
             // What was held has gone.
             Cargo::Native(exchange) => matches!(exchange.load, Load::Whole(_)),
-        };
-        let is_harmless = || self.trip.is_repeatable() || hygiene::is_named_by_client(session.req_header());
-        !self.tries.is_repeated && is_all_there && is_harmless()
+        }
     }
 
     fn note_unsent(&self) {
@@ -238,7 +278,7 @@ impl Journey {
 
 /// The peer, for whose silence the framework waits longer than the gateway's own clocks: its timer also runs while the client
 /// still sends, who has its own time for that.
-pub fn patient(mut peer: HttpPeer, body_timeout: Duration) -> HttpPeer {
+fn patient(mut peer: HttpPeer, body_timeout: Duration) -> HttpPeer {
     let silence = &mut peer.options.read_timeout;
     *silence = silence.map(|silence| silence.max(body_timeout) + MARGIN);
     peer

@@ -194,6 +194,29 @@ async fn interim_answers_of_a_peer_come_before_the_answer_and_are_not_it() {
 }
 
 #[tokio::test]
+async fn a_call_after_one_that_came_bit_by_bit_has_a_connection_of_its_own_and_is_sent_once() {
+    let peer = RawPeer::with_tools(&["search"]).await;
+    let (gateway, _grants) = start(&peer.url(), 1).await;
+    let mut client = RawClient::connect(&gateway.address()).await;
+    let lines = ["content-type: application/json", "content-length: 8"];
+    client.send(crate::harness::request::head("POST", "/alpha/search", &email_token(CALLER), &lines)).await;
+    client.send("{\"a\"").await;
+    let mut bit_by_bit = peer.call().await;
+    client.send(": 1}").await;
+    assert_eq!(bit_by_bit.read_body().await, b"{\"a\": 1}");
+    bit_by_bit.send(answer("200 OK", "application/json", b"1")).await;
+    assert_eq!(client.read_answer().await.status, 200);
+    // Whether something of it was sent is known of connections that are lent alone: this one is not among them.
+    client.send(post("/alpha/search", &email_token(CALLER), "{}")).await;
+    let mut whole = peer.call().await;
+    assert!(bit_by_bit.is_open_and_silent(Duration::ZERO).await);
+    assert_eq!(whole.read_body().await, b"{}");
+    drop(whole);
+    assert_eq!(client.read_answer().await.status, 502);
+    assert!(!peer.was_called().await);
+}
+
+#[tokio::test]
 async fn an_early_answer_to_half_a_body_reaches_the_client() {
     let peer = RawPeer::with_tools(&["search"]).await;
     let (gateway, _grants) = start(&peer.url(), 1).await;
