@@ -273,7 +273,7 @@ impl Lent {
                 written => written,
             };
             // What could not go stays here, though the framework flushes what it drops.
-            let written = written.inspect_err(|_| self.held.clear())?;
+            let written = written.inspect_err(|_| (self.held, self.gone) = (Vec::new(), 0))?;
             self.loan.has_sent.store(true, Ordering::Relaxed);
             self.gone += written;
         }
@@ -291,9 +291,13 @@ impl AsyncRead for Lent {
         let Some(socket) = &mut lent.socket else { return Poll::Ready(Ok(())) };
         let read = ready!(Pin::new(socket).poll_read(cx, buf));
         if !lent.loan.has_sent() {
-            // Whatever it is, it answers nothing that was asked: the end of an idle connection, or what is another's.
-            lent.give_up();
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            // It answers nothing that was asked.
+            lent.is_ending = true;
+            if lent.loan.is_reused() {
+                // The end of an idle connection, or what is another's. A new one may be told at once to come later.
+                lent.give_up();
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
         }
         Poll::Ready(read)
     }
@@ -302,6 +306,10 @@ impl AsyncRead for Lent {
 impl AsyncWrite for Lent {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let lent = self.get_mut();
+        // The framework writes what it still has when it drops a connection, too.
+        if lent.loan.is_over.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         if !lent.is_head && lent.held.len() + buf.len() > TOGETHER {
             ready!(lent.poll_send(cx))?;
         }
@@ -539,11 +547,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_before_anything_was_sent_is_no_answer_and_ends_the_connection() {
+    async fn what_comes_on_an_idle_connection_before_anything_was_sent_is_no_answer_and_ends_it() {
         for said in [Some(ANSWER), None] {
             let scene = Scene::new().await;
-            let ((mut stream, loan), accepted) = tokio::join!(scene.lend(), scene.listener.accept());
-            let mut peer = accepted.unwrap().0;
+            let (mut stream, loan, mut peer) = scene.exchange().await;
+            loan.end();
+            assert!(ends(&mut stream).await);
+            let (mut stream, loan) = scene.lend().await;
+            assert!(loan.is_reused());
             stream.write_all(b"head ").await.unwrap();
             stream.flush().await.unwrap();
             match said {
@@ -558,6 +569,20 @@ mod tests {
             assert_eq!(heard, b"");
             assert_eq!(scene.idle.lock().count, 0);
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_new_connection_is_told_at_once_is_heard_and_it_serves_nobody_else() {
+        let scene = Scene::new().await;
+        let ((mut stream, loan), accepted) = tokio::join!(scene.lend(), scene.listener.accept());
+        let mut peer = accepted.unwrap().0;
+        peer.write_all(ANSWER).await.unwrap();
+        stream.read_exact(&mut [0; ANSWER.len()]).await.unwrap();
+        say(&mut stream, &loan).await;
+        loan.end();
+        assert!(ends(&mut stream).await);
+        hear(&mut peer).await;
+        assert!(is_closed(&mut peer).await);
     }
 
     #[tokio::test]

@@ -134,6 +134,13 @@ impl Tries {
         Err(Refusal::new(Code::PeerTooSlow, "the server did not end its answer in time"))
     }
 
+    /// The present try was none: its address may be tried once more.
+    fn forget(&mut self) {
+        if let Some(pick) = &self.pick {
+            self.tried.forget(pick.at);
+        }
+    }
+
     /// Nothing of the answer is to come any more: its connection may serve again.
     pub fn give_back(&self) {
         if let Some(loan) = &self.loan {
@@ -186,10 +193,19 @@ impl Underway {
     pub fn broke_off(&mut self, session: &Session, mut error: Box<Error>) -> Box<Error> {
         self.note_failed_try(&error);
         let fault = fault_of(&error);
-        if let Some(fault) = fault {
-            self.tries.settle(Some(fault));
-        }
-        let goes_on = fault.is_some_and(|fault| self.goes_on(session, &error, fault));
+        let goes_on = match fault {
+            Some(_) if self.is_stale(session) => {
+                // The end of an idle connection says nothing of the peer.
+                self.tries.forget();
+                self.note_unsent();
+                true
+            }
+            Some(fault) => {
+                self.tries.settle(Some(fault));
+                self.goes_on(session, &error, fault)
+            }
+            None => false,
+        };
         if goes_on && let Some(line) = Line::current() {
             line.answer_began();
             line.may_go_on();
@@ -198,9 +214,14 @@ impl Underway {
         error
     }
 
+    /// Whether the connection had served before and ended before anything of this request went.
+    fn is_stale(&self, session: &Session) -> bool {
+        let is_unsent = |loan: &Arc<Loan>| loan.is_reused() && !loan.has_sent();
+        self.tries.loan.as_ref().is_some_and(is_unsent) && self.is_all_there() && can_be_sent_again(session)
+    }
+
     fn goes_on(&mut self, session: &Session, error: &Error, fault: Fault) -> bool {
-        // The framework has only what fits into its buffer to send once more.
-        if super::has_begun(session) || session.as_ref().retry_buffer_truncated() {
+        if !can_be_sent_again(session) {
             return false;
         }
         let course = self.trip.course();
@@ -209,8 +230,8 @@ impl Underway {
         // A head is held back until its body comes, and both may have stayed here.
         let is_held = self.tries.loan.as_ref().is_some_and(|loan| !loan.has_sent()) && self.is_all_there();
         if !self.tries.is_sent || is_held || is_downgrade {
-            if is_downgrade && let Some(pick) = &self.tries.pick {
-                self.tries.tried.forget(pick.at);
+            if is_downgrade {
+                self.tries.forget();
             }
             let goes_on = course.may_go_on(self.tries.tried, self.trip.patience());
             if goes_on {
@@ -282,6 +303,11 @@ fn patient(mut peer: HttpPeer, body_timeout: Duration) -> HttpPeer {
     let silence = &mut peer.options.read_timeout;
     *silence = silence.map(|silence| silence.max(body_timeout) + MARGIN);
     peer
+}
+
+/// Whether nothing was answered yet, and the framework has all of the request: no more than fits into its buffer.
+fn can_be_sent_again(session: &Session) -> bool {
+    !super::has_begun(session) && !session.as_ref().retry_buffer_truncated()
 }
 
 /// What a failed exchange says of the peer; none where it was not the peer that failed.
