@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -121,11 +121,6 @@ impl Call {
     pub async fn send_within(mut self, bytes: Vec<u8>, secs: u64) {
         // What is not taken by then is not sent.
         drop(tokio::time::timeout(Duration::from_secs(secs), self.connection.write_all(&bytes)).await);
-    }
-
-    /// Whether the connection stays open and nothing more arrives on it for so long.
-    pub async fn is_open_and_silent(&mut self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.connection.fill_buf()).await.is_err()
     }
 
     /// What else arrives until the other side closes, and whether it does within `patience`.
