@@ -81,8 +81,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self { stream, facts, line, taking, timer: None, has_left: false, is_deaf: false, cut: None }
     }
 
-    /// Pending until an answer that is due has not begun, or is not over.
+    /// Pending until an answer that is due has not begun, or is not over, or is to be a refusal.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.line.is_refused() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let Some(due) = self.line.answer_due() else { return Poll::Pending };
         let due = Instant::from_std(due);
         loop {
@@ -285,7 +288,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::gateway::{line::Forsaken, seats::Seats};
+    use crate::gateway::seats::{Forsaken, Seats};
 
     fn patient() -> Taking {
         Taking::new(Duration::from_secs(30), 0)

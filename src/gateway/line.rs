@@ -3,11 +3,14 @@
 //! Decides nothing: `guard`, `client` and `streams` look at what a request has said through it.
 
 use std::{
+    future::poll_fn,
     net::IpAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -15,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::{
     hearing::Hearing,
-    seats::{Seat, Seats},
+    seats::{Forsaken, Seat},
 };
 use crate::limit::seats::Seat as Place;
 
@@ -26,6 +29,9 @@ tokio::task_local! {
 /// So long a reader may make an answer wait, in all, and still have nothing to do with its end.
 const LONG: Duration = Duration::from_secs(1);
 
+/// So long a request whose permit was withdrawn may take to be refused, before its connection is cut.
+const REFUSAL: Duration = Duration::from_secs(1);
+
 /// No deadline is running.
 const DISARMED: u64 = u64::MAX;
 
@@ -35,6 +41,9 @@ pub struct Line {
     deadline_millis: AtomicU64,
     is_cut: AtomicBool,
     cut: Notify,
+    /// What is to be cut may be refused instead, while nothing was answered.
+    is_refusable: AtomicBool,
+    is_answering: AtomicBool,
     /// When the peer's answer must have begun, and how long that wait is.
     answer_due_millis: AtomicU64,
     answer_wait_millis: AtomicU64,
@@ -69,6 +78,8 @@ impl Line {
             deadline_millis: AtomicU64::new(DISARMED),
             is_cut: AtomicBool::new(false),
             cut: Notify::new(),
+            is_refusable: AtomicBool::new(false),
+            is_answering: AtomicBool::new(false),
             answer_due_millis: AtomicU64::new(DISARMED),
             answer_wait_millis: AtomicU64::new(0),
             end_due_millis: AtomicU64::new(DISARMED),
@@ -289,7 +300,8 @@ impl Line {
     /// A request is over: the next one on this connection begins with nothing said. What was to be cut has come to
     /// its end by itself.
     pub fn settle(&self) {
-        self.is_cut.store(false, Ordering::Release);
+        self.spare();
+        self.is_answering.store(false, Ordering::Relaxed);
         self.is_slow.store(false, Ordering::Relaxed);
         self.note_blocked(false);
         self.waited_millis.store(0, Ordering::Relaxed);
@@ -304,6 +316,31 @@ impl Line {
         self.cut.notify_one();
     }
 
+    /// Has the request that runs refused, or cuts it where its answer has begun: what is cut before looks like a gateway
+    /// that died, and balancers leave those alone for a while.
+    pub fn withdraw(&self) {
+        self.is_refusable.store(true, Ordering::Relaxed);
+        self.cut();
+    }
+
+    /// The answer begins: from here on there is nothing to be refused.
+    pub fn begin_answer(&self) {
+        self.is_answering.store(true, Ordering::Relaxed);
+    }
+
+    /// The request is refused, and not cut.
+    pub fn spare(&self) {
+        self.is_cut.store(false, Ordering::Release);
+        self.is_refusable.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the request that runs is to be refused.
+    pub fn is_refused(&self) -> bool {
+        self.is_cut()
+            && self.is_refusable.load(Ordering::Relaxed)
+            && !self.is_answering.load(Ordering::Relaxed)
+    }
+
     /// Whether the request that runs is to be cut.
     pub fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
@@ -313,14 +350,24 @@ impl Line {
     pub async fn withdrawn(&self) {
         loop {
             self.cut.notified().await;
+            // Whoever waits for the answer was woken by the same word, and looks before this does.
+            let told = poll_fn(|_| if self.is_refused() { Poll::Pending } else { Poll::Ready(()) });
+            if self.is_refused() {
+                drop(tokio::time::timeout(REFUSAL, told).await);
+            }
             if self.is_cut() {
                 return;
             }
         }
     }
 
-    /// Returns when an answer that is due has not begun, or is not over. Never while none is due.
+    /// Returns when an answer that is due has not begun, or is not over, or is to be a refusal. Never while none is due.
     pub async fn unanswered(&self) {
+        let mut late = pin!(self.late());
+        poll_fn(|cx| if self.is_refused() { Poll::Ready(()) } else { late.as_mut().poll(cx) }).await;
+    }
+
+    async fn late(&self) {
         while let Some(due) = self.answer_due() {
             if due <= Instant::now() {
                 return self.note_overdue();
@@ -348,15 +395,6 @@ impl Line {
     }
 }
 
-/// The seats of connections whose client has left, and how many there are.
-#[derive(Clone)]
-pub struct Forsaken {
-    /// The seats.
-    pub seats: Arc<Seats>,
-    /// How many may be taken.
-    pub most: usize,
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -365,8 +403,7 @@ mod tests {
 
     #[test]
     fn the_time_a_write_waits_for_the_client_is_added_to_the_server_s() {
-        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
-        let line = Line::new(Duration::from_secs(60), None, forsaken);
+        let line = line();
         line.must_end(Duration::ZERO);
         assert!(line.is_past_end() && !line.has_waited());
         line.must_end(Duration::from_secs(60));
@@ -384,10 +421,34 @@ mod tests {
         assert!(!line.has_waited() && line.answer_due().is_none(), "the next request begins anew");
     }
 
+    fn line() -> Arc<Line> {
+        Line::new(Duration::from_secs(60), None, Forsaken { seats: Arc::default(), most: 1 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_withdrawn_is_refused_and_cut_only_where_it_has_begun_or_nobody_refuses_it() {
+        let line = line();
+        line.withdraw();
+        assert!(line.is_refused() && line.unanswered().now_or_never().is_some());
+        line.spare();
+        assert!(!line.is_refused() && line.withdrawn().now_or_never().is_none());
+
+        line.withdraw();
+        let mut cut = Box::pin(line.withdrawn());
+        assert!((&mut cut).now_or_never().is_none(), "it may still be refused");
+        line.begin_answer();
+        assert!((&mut cut).now_or_never().is_some() && !line.is_refused());
+
+        line.settle();
+        line.withdraw();
+        let since = tokio::time::Instant::now();
+        line.withdrawn().await;
+        assert_eq!(since.elapsed(), REFUSAL, "nobody refuses it");
+    }
+
     #[test]
     fn a_cut_ends_the_request_that_runs_and_none_after_it() {
-        let forsaken = Forsaken { seats: Arc::default(), most: 1 };
-        let line = Line::new(Duration::from_secs(60), None, forsaken);
+        let line = line();
         let is_withdrawn = || line.withdrawn().now_or_never().is_some();
         line.cut();
         assert!(is_withdrawn());

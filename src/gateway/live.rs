@@ -1,13 +1,14 @@
 //! Trips underway, so that a permit withdrawn ends what was started under it.
 //!
 //! Decides nothing itself: at every new version of the grants it asks `identity` who the caller is
-//! now and `access` what they still may, and cuts the connection where what is underway is not part of it.
+//! now and `access` what they still may. Where what is underway is not part of it, its client is told so, or cut off where
+//! its answer has begun.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,10 +21,11 @@ use super::{
     line::Line,
 };
 use crate::{
-    access::Permit,
+    access::{self, Permit},
     credentials,
     identity::{Identity, Pin},
     names::ToolName,
+    refusal::Refusal,
     snapshot::Current,
 };
 
@@ -59,7 +61,7 @@ struct Entry {
     permit: Permit,
     what: Use,
     line: Option<Arc<Line>>,
-    is_withdrawn: Arc<AtomicBool>,
+    withdrawn: Arc<OnceLock<Option<Refusal>>>,
     pin: Option<Pin>,
 }
 
@@ -80,13 +82,21 @@ const PARTS: usize = 32;
 pub struct LiveTrip {
     id: u64,
     trips: Arc<LiveTrips>,
-    is_withdrawn: Arc<AtomicBool>,
+    withdrawn: Arc<OnceLock<Option<Refusal>>>,
 }
 
 impl LiveTrip {
     /// Whether the permit was withdrawn meanwhile.
     pub fn is_withdrawn(&self) -> bool {
-        self.is_withdrawn.load(Ordering::Relaxed)
+        self.withdrawn.get().is_some()
+    }
+
+    /// What its client is told once it was, while nothing else was answered.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        let refusal = self.withdrawn.get()?.as_ref()?;
+        // Whoever withdraws it holds this lock until the line knows.
+        drop(self.trips.part(self.id));
+        Some(refusal)
     }
 
     /// Has its caller looked at by another identity than the one it began with.
@@ -108,16 +118,11 @@ impl LiveTrips {
     /// Notes a trip that begins on the running task's connection.
     pub fn begin(self: &Arc<Self>, permit: &Permit, what: Use, pin: Option<Pin>) -> LiveTrip {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let is_withdrawn = Arc::new(AtomicBool::new(false));
-        let entry = Entry {
-            permit: permit.clone(),
-            what,
-            line: Line::current(),
-            is_withdrawn: is_withdrawn.clone(),
-            pin,
-        };
+        let withdrawn: Arc<OnceLock<_>> = Arc::default();
+        let entry =
+            Entry { permit: permit.clone(), what, line: Line::current(), withdrawn: withdrawn.clone(), pin };
         self.part(id).insert(id, entry);
-        LiveTrip { id, trips: self.clone(), is_withdrawn }
+        LiveTrip { id, trips: self.clone(), withdrawn }
     }
 
     /// Looks at all trips again whenever grants, callers, servers or the judge change, and now and then at the streams whose
@@ -140,7 +145,10 @@ impl LiveTrips {
                     }
                     Err(_) => return,
                 },
-                _ = ticks.tick() => self.end_where(|permit, what| what.is_standing() && permit.caller().has_expired()),
+                _ = ticks.tick() => self.end_where(|permit, what| {
+                    let is_over = what.is_standing() && permit.caller().has_expired();
+                    is_over.then_some(None)
+                }),
             };
             if ended > 0 {
                 info!(ended, "ended {ended} calls whose permit was withdrawn or whose credential expired");
@@ -166,35 +174,37 @@ impl LiveTrips {
         }
         self.end_where(|permit, what| {
             let is_there = !what.is_standing() || is_still_there(permit.server(), &snapshot);
-            let now = judge.permit(permit, current, &snapshot).ok();
-            !(is_there && now.is_some_and(|now| what.may_go_on(permit, &now)))
+            match judge.permit(permit, current, &snapshot) {
+                Err(refusal) => Some(Some(refusal)),
+                Ok(now) if is_there && what.may_go_on(permit, &now) => None,
+                // A stream may begin anew, under what is permitted now.
+                Ok(_) => Some((!what.is_standing()).then(access::unknown_tool)),
+            }
         })
     }
 
-    /// Ends the trips that this is true of, and says how many it were.
-    fn end_where(&self, is_over: impl Fn(&Permit, &Use) -> bool) -> usize {
+    /// Ends the trips that are over by this, each with what its client is told, and says how many it were.
+    fn end_where(&self, over: impl Fn(&Permit, &Use) -> Option<Option<Refusal>>) -> usize {
         // Decided outside the lock: every call that begins or ends needs it.
         let underway = self.collect(|id, entry| (id, entry.permit.clone(), entry.what.clone()));
-        let over: Vec<_> = underway
-            .into_iter()
-            .filter(|(_, permit, what)| is_over(permit, what))
-            .map(|(id, ..)| id)
-            .collect();
-        over.into_iter().filter(|id| self.end(*id)).count()
+        let over: Vec<_> =
+            underway.into_iter().filter_map(|(id, permit, what)| Some((id, over(&permit, &what)?))).collect();
+        over.into_iter().filter_map(|(id, refusal)| self.end(id, refusal)).count()
     }
 
     /// Ends a trip, if it is still underway. Under the lock: a trip gives its place up before the next one begins on
     /// its connection, and that one must not be cut in its stead.
-    fn end(&self, id: u64) -> bool {
+    fn end(&self, id: u64, refusal: Option<Refusal>) -> Option<()> {
         let entries = self.part(id);
-        let Some(entry) = entries.get(&id) else { return false };
-        if entry.is_withdrawn.swap(true, Ordering::Relaxed) {
-            return false;
+        let entry = entries.get(&id)?;
+        let is_told = refusal.is_some();
+        entry.withdrawn.set(refusal).ok()?;
+        match &entry.line {
+            Some(line) if is_told => line.withdraw(),
+            Some(line) => line.cut(),
+            None => {}
         }
-        if let Some(line) = &entry.line {
-            line.cut();
-        }
-        true
+        Some(())
     }
 
     /// The part that a trip is in.
@@ -230,10 +240,10 @@ mod tests {
         let (over, goes_on) = (Mutex::new(Some(begin())), begin());
         let ended = trips.end_where(|_, _| {
             drop(over.lock().unwrap().take());
-            true
+            Some(None)
         });
         assert_eq!((ended, goes_on.is_withdrawn()), (1, true));
-        assert_eq!(trips.end_where(|_, _| true), 0);
+        assert_eq!(trips.end_where(|_, _| Some(None)), 0);
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl ProxyHttp for Configured {
                 journey.depart(underway);
                 return Ok(false);
             }
+            Ok(_) if let Some(withdrawn) = journey.withdrawn(session) => withdrawn,
             Ok(Ok(Step::Answer(answer))) => {
                 reply::answer(session, journey, answer).await?;
                 return Ok(true);
@@ -304,6 +305,7 @@ impl ProxyHttp for Configured {
         if header.status.is_informational() {
             return Ok(());
         }
+        journey.begin_answer(session).map_err(refused)?;
         if let Some(underway) = journey.underway() {
             underway.refuse_stand_in(session, header.status.as_u16())?;
         }
@@ -361,7 +363,7 @@ impl ProxyHttp for Configured {
         journey: &mut Box<Journey>,
     ) -> FailToProxy {
         journey.record.arrive_back();
-        let Some(refusal) = failure::overdue().or_else(|| failure::refusal_for(error)) else {
+        let Some(refusal) = journey.ended_early(session).or_else(|| failure::refusal_for(error)) else {
             journey.end(Some(Outcome::ClientGone));
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
         };

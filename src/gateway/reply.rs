@@ -162,6 +162,7 @@ pub async fn open_events(
     cors::mark(&mut header, journey)?;
     hygiene::frame_for(session.req_header().version, &mut header);
     journey.record.status = 200;
+    journey.begin_answer(session).map_err(super::refused)?;
     journey.note_own_stream().map_err(super::refused)?;
     end_connection_when_draining(session);
     session.write_response_header(Box::new(header), false).await

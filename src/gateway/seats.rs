@@ -30,6 +30,15 @@ impl Drop for Seat {
     }
 }
 
+/// The seats of connections whose client has left, and how many there are.
+#[derive(Clone)]
+pub struct Forsaken {
+    /// The seats.
+    pub seats: Arc<Seats>,
+    /// How many may be taken.
+    pub most: usize,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,7 +61,7 @@ impl Taking {
 mod tests {
     use std::sync::Arc;
 
-    use crate::gateway::line::Forsaken;
+    use crate::gateway::seats::Forsaken;
 
     use super::*;
 

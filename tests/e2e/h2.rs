@@ -136,7 +136,13 @@ async fn a_revoked_grant_resets_its_streams_and_no_other_of_the_connection() {
         assert_eq!(answer.piece().await.unwrap().unwrap(), "data: 1\n\n");
         open.push((held, answer));
     }
+    scene.peer.set("/search", Behaviour::Stall);
+    let hanging = client.begin("POST", "/alpha/search", &email_token(CALLER), Some("{}")).await;
+    scene.peer.arrived(3).await;
     scene.grants.take_back(CALLER, "alpha").await;
+    let mut refused = hanging.answer().await.unwrap();
+    assert_eq!(refused.status, 403, "nothing had been answered");
+    assert!(refused.text().await.unwrap().contains("not_granted"));
     let (held, mut answer) = open.remove(0);
     let error = answer.piece().await.expect_err("a reset");
     assert!(error.is_reset(), "{error}");
@@ -145,9 +151,12 @@ async fn a_revoked_grant_resets_its_streams_and_no_other_of_the_connection() {
     let (held, mut answer) = open.remove(0);
     held.send("data: 2\n\n");
     assert_eq!(answer.piece().await.unwrap().unwrap(), "data: 2\n\n");
-    let line =
-        scene.gateway.stdout.find("the record", |line| line.contains("\"outcome\":\"withdrawn\"")).await;
-    assert!(line.contains("\"tool\":\"watch\""), "{line}");
+    let line = scene
+        .gateway
+        .stdout
+        .find("the record", |line| line.contains("withdrawn") && line.contains("watch"))
+        .await;
+    assert!(line.contains("\"outcome\":\"withdrawn\""), "{line}");
 }
 
 #[tokio::test]

@@ -9,11 +9,14 @@ use crate::{
     access::GRANT_USER,
     harness::{
         commands::portcullis,
-        deadline::until_so,
+        deadline::{until, until_so},
         fake_peer::{Behaviour, FakePeer, Held},
         gateway::{Gateway, Setup},
+        grants::CALLER,
+        mcp::{FIXTURE_TOOLS, Fixture, Scene},
         postgres::Database,
         raw::RawClient,
+        request::post_with,
         tokens::email_token,
     },
 };
@@ -125,6 +128,12 @@ async fn check_what_ends(gateway: &Gateway, peer: &FakePeer, revoke: impl AsyncF
     revoke().await;
     let patience = Duration::from_secs(2);
     assert!(stream_of_user.is_closed_within(patience).await, "the stream goes on");
+    let told = hanging_of_user.read_answer().await;
+    assert_eq!(
+        (told.status, &told.json()["code"]),
+        (403, &json!("not_granted")),
+        "nothing had been answered"
+    );
     assert!(hanging_of_user.is_closed_within(patience).await, "the hanging call goes on");
     assert!(began.elapsed() < patience, "ended after {:?}", began.elapsed());
     at_peer.closed().await;
@@ -198,4 +207,58 @@ async fn a_transaction_that_grants_and_revokes_is_one_change() {
     database.execute(&again).await;
     gateway.await_grants(2).await;
     pass_one_event(&mut client, &at_peer).await;
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_has_not_begun_is_refused_and_not_cut_on_every_face() {
+    let fixture = Fixture::with(&["--answers", "json", "--sessions", "stateless"]).await;
+    let scene = Scene::in_front_of(&fixture.url("/mcp")).await;
+    scene.gateway.await_tools("native", FIXTURE_TOOLS).await;
+    let slow = json!({"ms": 60_000});
+    let call = |name: &str| {
+        let params = json!({"name": name, "arguments": &slow});
+        json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params})
+    };
+    let calls = [
+        ("/native/slow", slow.clone(), false),
+        ("/meta/call_tool", json!({"name": "native_slow", "arguments": &slow}), false),
+        ("/native/mcp", call("slow"), true),
+        ("/mcp", call("native_slow"), true),
+    ];
+    let mut clients = Vec::new();
+    for (path, body, is_rpc) in &calls {
+        let mut client = RawClient::connect(&scene.gateway.address()).await;
+        // A call by REST whose client takes events has its answer begun at once.
+        let accept =
+            if *is_rpc { "accept: application/json, text/event-stream" } else { "accept: application/json" };
+        let lines = ["content-type: application/json", accept, "mcp-protocol-version: 2025-06-18"];
+        client.send(post_with(path, &scene.token, &lines, body.to_string())).await;
+        clients.push((path, is_rpc, client));
+    }
+    let counted =
+        async |counter| fixture.count(counter).await + fixture.count(&format!("gateway/{counter}")).await;
+    let all = calls.len() as u64;
+    until("the calls at the server", || async {
+        (counted("byMethod/tools~1call").await == all).then_some(())
+    })
+    .await;
+    scene.grants.take_back(CALLER, "native").await;
+    for (path, is_rpc, mut client) in clients {
+        let answer = client.read_answer().await;
+        let told = answer.json();
+        if *is_rpc {
+            assert_eq!(
+                (&told["id"], &told["error"]["data"]["code"]),
+                (&json!(7), &json!("not_granted")),
+                "{path}"
+            );
+        } else {
+            assert_eq!((answer.status, &told["code"]), (403, &json!("not_granted")), "{path}");
+        }
+    }
+    let withdrawn = [("outcome", "withdrawn")];
+    scene.gateway.await_metric("portcullis_requests_total", &withdrawn, calls.len()).await;
+    until("their end", || async { (counted("cancelled").await == all).then_some(()) }).await;
+    let metrics = scene.gateway.metrics().await;
+    assert_eq!(metrics.sum("portcullis_connections_closed_total", &[("reason", "withdrawn")]), 0.0);
 }
