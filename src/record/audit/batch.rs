@@ -21,7 +21,8 @@ const USUALLY: usize = BATCH * 640;
 
 /// Lines that are sent together, and where they come from.
 pub struct Batch {
-    bytes: Vec<u8>,
+    /// The lines.
+    pub bytes: Vec<u8>,
     /// How many lines end in it.
     pub lines: u64,
     /// Whether there was no place for more, and so there may be.
@@ -38,12 +39,12 @@ pub enum Source {
 }
 
 impl Batch {
-    /// The next lines of a segment; none where there is no further whole one.
-    pub fn of_segment(segment: &Arc<Segment>) -> io::Result<Option<Self>> {
+    /// The next lines of a segment, in this room for them; none where there is no further whole one.
+    pub fn of_segment(segment: &Arc<Segment>, mut bytes: Vec<u8>) -> io::Result<Option<Self>> {
         let from = segment.shipped.load(Ordering::Relaxed);
-        let mut bytes = segment.read(USUALLY)?;
+        segment.read(&mut bytes, USUALLY)?;
         if bytes.len() == USUALLY && whole_lines(&bytes).1 == 0 {
-            bytes = segment.read(READ_AT_ONCE)?;
+            segment.read(&mut bytes, READ_AT_ONCE)?;
         }
         let (lines, mut size) = whole_lines(&bytes)
             .0
@@ -97,7 +98,7 @@ mod tests {
         segment.append(b"\nshort\n").unwrap();
         let counted = segment.waiting_lines().unwrap();
         let (mut lines, mut damaged) = (0, 0);
-        while let Some(batch) = Batch::of_segment(&segment).unwrap() {
+        while let Some(batch) = Batch::of_segment(&segment, Vec::new()).unwrap() {
             (lines, damaged) = (lines + batch.lines, damaged + batch.rows("i").1);
             let Source::Segment(_, place) = batch.from else { unreachable!() };
             segment.note_shipped(place);

@@ -394,7 +394,12 @@ mod tests {
     /// What is in the files.
     fn written(journal: &Journal) -> String {
         let segments = lock(&journal.segments).clone();
-        segments.iter().map(|segment| String::from_utf8(segment.read(1 << 20).unwrap()).unwrap()).collect()
+        let read = |segment: &Arc<Segment>| {
+            let mut bytes = Vec::new();
+            segment.read(&mut bytes, 1 << 20).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        segments.iter().map(read).collect()
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    mem,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -54,6 +55,8 @@ pub struct Shipper {
     months: BTreeSet<Month>,
     /// Files of the spool that cannot be read, of which it was told.
     told_of: BTreeSet<PathBuf>,
+    /// Where lines are read to: room that is made anew for each batch costs a row as much as reading it.
+    room: Vec<u8>,
     next_look: Instant,
     upkeep: Upkeep,
     away: Option<Away>,
@@ -95,6 +98,7 @@ impl Shipper {
             left: VecDeque::new(),
             months: BTreeSet::new(),
             told_of: BTreeSet::new(),
+            room: Vec::new(),
             next_look: now,
             upkeep: Upkeep::new(),
             away: None,
@@ -209,7 +213,8 @@ impl Shipper {
             return Ok(Shipped::Nothing);
         };
         let wrote = self.write(&batch).await;
-        let Batch { lines, is_full, from, .. } = batch;
+        let Batch { lines, is_full, from, bytes } = batch;
+        self.room = bytes;
         match (wrote, from) {
             (Ok(Wrote { rows, refused, damaged }), from) => {
                 self.journal.lose(Trouble::Damaged, damaged);
@@ -237,7 +242,7 @@ impl Shipper {
     fn next(&mut self) -> Option<Batch> {
         while let Some((_, segments)) = self.left.front_mut() {
             while let Some(segment) = segments.front() {
-                match Batch::of_segment(segment) {
+                match Batch::of_segment(segment, mem::take(&mut self.room)) {
                     // Nothing is added to it: what is left is shipped at once.
                     Ok(Some(batch)) => return Some(batch.followed(true)),
                     // At its end, or torn there: what was being written when the process ended was never answered.
@@ -254,7 +259,7 @@ impl Shipper {
             }
         }
         while let Some(segment) = self.journal.oldest() {
-            match Batch::of_segment(&segment) {
+            match Batch::of_segment(&segment, mem::take(&mut self.room)) {
                 Ok(Some(batch)) => {
                     let is_newest =
                         self.journal.newest().is_some_and(|newest| Arc::ptr_eq(&newest, &segment));

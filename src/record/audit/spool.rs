@@ -157,11 +157,12 @@ impl Segment {
         self.file.set_len(self.length.load(Ordering::Relaxed))
     }
 
-    /// Reads what is not shipped, at most so many bytes.
-    pub fn read(&self, most: usize) -> io::Result<Vec<u8>> {
+    /// Reads what is not shipped, at most so many bytes, in place of what stands in `bytes`.
+    pub fn read(&self, bytes: &mut Vec<u8>, most: usize) -> io::Result<()> {
         let (from, length) = (self.shipped.load(Ordering::Relaxed), self.length.load(Ordering::Acquire));
         let size = usize::try_from(length.saturating_sub(from)).unwrap_or(most).min(most);
-        let mut bytes = vec![0; size];
+        bytes.clear();
+        bytes.resize(size, 0);
         let mut filled = 0;
         while filled < size {
             match self.file.read_at(&mut bytes[filled..], from + filled as u64)? {
@@ -170,7 +171,7 @@ impl Segment {
             }
         }
         bytes.truncate(filled);
-        Ok(bytes)
+        Ok(())
     }
 
     /// Whether a line begins there, or would.

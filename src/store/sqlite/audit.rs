@@ -2,7 +2,7 @@
 //!
 //! Decides how it is written and read. What a row holds and which rows are old, `store::audit` says.
 
-use std::{fmt::Write as _, time::Instant};
+use std::time::Instant;
 
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -84,7 +84,7 @@ fn insert(rows: usize) -> String {
     let values = vec!["(?, ?, ?)"; rows].join(", ");
     format!(
         "INSERT OR FAIL INTO api_analytics_entries (timestamp, entry_id, entry) VALUES {values} \
-         ON CONFLICT (entry_id) DO NOTHING"
+         ON CONFLICT (timestamp, entry_id) DO NOTHING"
     )
 }
 
@@ -92,13 +92,25 @@ fn insert(rows: usize) -> String {
 /// refused.
 fn time(micros: i64) -> Option<String> {
     let at = OffsetDateTime::from_unix_timestamp(micros.div_euclid(1_000_000)).ok()?;
-    let (year, month, day, micros) =
-        (at.year(), u8::from(at.month()), at.day(), micros.rem_euclid(1_000_000));
+    let year = u32::try_from(at.year()).ok().filter(|year| *year < 10_000)?;
     let (hour, minute, second) = at.to_hms();
-    let mut text = String::with_capacity("2026-11-30T10:00:00.000000Z".len());
-    let written =
-        write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z");
-    (written.is_ok() && (0..10_000).contains(&year)).then_some(text)
+    let micros = micros.rem_euclid(1_000_000) as u32;
+    let mut text = *b"0000-00-00T00:00:00.000000Z";
+    // By hand: a row is written for each call.
+    for (end, mut number) in [
+        (4, year),
+        (7, u8::from(at.month()).into()),
+        (10, at.day().into()),
+        (13, hour.into()),
+        (16, minute.into()),
+        (19, second.into()),
+        (26, micros),
+    ] {
+        for digit in text[..end].iter_mut().rev().take_while(|digit| digit.is_ascii_digit()) {
+            (*digit, number) = (b'0' + (number % 10) as u8, number / 10);
+        }
+    }
+    Some(str::from_utf8(&text).ok()?.to_owned())
 }
 
 impl Database {
@@ -174,7 +186,7 @@ impl Database {
     pub(in crate::store) async fn count_audit(&self, entries: &[String]) -> anyhow::Result<u64> {
         let (pool, _) = self.file.pool().await?;
         let count: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM api_analytics WHERE entry_id IN (SELECT value FROM json_each(?1))",
+            "SELECT count(*) FROM api_analytics_entries WHERE entry_id IN (SELECT value FROM json_each(?1))",
         )
         .bind(serde_json::to_string(entries)?)
         .fetch_one(&pool)
