@@ -70,6 +70,8 @@ pub struct Client<S: AsyncWrite + Unpin> {
     timer: Option<Pin<Box<Sleep>>>,
     has_left: bool,
     is_deaf: bool,
+    /// Something was flushed and waits for what comes behind it, or for the framework to wait for the client.
+    is_holding: bool,
     /// The end of a head that is not heard to its own; nothing once that was passed on.
     cut: Option<&'static [u8]>,
 }
@@ -78,12 +80,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// The client at the other end of `stream`.
     pub fn new(stream: S, facts: Facts, line: Arc<Line>, taking: Taking) -> Self {
         let stream = Gathering::new(stream);
-        Self { stream, facts, line, taking, timer: None, has_left: false, is_deaf: false, cut: None }
+        let (has_left, is_deaf, is_holding) = (false, false, false);
+        Self { stream, facts, line, taking, timer: None, has_left, is_deaf, is_holding, cut: None }
     }
 
     /// Pending until an answer that is due has not begun, or is not over, or is to be a refusal.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.line.is_refused() {
+        if self.line.ending.is_refused() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         let Some(due) = self.line.answer_due() else { return Poll::Pending };
@@ -103,6 +106,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         self.line.note_overdue();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Ready once all that was written has gone.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_flush(cx);
+        self.forgive(outcome.map_ok(|()| 0), 0).map_ok(|_| ())
     }
 
     /// What a failed write means: nothing, where the client's leaving does not count.
@@ -145,6 +157,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Client<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let client = self.get_mut();
+        if std::mem::take(&mut client.is_holding)
+            && let Poll::Ready(Err(error)) = client.poll_out(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         if client.has_left && !client.line.outlives_client() {
             // Told now that it does no harm.
             return Poll::Ready(Ok(()));
@@ -205,11 +222,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Client<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let client = self.get_mut();
-        if client.is_deaf {
-            return Poll::Ready(Ok(()));
-        }
-        let outcome = Pin::new(&mut client.stream).poll_flush(cx);
-        client.forgive(outcome.map_ok(|()| 0), 0).map_ok(|_| ())
+        client.is_holding = client.line.may_hold();
+        if client.is_holding { Poll::Ready(Ok(())) } else { client.poll_out(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -221,7 +235,7 @@ impl<S: AsyncWrite + Unpin> Drop for Client<S> {
     /// An answer that ends too early is told as far as it came: who is sent nothing at all may take the request for one
     /// that was never heard.
     fn drop(&mut self) {
-        if !self.is_deaf && !self.line.is_cut() {
+        if !self.is_deaf && !self.line.ending.is_cut() {
             // Whoever does not take it at once goes without.
             let _ = Pin::new(&mut self.stream).poll_flush(&mut Context::from_waker(Waker::noop()));
         }
@@ -340,6 +354,27 @@ mod tests {
         let mut got = [0; 6];
         far.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"answer");
+    }
+
+    #[tokio::test]
+    async fn a_head_goes_with_what_follows_it_or_once_the_client_is_waited_for() {
+        let (mut client, line, mut far) = connected();
+        let mut got = [0; 16];
+        line.hold();
+        client.write_all(b"head ").await.unwrap();
+        client.flush().await.unwrap();
+        client.write_all(b"event").await.unwrap();
+        client.flush().await.unwrap();
+        assert_eq!(far.read(&mut got).await.unwrap(), 10, "in one piece");
+
+        line.hold();
+        client.write_all(b"head ").await.unwrap();
+        client.flush().await.unwrap();
+        assert!(is_waiting(&mut client).await);
+        assert_eq!(far.read(&mut got).await.unwrap(), 5, "nothing follows");
+        client.write_all(b"event").await.unwrap();
+        client.flush().await.unwrap();
+        assert_eq!(far.read(&mut got).await.unwrap(), 5, "once");
     }
 
     #[tokio::test]

@@ -93,7 +93,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Guard<A> {
             // In this order: an answer that can be finished at once is, and its connection stays good for the next call.
             biased;
             () = hear => {}
-            () = line.withdrawn() => self.close("withdrawn"),
+            () = line.ending.withdrawn() => self.close("withdrawn"),
             () = line.overdue(header_timeout) => self.close("header_timeout"),
         }
         // Not when the last one lets go of the line: the next client may be waiting.

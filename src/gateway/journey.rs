@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use pingora::proxy::Session;
 
 use super::{
@@ -225,7 +225,7 @@ impl Journey {
         };
         let refusal = live?.refusal().filter(|_| !has_begun(session))?;
         if let Some(line) = Line::current() {
-            line.spare();
+            line.ending.spare();
         }
         Some(refusal.clone())
     }
@@ -235,11 +235,21 @@ impl Journey {
         self.withdrawn(session).or_else(failure::overdue)
     }
 
+    /// The server's answer is about to begin, unless its permit was withdrawn meanwhile.
+    pub fn begin_server_s(&self, session: &Session, is_stream: bool) -> Result<(), Refusal> {
+        if let Some(line) =
+            Line::current().filter(|_| is_stream && session.req_header().method != Method::HEAD)
+        {
+            line.hold();
+        }
+        self.begin_answer(session)
+    }
+
     /// An answer is about to begin, unless its permit was withdrawn meanwhile.
     pub fn begin_answer(&self, session: &Session) -> Result<(), Refusal> {
         // In this order: whoever withdraws it now sees that it has begun, or is seen.
         if let Some(line) = Line::current() {
-            line.begin_answer();
+            line.ending.begin_answer();
         }
         self.withdrawn(session).map_or(Ok(()), Err)
     }

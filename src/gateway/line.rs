@@ -14,9 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::Notify;
-
 use super::{
+    ending::Ending,
     hearing::Hearing,
     seats::{Forsaken, Seat},
 };
@@ -29,9 +28,6 @@ tokio::task_local! {
 /// So long a reader may make an answer wait, in all, and still have nothing to do with its end.
 const LONG: Duration = Duration::from_secs(1);
 
-/// So long a request whose permit was withdrawn may take to be refused, before its connection is cut.
-const REFUSAL: Duration = Duration::from_secs(1);
-
 /// No deadline is running.
 const DISARMED: u64 = u64::MAX;
 
@@ -39,11 +35,10 @@ const DISARMED: u64 = u64::MAX;
 pub struct Line {
     opened: Instant,
     deadline_millis: AtomicU64,
-    is_cut: AtomicBool,
-    cut: Notify,
-    /// What is to be cut may be refused instead, while nothing was answered.
-    is_refusable: AtomicBool,
-    is_answering: AtomicBool,
+    /// Whether the request that runs is to end early.
+    pub ending: Ending,
+    /// What is flushed next may wait for what comes behind it.
+    may_wait: AtomicBool,
     /// When the peer's answer must have begun, and how long that wait is.
     answer_due_millis: AtomicU64,
     answer_wait_millis: AtomicU64,
@@ -76,10 +71,8 @@ impl Line {
         let line = Self {
             opened: Instant::now(),
             deadline_millis: AtomicU64::new(DISARMED),
-            is_cut: AtomicBool::new(false),
-            cut: Notify::new(),
-            is_refusable: AtomicBool::new(false),
-            is_answering: AtomicBool::new(false),
+            ending: Ending::default(),
+            may_wait: AtomicBool::new(false),
             answer_due_millis: AtomicU64::new(DISARMED),
             answer_wait_millis: AtomicU64::new(0),
             end_due_millis: AtomicU64::new(DISARMED),
@@ -117,7 +110,7 @@ impl Line {
             // In this order: an answer that can be finished at once is.
             biased;
             done = work => Some(done),
-            () = self.withdrawn() => None,
+            () = self.ending.withdrawn() => None,
         }
     }
 
@@ -300,8 +293,8 @@ impl Line {
     /// A request is over: the next one on this connection begins with nothing said. What was to be cut has come to
     /// its end by itself.
     pub fn settle(&self) {
-        self.spare();
-        self.is_answering.store(false, Ordering::Relaxed);
+        self.ending.settle();
+        self.may_wait.store(false, Ordering::Relaxed);
         self.is_slow.store(false, Ordering::Relaxed);
         self.note_blocked(false);
         self.waited_millis.store(0, Ordering::Relaxed);
@@ -310,61 +303,20 @@ impl Line {
         self.outlive_client(false);
     }
 
-    /// Ends the connection in the middle of its request, unless that is over first.
-    pub fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
-        self.cut.notify_one();
+    /// What is flushed next may be held until what follows it, or until nothing does: a head goes with the event behind it.
+    pub fn hold(&self) {
+        self.may_wait.store(true, Ordering::Relaxed);
     }
 
-    /// Has the request that runs refused, or cuts it where its answer has begun: what is cut before looks like a gateway
-    /// that died, and balancers leave those alone for a while.
-    pub fn withdraw(&self) {
-        self.is_refusable.store(true, Ordering::Relaxed);
-        self.cut();
-    }
-
-    /// The answer begins: from here on there is nothing to be refused.
-    pub fn begin_answer(&self) {
-        self.is_answering.store(true, Ordering::Relaxed);
-    }
-
-    /// The request is refused, and not cut.
-    pub fn spare(&self) {
-        self.is_cut.store(false, Ordering::Release);
-        self.is_refusable.store(false, Ordering::Relaxed);
-    }
-
-    /// Whether the request that runs is to be refused.
-    pub fn is_refused(&self) -> bool {
-        self.is_cut()
-            && self.is_refusable.load(Ordering::Relaxed)
-            && !self.is_answering.load(Ordering::Relaxed)
-    }
-
-    /// Whether the request that runs is to be cut.
-    pub fn is_cut(&self) -> bool {
-        self.is_cut.load(Ordering::Acquire)
-    }
-
-    /// Returns when the request that runs is to be cut.
-    pub async fn withdrawn(&self) {
-        loop {
-            self.cut.notified().await;
-            // Whoever waits for the answer was woken by the same word, and looks before this does.
-            let told = poll_fn(|_| if self.is_refused() { Poll::Pending } else { Poll::Ready(()) });
-            if self.is_refused() {
-                drop(tokio::time::timeout(REFUSAL, told).await);
-            }
-            if self.is_cut() {
-                return;
-            }
-        }
+    /// Whether what is flushed now may be held.
+    pub fn may_hold(&self) -> bool {
+        self.may_wait.load(Ordering::Relaxed) && self.may_wait.swap(false, Ordering::Relaxed)
     }
 
     /// Returns when an answer that is due has not begun, or is not over, or is to be a refusal. Never while none is due.
     pub async fn unanswered(&self) {
         let mut late = pin!(self.late());
-        poll_fn(|cx| if self.is_refused() { Poll::Ready(()) } else { late.as_mut().poll(cx) }).await;
+        poll_fn(|cx| if self.ending.is_refused() { Poll::Ready(()) } else { late.as_mut().poll(cx) }).await;
     }
 
     async fn late(&self) {
@@ -397,8 +349,6 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
 
     #[test]
@@ -423,39 +373,5 @@ mod tests {
 
     fn line() -> Arc<Line> {
         Line::new(Duration::from_secs(60), None, Forsaken { seats: Arc::default(), most: 1 })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_withdrawn_is_refused_and_cut_only_where_it_has_begun_or_nobody_refuses_it() {
-        let line = line();
-        line.withdraw();
-        assert!(line.is_refused() && line.unanswered().now_or_never().is_some());
-        line.spare();
-        assert!(!line.is_refused() && line.withdrawn().now_or_never().is_none());
-
-        line.withdraw();
-        let mut cut = Box::pin(line.withdrawn());
-        assert!((&mut cut).now_or_never().is_none(), "it may still be refused");
-        line.begin_answer();
-        assert!((&mut cut).now_or_never().is_some() && !line.is_refused());
-
-        line.settle();
-        line.withdraw();
-        let since = tokio::time::Instant::now();
-        line.withdrawn().await;
-        assert_eq!(since.elapsed(), REFUSAL, "nobody refuses it");
-    }
-
-    #[test]
-    fn a_cut_ends_the_request_that_runs_and_none_after_it() {
-        let line = line();
-        let is_withdrawn = || line.withdrawn().now_or_never().is_some();
-        line.cut();
-        assert!(is_withdrawn());
-        line.cut();
-        line.settle();
-        assert!(!is_withdrawn(), "the request was over before");
-        line.cut();
-        assert!(is_withdrawn());
     }
 }

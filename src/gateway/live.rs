@@ -200,8 +200,8 @@ impl LiveTrips {
         let is_told = refusal.is_some();
         entry.withdrawn.set(refusal).ok()?;
         match &entry.line {
-            Some(line) if is_told => line.withdraw(),
-            Some(line) => line.cut(),
+            Some(line) if is_told => line.ending.withdraw(),
+            Some(line) => line.ending.cut(),
             None => {}
         }
         Some(())

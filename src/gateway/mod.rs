@@ -9,6 +9,7 @@ mod client;
 pub mod configured;
 mod cors;
 mod decide;
+mod ending;
 mod evidence;
 mod failure;
 mod framing;
@@ -305,7 +306,6 @@ impl ProxyHttp for Configured {
         if header.status.is_informational() {
             return Ok(());
         }
-        journey.begin_answer(session).map_err(refused)?;
         if let Some(underway) = journey.underway() {
             underway.refuse_stand_in(session, header.status.as_u16())?;
         }
@@ -322,7 +322,7 @@ impl ProxyHttp for Configured {
             reply::end_connection_when_draining(session);
             cors::mark(header, journey)?;
             journey.note_answer_length(header, session);
-            Ok(())
+            journey.begin_server_s(session, hygiene::is_event_stream(header)).map_err(refused)
         })
     }
 

@@ -1,7 +1,8 @@
 //! Lines on their way to a file: gathered for a moment, and written by a thread of their own.
 //!
 //! Decides how long a line waits and how many may. Who writes one down neither waits for the file nor, unless it is the
-//! first for a while, wakes anybody: to wake a thread for each line costs a call more than the line does.
+//! first for a while, wakes anybody: to wake a thread for each line costs a call more than the line does, and the next call
+//! on its connection waits for that.
 
 use std::{
     io::{self, Write},
@@ -15,6 +16,8 @@ use std::{
 
 /// How long lines are gathered, from the first on.
 const GATHER: Duration = Duration::from_millis(10);
+/// So many times nothing came before the thread that writes lies down until it is woken.
+const PATIENCE: usize = 100;
 /// Bytes that may wait.
 const MOST_WAITING: usize = 16 << 20;
 /// Room that is kept for the next lines.
@@ -28,9 +31,16 @@ pub struct Lines {
 
 #[derive(Default)]
 struct Inner {
-    waiting: Mutex<Vec<u8>>,
+    waiting: Mutex<Waiting>,
     dropped: AtomicU64,
     is_ending: AtomicBool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Whoever puts a line there wakes the thread that writes.
+    is_writer_asleep: bool,
 }
 
 /// Writes what is waiting when dropped.
@@ -52,15 +62,15 @@ impl Lines {
     /// Takes whole lines, unless too much waits already.
     pub fn put(&self, lines: &[u8]) {
         let mut waiting = self.inner.waiting();
-        if waiting.len() + lines.len() > MOST_WAITING {
+        if waiting.lines.len() + lines.len() > MOST_WAITING {
             drop(waiting);
             self.inner.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let is_first = waiting.is_empty();
-        waiting.extend_from_slice(lines);
+        waiting.lines.extend_from_slice(lines);
+        let is_writer_asleep = std::mem::take(&mut waiting.is_writer_asleep);
         drop(waiting);
-        if is_first {
+        if is_writer_asleep {
             self.writer.unpark();
         }
     }
@@ -72,33 +82,39 @@ impl Lines {
 }
 
 impl Inner {
-    fn waiting(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[expect(clippy::disallowed_methods, reason = "a thread of its own, on which no request waits")]
     fn write_to(&self, mut file: impl Write) {
-        let mut lines = Vec::new();
+        let (mut lines, mut silent) = (Vec::new(), 0);
         loop {
             let is_ending = self.is_ending.load(Ordering::Acquire);
-            std::mem::swap(&mut lines, &mut *self.waiting());
-            if lines.is_empty() {
-                if is_ending {
-                    return;
-                }
-                // One that came since has left its mark: this returns at once then.
-                thread::park();
-                if !self.is_ending.load(Ordering::Acquire) {
-                    thread::sleep(GATHER);
-                }
-                continue;
+            let is_tired = silent >= PATIENCE;
+            {
+                let mut waiting = self.waiting();
+                std::mem::swap(&mut lines, &mut waiting.lines);
+                waiting.is_writer_asleep = lines.is_empty() && is_tired;
             }
-            // Whoever reads the other end is gone: there is nobody to tell.
-            let _ = file.write_all(&lines).and_then(|()| file.flush());
-            lines.clear();
-            lines.shrink_to(ROOM);
-            if !is_ending {
-                thread::sleep(GATHER);
+            if !lines.is_empty() {
+                silent = 0;
+                // Whoever reads the other end is gone: there is nobody to tell.
+                let _ = file.write_all(&lines).and_then(|()| file.flush());
+                lines.clear();
+                lines.shrink_to(ROOM);
+            } else if is_ending {
+                return;
+            } else if is_tired {
+                // Woken, or for no reason: both are worth a look.
+                thread::park();
+                silent = 0;
+            } else {
+                silent += 1;
+            }
+            if !self.is_ending.load(Ordering::Acquire) {
+                // Cut short by the end.
+                thread::park_timeout(GATHER);
             }
         }
     }
@@ -169,6 +185,20 @@ mod tests {
         let dropped = usize::try_from(lines.dropped()).unwrap();
         drop(flush);
         assert_eq!(reader.join().unwrap(), (most + 8 - dropped) << 20);
+    }
+
+    #[test]
+    fn who_writes_a_line_down_wakes_the_writer_only_after_a_while() {
+        let (lines, _flush, written) = pipe();
+        let is_asleep = || lines.inner.waiting().is_writer_asleep;
+        for _ in 0..2 {
+            lines.put(b"a line\n");
+            assert_eq!(written.recv().unwrap(), b"a line\n");
+            assert!(!is_asleep(), "the next one is looked for");
+            while !is_asleep() {
+                thread::yield_now();
+            }
+        }
     }
 
     #[test]
