@@ -187,7 +187,8 @@ async fn tell(config: &Config, store: &Store, rows: u64, question: &AuditQuestio
             return Ok(());
         }
     };
-    let known = if waiting.len() <= MOST_LOOKED_UP { store.count_audit(&waiting).await? } else { 0 };
+    let is_looked_up = (1..=MOST_LOOKED_UP).contains(&waiting.len());
+    let known = if is_looked_up { store.count_audit(&waiting).await? } else { 0 };
     waiting.truncate(waiting.len().saturating_sub(usize::try_from(known).unwrap_or_default()));
     if !waiting.is_empty() {
         talk(&format!(

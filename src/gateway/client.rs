@@ -84,11 +84,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self { stream, facts, line, taking, timer: None, has_left, is_deaf, is_holding, cut: None }
     }
 
-    /// Pending until an answer that is due has not begun, or is not over, or is to be a refusal.
+    /// Pending until an answer that is due has not begun, or is not over.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.line.ending.is_refused() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
         let Some(due) = self.line.answer_due() else { return Poll::Pending };
         let due = Instant::from_std(due);
         loop {
@@ -157,10 +154,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Client<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let client = self.get_mut();
-        if std::mem::take(&mut client.is_holding)
-            && let Poll::Ready(Err(error)) = client.poll_out(cx)
-        {
-            return Poll::Ready(Err(error));
+        if client.is_holding {
+            match client.poll_out(cx) {
+                Poll::Ready(outcome) => {
+                    client.is_holding = false;
+                    outcome?;
+                }
+                Poll::Pending => {}
+            }
+        }
+        if client.line.ending.is_refused() {
+            // Whatever else it has to say.
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         if client.has_left && !client.line.outlives_client() {
             // Told now that it does no harm.

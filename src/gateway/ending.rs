@@ -12,8 +12,9 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// So long a request whose permit was withdrawn may take to be refused, before its connection is cut.
-const REFUSAL: Duration = Duration::from_secs(1);
+/// So long a request whose permit was withdrawn may take to be refused, before its connection is cut: a server may be
+/// connected to meanwhile. Nothing else is answered in that time.
+const REFUSAL: Duration = Duration::from_secs(5);
 
 /// Whether the request that runs on a line is to end early.
 #[derive(Default)]
@@ -60,6 +61,11 @@ impl Ending {
     /// Whether the request that runs is to be cut.
     pub fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// Returns when the request that runs is to be refused. Woken by whatever wakes its task, as [`Self::withdrawn`] does.
+    pub async fn refused(&self) {
+        poll_fn(|_| if self.is_refused() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// Returns when the request that runs is to be cut.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::{Catalog, server::Server},
     mcp::question::Question,
-    record::{Call, arguments::Arguments},
+    record::{Call, Outcome, arguments::Arguments},
     route,
 };
 
@@ -96,6 +96,9 @@ impl Journey {
             && self.record.code().is_none()
         {
             self.record.end_as(underway.answer.outcome());
+        }
+        if self.record.code().is_some() && self.is_withdrawn() {
+            self.record.end_as(Outcome::Withdrawn);
         }
         self.record.seal();
     }

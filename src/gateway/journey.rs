@@ -7,18 +7,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
-use pingora::proxy::Session;
+use http::HeaderMap;
 
 use super::{
     Gateway,
     body::{Framing, Outbound},
-    failure,
     limiting::Held,
     line::Line,
     live::LiveTrip,
     native::{body::Load, exchange::Exchange},
-    phase::has_begun,
     tries::Tries,
 };
 use crate::{
@@ -213,45 +210,6 @@ impl Journey {
             Stage::Underway(underway) => Some(underway),
             Stage::Arrived | Stage::Serving(_) | Stage::Over => None,
         }
-    }
-
-    /// What the client is told instead of an answer, because its permit was withdrawn before that began. Its connection is
-    /// not cut then.
-    pub fn withdrawn(&self, session: &Session) -> Option<Refusal> {
-        let live = match &self.stage {
-            Stage::Underway(underway) => Some(&underway.live),
-            Stage::Serving(serving) => serving.live.as_ref(),
-            Stage::Arrived | Stage::Over => None,
-        };
-        let refusal = live?.refusal().filter(|_| !has_begun(session))?;
-        if let Some(line) = Line::current() {
-            line.ending.spare();
-        }
-        Some(refusal.clone())
-    }
-
-    /// Why the client is not told what comes of its trip, where that is our own doing.
-    pub fn ended_early(&self, session: &Session) -> Option<Refusal> {
-        self.withdrawn(session).or_else(failure::overdue)
-    }
-
-    /// The server's answer is about to begin, unless its permit was withdrawn meanwhile.
-    pub fn begin_server_s(&self, session: &Session, is_stream: bool) -> Result<(), Refusal> {
-        if let Some(line) =
-            Line::current().filter(|_| is_stream && session.req_header().method != Method::HEAD)
-        {
-            line.hold();
-        }
-        self.begin_answer(session)
-    }
-
-    /// An answer is about to begin, unless its permit was withdrawn meanwhile.
-    pub fn begin_answer(&self, session: &Session) -> Result<(), Refusal> {
-        // In this order: whoever withdraws it now sees that it has begun, or is seen.
-        if let Some(line) = Line::current() {
-            line.ending.begin_answer();
-        }
-        self.withdrawn(session).map_or(Ok(()), Err)
     }
 
     /// The body has been read: refusals answer this id from now on.

@@ -44,6 +44,7 @@ pub mod told_address;
 mod traced;
 mod translated;
 mod tries;
+mod withdrawal;
 
 use std::{os::fd::RawFd, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -165,7 +166,7 @@ impl ProxyHttp for Configured {
                 journey.depart(underway);
                 return Ok(false);
             }
-            Ok(_) if let Some(withdrawn) = journey.withdrawn(session) => withdrawn,
+            Ok(_) if let Err(withdrawn) = journey.begin_answer(session) => withdrawn,
             Ok(Ok(Step::Answer(answer))) => {
                 reply::answer(session, journey, answer).await?;
                 return Ok(true);
@@ -183,12 +184,12 @@ impl ProxyHttp for Configured {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<Box<HttpPeer>> {
         let gateway = journey.gateway.clone();
+        journey.next(session).await.map_err(refused)?;
         let underway = journey.underway().ok_or_else(no_trip)?;
-        underway.next().await.map_err(refused)?;
         let Underway { trip, cargo, tries, .. } = underway;
         let (wire, body_timeout) = (gateway.client.wire(), gateway.settings.body_timeout);
         caught(|| tries.peer(trip, cargo, wire, body_timeout).map(Box::new).ok_or_else(no_trip))
@@ -196,7 +197,7 @@ impl ProxyHttp for Configured {
 
     async fn connected_to_upstream(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         is_reused: bool,
         _peer: &HttpPeer,
         _socket: RawFd,
@@ -204,6 +205,7 @@ impl ProxyHttp for Configured {
         journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
         let is_reused = is_reused || journey.underway().is_some_and(|underway| underway.tries.is_reused());
+        journey.refuse_withdrawn(session).map_err(refused)?;
         journey.note_connected(is_reused);
         if let Some(trace) = &journey.record.trace {
             trace.connected(is_reused);
@@ -309,6 +311,7 @@ impl ProxyHttp for Configured {
         if let Some(underway) = journey.underway() {
             underway.refuse_stand_in(session, header.status.as_u16())?;
         }
+        journey.begin_answer(session).map_err(refused)?;
         caught(|| {
             hygiene::clean_answer(header);
             if let Some(Underway { trip, cargo, tries, .. }) = journey.underway()
@@ -322,7 +325,8 @@ impl ProxyHttp for Configured {
             reply::end_connection_when_draining(session);
             cors::mark(header, journey)?;
             journey.note_answer_length(header, session);
-            journey.begin_server_s(session, hygiene::is_event_stream(header)).map_err(refused)
+            journey.hold_head(session, header);
+            Ok(())
         })
     }
 
@@ -363,13 +367,9 @@ impl ProxyHttp for Configured {
         journey: &mut Box<Journey>,
     ) -> FailToProxy {
         journey.record.arrive_back();
-        let Some(refusal) = journey.ended_early(session).or_else(|| failure::refusal_for(error)) else {
+        let Some(refusal) = journey.told(session, error) else {
             journey.end(Some(Outcome::ClientGone));
             return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        };
-        let refusal = match journey.underway().and_then(|underway| underway.cargo.exchange()) {
-            Some(exchange) => exchange.told(refusal, failure::of(error)),
-            None => refusal,
         };
         if let Some(id) = journey.underway().and_then(|underway| underway.cargo.exchange()?.asked.id.clone())
         {

@@ -91,6 +91,11 @@ impl Tries {
         self.is_sent = true;
     }
 
+    /// Whether all of the request has been written.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// All of the request has been written.
     pub fn note_whole(&mut self) {
         self.is_whole = true;
@@ -181,7 +186,8 @@ impl Underway {
     pub fn not_connected(&mut self, mut error: Box<Error>) -> Box<Error> {
         self.note_failed_try(&error);
         self.tries.settle(Some(Fault::Unreached));
-        let goes_on = self.trip.course().may_go_on(self.tries.tried, self.trip.patience());
+        let goes_on =
+            !self.live.is_withdrawn() && self.trip.course().may_go_on(self.tries.tried, self.trip.patience());
         if goes_on {
             self.note_unsent();
         }

@@ -12,11 +12,11 @@ use crate::{
         deadline::{until, until_so},
         fake_peer::{Behaviour, FakePeer, Held},
         gateway::{Gateway, Setup},
-        grants::CALLER,
+        grants::{CALLER, Grants},
         mcp::{FIXTURE_TOOLS, Fixture, Scene},
         postgres::Database,
         raw::RawClient,
-        request::post_with,
+        request::{chunked, post_with},
         tokens::email_token,
     },
 };
@@ -261,4 +261,26 @@ async fn a_call_whose_answer_has_not_begun_is_refused_and_not_cut_on_every_face(
     until("their end", || async { (counted("cancelled").await == all).then_some(()) }).await;
     let metrics = scene.gateway.metrics().await;
     assert_eq!(metrics.sum("portcullis_connections_closed_total", &[("reason", "withdrawn")]), 0.0);
+    crate::audit::settled(&scene.gateway).await;
+    let rows = portcullis(scene.gateway.folder.path(), &["audit", "--json", "--outcome", "withdrawn"]).await;
+    assert_eq!(rows.stdout.matches("\"not_granted\"").count(), calls.len(), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_still_being_sent_is_refused() {
+    let grants = Grants::of(&["github"]).await;
+    let peer = peer().await.with_tool("hear", Behaviour::StallBeforeBody);
+    let gateway = grants.setup().server("github", &peer.url()).start().await;
+    let token = email_token(CALLER);
+    gateway.call_until("/github/search", &token, 200).await;
+    let mut sending = RawClient::connect(&gateway.address()).await;
+    sending.send(chunked("/github/hear", &token)).await;
+    // More than is read before a server is called.
+    let piece = format!("10000\r\n[{}\r\n", " ".repeat(0xffff));
+    sending.send(format!("1\r\n{{\r\n{}", piece.repeat(2).replace('[', " "))).await;
+    peer.arrived(2).await;
+    grants.take_back(CALLER, "github").await;
+    let told = sending.read_answer().await;
+    assert_eq!((told.status, &told.json()["code"]), (403, &json!("not_granted")));
+    gateway.await_metric("portcullis_requests_total", &[("outcome", "withdrawn")], 1).await;
 }
