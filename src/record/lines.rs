@@ -86,7 +86,6 @@ impl Inner {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a thread of its own, on which no request waits")]
     fn write_to(&self, mut file: impl Write) {
         let (mut lines, mut silent) = (Vec::new(), 0);
         loop {
