@@ -12,6 +12,8 @@ use std::{
 use super::*;
 use crate::harness::{
     commands::portcullis,
+    fake_peer::Behaviour,
+    grants::ADMIN,
     proxies::Proxy,
     raw::RawClient,
     redis::Redis,
@@ -24,23 +26,24 @@ struct Replicas {
     redis: Redis,
     peer: FakePeer,
     token: String,
-    _grants: Grants,
+    grants: Grants,
 }
 
 impl Replicas {
     async fn start(set: impl Fn(Setup) -> Setup) -> Self {
         let redis = Redis::start().await;
         let peer = FakePeer::start().await.with_json("search", json!("found"));
+        let peer = peer.with_tool("think", Behaviour::Stall);
         let grants = Grants::of(&["alpha"]).await;
         let one = || async {
             let setup = grants.setup().server("alpha", &peer.url()).set("limits.redis_url", redis.url());
             let gateway = set(setup).start().await;
-            gateway.knows_tools("alpha", 1).await;
+            gateway.knows_tools("alpha", 2).await;
             gateway.await_metric("portcullis_limits_shared", &[], 1).await;
             gateway
         };
         let gateways = [one().await, one().await];
-        Self { gateways, redis, peer, token: email_token(CALLER), _grants: grants }
+        Self { gateways, redis, peer, token: email_token(CALLER), grants }
     }
 
     async fn nginx(&self) -> Proxy {
@@ -313,5 +316,35 @@ async fn two_gateways_behind_nginx_see_a_revocation_of_either_at_once() {
             })
             .await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_while_both_gateways_are_asked_takes_neither_from_others() {
+    let replicas = Replicas::start(|setup| setup.set("limits.calls_per_caller", "off")).await;
+    let nginx = replicas.nginx().await;
+    let mut hanging = Vec::new();
+    for _ in 0..4 {
+        let mut client = RawClient::connect(&nginx.address()).await;
+        client.send(post("/alpha/think", &replicas.token, "{}")).await;
+        hanging.push(client);
+    }
+    replicas.peer.arrived(4).await;
+    replicas.grants.take_back(CALLER, "alpha").await;
+    for mut client in hanging {
+        let told = client.read_answer().await;
+        assert_eq!((told.status, &told.json()["code"]), (403, &json!("not_granted")));
+    }
+    // nginx leaves a gateway alone for ten seconds that hangs up on it.
+    let other = email_token(ADMIN);
+    for call in 0..20 {
+        let mut client = RawClient::connect(&nginx.address()).await;
+        let answer = client.exchange(post("/alpha/search", &other, "{}")).await;
+        assert_eq!(answer.status, 200, "call {call}: {}", answer.text());
+    }
+    for gateway in &replicas.gateways {
+        let served =
+            gateway.metrics().await.sum("portcullis_requests_total", &[("outcome", "tool_answered")]);
+        assert_eq!(served, 10.0, "in turn");
     }
 }
