@@ -71,7 +71,12 @@ fn is_empty_list(raw: &str) -> bool {
 
 /// What a result is; one that does not say is the answer (MCP 2026-07-28, Results).
 pub fn result_type(result: &str) -> ResultType {
-    let name = Members::read(result).and_then(|members| text(members.get("resultType")?));
+    type_among(&Members::read(result).unwrap_or_default())
+}
+
+/// The same by its members.
+pub fn type_among(result: &Members<'_>) -> ResultType {
+    let name = result.get("resultType").and_then(text);
     match name.as_deref() {
         None | Some("complete") => ResultType::Complete,
         Some("input_required") => ResultType::InputRequired,
@@ -91,7 +96,11 @@ pub struct InputRequired {
 impl InputRequired {
     /// Reads a result; none where it asks for nothing, or for something that is no request.
     pub fn read(result: &str) -> Option<Self> {
-        if result_type(result) != ResultType::InputRequired {
+        // Mostly it is seen at once. The word may be written with escapes.
+        let may_be = [&b"input_required"[..], b"\\u"]
+            .iter()
+            .any(|word| memchr::memmem::find(result.as_bytes(), word).is_some());
+        if !may_be || result_type(result) != ResultType::InputRequired {
             return None;
         }
         let members = Members::read(result)?;

@@ -178,7 +178,8 @@ pub fn call(name: &str, arguments: &str) -> String {
 
 /// A request of the gateway. The parameters are JSON.
 pub fn request(id: u64, method: &str, params: &str) -> String {
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{params}}}"#, quoted(method))
+    let (id, method) = (id.to_string(), quoted(method));
+    [r#"{"jsonrpc":"2.0","id":"#, &id, r#","method":"#, &method, r#","params":"#, params, "}"].concat()
 }
 
 /// A notification. The parameters are JSON.
@@ -201,10 +202,12 @@ pub fn asked(id: &str, method: &str, params: Option<&str>) -> String {
 
 /// The answer to a request. Id, result and error are JSON.
 pub fn response(id: &str, outcome: Result<&str, &str>) -> String {
-    match outcome {
-        Ok(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
-        Err(error) => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#),
-    }
+    let (member, text) = match outcome {
+        Ok(result) => (r#","result":"#, result),
+        Err(error) => (r#","error":"#, error),
+    };
+    // A result may be long: its room is made once.
+    [r#"{"jsonrpc":"2.0","id":"#, id, member, text, "}"].concat()
 }
 
 /// The answer to a request that cannot be done. The id is JSON.

@@ -49,7 +49,12 @@ pub struct Response<'a> {
 
 /// Reads a whole body: exactly one message.
 pub fn read(body: &[u8]) -> Result<Said<'_>, Refusal> {
-    if let Body::Batch(_) = message::peek(body)? {
+    read_peeked(body, &message::peek(body)?)
+}
+
+/// The same of a body that was peeked at.
+pub fn read_peeked<'a>(body: &'a [u8], peeked: &Body<'_>) -> Result<Said<'a>, Refusal> {
+    if let Body::Batch(_) = peeked {
         return Err(unclear("several messages at once are not taken here: send each on its own"));
     }
     let text = std::str::from_utf8(body)

@@ -113,8 +113,15 @@ fn may_answer(event: &[u8]) -> bool {
     [&b"\"result\""[..], b"\"error\"", b"\\u"].iter().any(|word| memmem::find(event, word).is_some())
 }
 
+/// Mostly it is seen at once that it is none: an error of the protocol has a member of that name, and one of the tool says so
+/// with `true`.
 fn may_be_error(body: &[u8]) -> bool {
-    memmem::find(body, b"\"isError\"").is_some() || memmem::find(body, b"\"error\"").is_some()
+    const KEY: &[u8] = b"\"isError\"";
+    let says_no = |at: usize| {
+        let value = body[at + KEY.len()..].trim_ascii_start().strip_prefix(b":");
+        value.is_some_and(|value| value.trim_ascii_start().starts_with(b"false"))
+    };
+    memmem::find(body, b"\"error\"").is_some() || memmem::find_iter(body, KEY).any(|at| !says_no(at))
 }
 
 /// Of each answer in a message, or in a batch of them, whether it is that something could not be done.
