@@ -211,8 +211,7 @@ fn server_conf() -> ServerConf {
         // `drain` has waited by then.
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(2),
-        // Tries of one call: how many there are is for `gateway/tries.rs` to say, which waits between them.
-        max_retries: 32,
+        max_retries: gateway::tries::MOST,
         ..ServerConf::default()
     }
 }

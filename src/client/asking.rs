@@ -21,7 +21,7 @@ use super::{
 use crate::{
     catalog::server::Dialect,
     mcp::{
-        members::{self, Members},
+        members,
         outgoing::{self, Protocol, Rewrite},
         told::Told,
         traced,
@@ -51,12 +51,14 @@ pub(super) fn modern_message(
     ask: &Ask,
     version: &str,
 ) -> Result<(String, Vec<(HeaderName, HeaderValue)>), Refusal> {
-    let object = |text: &Option<String>| text.clone().filter(|text| Members::read(text).is_some());
-    let (info, capabilities) = (object(&ask.asker.info), object(&ask.asker.capabilities));
+    // JSON of the client's, by `mcp::question`.
+    fn object(text: &Option<String>) -> Option<&str> {
+        text.as_deref().filter(|text| text.starts_with('{'))
+    }
     let protocol = Protocol {
         version,
-        client_info: info.as_deref().unwrap_or(OWN_INFO),
-        capabilities: capabilities.as_deref().unwrap_or("{}"),
+        client_info: object(&ask.asker.info).unwrap_or(OWN_INFO),
+        capabilities: object(&ask.asker.capabilities).unwrap_or("{}"),
         log_level: ask.asker.log_level.as_deref().filter(|level| members::text(level).is_some()),
     };
     let token = id.to_string();
@@ -69,11 +71,11 @@ pub(super) fn modern_message(
 
 impl Client {
     /// Asks a question. What comes back begins with the server's answer; only its head has been seen.
-    pub async fn ask(&self, way: &Way, ask: Ask) -> Result<Replies, Refusal> {
+    pub async fn ask(&self, way: &Way, ask: &Ask) -> Result<Replies, Refusal> {
         let mut tries = Tries::new(way).noted(ask.trace.as_ref(), Some(traced::method(&ask.method)));
         loop {
             let destination = tries.next().await?;
-            match self.try_ask(way, &destination, &ask, !tries.is_renewed).await {
+            match self.try_ask(way, &destination, ask, !tries.is_renewed).await {
                 Ok(replies) => return Ok(replies.seated(tries.seat())),
                 Err(stopped) => tries.note(stopped, ask.is_repeatable)?,
             }
@@ -96,7 +98,7 @@ impl Client {
                 trace.outgoing().write(request.headers_mut());
                 request.extensions_mut().insert(trace.clone());
             }
-            match self.shared.wire.send(&upstream::peer::way_peer(way, &destination), request).await {
+            match self.shared.wire.send(upstream::peer::recipient(way, &destination), request).await {
                 Ok(incoming)
                     if is_of_what_stands_in_front(incoming.status()) && tries.may_repeat(is_repeatable) =>
                 {

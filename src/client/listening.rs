@@ -86,7 +86,7 @@ impl Client {
             is_repeatable: true,
             ..Ask::default()
         };
-        let mut replies = Box::pin(self.ask(way, ask)).await?;
+        let mut replies = Box::pin(self.ask(way, &ask)).await?;
         loop {
             match replies.next().await? {
                 Told::Result { .. } => return Ok(()),

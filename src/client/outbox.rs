@@ -22,7 +22,7 @@ use crate::{
         Destination, Way,
         breaker::Fault,
         native,
-        peer::{way_path, way_peer},
+        peer::{recipient, way_path},
     },
 };
 
@@ -188,7 +188,7 @@ impl Outbox {
         if let Some(trace) = trace {
             request.extensions_mut().insert(trace.clone());
         }
-        let mut sent = self.wire.send(&way_peer(&self.way, &self.destination), request).await;
+        let mut sent = self.wire.send(recipient(&self.way, &self.destination), request).await;
         if let Ok(incoming) = &sent {
             self.destination.health.tally().note_connection(incoming.is_reused());
         }

@@ -77,7 +77,7 @@ impl Client {
                 ..Ask::default()
             },
         };
-        let mut replies = match self.ask(way, Ask { is_repeatable: true, ..ask }).await {
+        let mut replies = match self.ask(way, &Ask { is_repeatable: true, ..ask }).await {
             Ok(replies) => replies,
             Err(refusal) => return Self::unwell(&refusal),
         };

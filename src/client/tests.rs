@@ -71,7 +71,7 @@ fn call() -> Ask {
 /// All that is said to a question, or why there is no answer.
 async fn all(client: &Client, way: &Way, ask: Ask) -> Result<Vec<Told>, Refusal> {
     let asked = async {
-        let mut replies = client.ask(way, ask).await?;
+        let mut replies = client.ask(way, &ask).await?;
         let mut told = Vec::new();
         loop {
             told.push(replies.next().await?);
@@ -384,7 +384,7 @@ async fn silence_ends_with_a_refusal_and_drops_do_not() {
 async fn a_stream_that_has_begun_may_be_silent() {
     let peer = Peer::new(|_| Act::Silence(open_stream(&[json!({"method": "notifications/message"})]))).await;
     let (client, way) = (client(), way_to(&[peer.address], Known::Modern));
-    let mut replies = client.ask(&way, call()).await.unwrap();
+    let mut replies = client.ask(&way, &call()).await.unwrap();
     assert!(matches!(replies.next().await, Ok(Told::Notification { .. })));
     let longer = way.server().deadlines.read * 2;
     assert!(tokio::time::timeout(longer, replies.next()).await.is_err(), "it is not over");
@@ -396,7 +396,7 @@ async fn a_stream_that_has_begun_may_be_silent() {
 async fn who_gives_up_on_a_legacy_server_tells_it_so() {
     let peer = Peer::new(legacy(|_| Act::Silence(open_stream(&[])))).await;
     let (client, way) = (client(), way_to(&[peer.address], Known::Legacy));
-    let replies = client.ask(&way, call()).await.unwrap();
+    let replies = client.ask(&way, &call()).await.unwrap();
     let id = replies.id();
     drop(replies);
     let is_cancelled = |seen: &Seen| seen.method() == "notifications/cancelled";
@@ -409,7 +409,7 @@ async fn who_gives_up_on_a_legacy_server_tells_it_so() {
     let way = way_to(&[peer.address], Known::Legacy);
     let asked = tokio::spawn({
         let client = client.clone();
-        async move { client.ask(&way, call()).await.map(|_| ()) }
+        async move { client.ask(&way, &call()).await.map(|_| ()) }
     });
     let call_seen = peer.sees(|seen| seen.method() == "tools/call").await;
     asked.abort();
@@ -442,7 +442,7 @@ async fn what_a_server_asks_is_answered_for_those_who_cannot_be_asked() {
     assert_eq!(peer.sees(answered(json!(7))).await.body["error"]["code"], -32601);
 
     let asker = Asker { capabilities: Some(r#"{"roots":{}}"#.to_owned()), ..Asker::default() };
-    let mut replies = client.ask(&way, Ask { asker, ..call() }).await.unwrap();
+    let mut replies = client.ask(&way, &Ask { asker, ..call() }).await.unwrap();
     let Ok(Told::Request { id, method, .. }) = replies.next().await else { panic!("it is asked") };
     assert_eq!((id.as_str(), method.as_str()), ("7", "roots/list"));
     let session = SessionRef::from_text(&replies.session().unwrap().to_text()).unwrap();

@@ -10,14 +10,24 @@ pub mod loan;
 pub mod tls;
 pub mod wire;
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::{Bytes, BytesMut};
-
+use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, StatusCode};
+use tokio::time::error::Elapsed;
 
 use crate::names::Secret;
+
+/// What comes of `work` in this time. Mostly that is there at once, and nobody has to look at a clock.
+pub async fn within<T>(patience: Duration, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+    let mut work = pin!(work);
+    match work.as_mut().now_or_never() {
+        Some(done) => Ok(done),
+        None => tokio::time::timeout(patience, work).await,
+    }
+}
 
 /// Fetches documents within limits.
 #[derive(Debug, Clone)]

@@ -21,16 +21,15 @@ use thread_local::ThreadLocal;
 use super::{
     authorities,
     held::Held,
-    loan::{Idle, Lender, Loan},
+    loan::{Idle, Loan, Terms},
+    within,
 };
 use crate::trace::Trace;
 
 /// Idle connections kept, to all peers together.
 const POOL: usize = 1024;
-/// In the pool key of peers whose connections are lent.
-const LENT: u64 = 0x6c65_6e74_6c65_6e74;
-/// Longest wait for a peer to take more of a request, where the peer's options have none.
-const WRITE: Duration = Duration::from_secs(30);
+/// Longest wait for a peer to take all of a request.
+pub const WRITE: Duration = Duration::from_secs(30);
 /// Interim answers (RFC 9110, section 15.2) that may stand before the one that counts.
 const MOST_INTERIM: usize = 8;
 
@@ -47,6 +46,22 @@ struct Pools {
     http1: TransportConnector,
     /// To servers that may speak HTTP/2.
     any: Connector,
+}
+
+/// Whom a request goes to.
+pub struct Recipient {
+    /// By which connection.
+    pub by: By,
+    /// How long the beginning of an answer may take.
+    pub patience: Duration,
+}
+
+/// A connection to somebody.
+pub enum By {
+    /// Without TLS, for one request at a time.
+    Loan(Terms),
+    /// As the framework makes them.
+    Framework(Box<HttpPeer>),
 }
 
 /// Why there is no answer, or not all of it.
@@ -128,20 +143,14 @@ impl Wire {
         self.here();
     }
 
-    /// Has the framework connect to this peer by a loan of this thread's connections, where it is for such.
-    pub fn lend(&self, peer: &mut HttpPeer) -> Option<Arc<Loan>> {
-        let loan = self.here().idle.lend(peer)?;
-        peer.options.custom_l4 = Some(Arc::new(Lender(loan.clone())));
-        // The framework asks its own pool first, which has connections of requests whose head could not wait.
-        peer.group_key ^= LENT;
-        // The loan holds to the deadline itself. With one of its own the framework moves all that connecting may need.
-        peer.options.total_connection_timeout = None;
-        Some(loan)
+    /// A loan of one of this thread's connections.
+    pub fn lend(&self, terms: Terms) -> Arc<Loan> {
+        self.here().idle.lend(terms)
     }
 
     /// Writes a request whole and reads the head of its answer, both within the peer's own limits. The request has
     /// the path and query for a URI, and a body of known length.
-    pub async fn send(&self, peer: &HttpPeer, request: http::Request<Bytes>) -> Result<Incoming, Failed> {
+    pub async fn send(&self, to: Recipient, request: http::Request<Bytes>) -> Result<Incoming, Failed> {
         let (mut parts, body) = request.into_parts();
         // Where whoever is waiting for the answer is traced.
         let trace = parts.extensions.remove::<Arc<Trace>>();
@@ -149,8 +158,8 @@ impl Wire {
             trace.sends(&parts.method);
         }
         let head = Box::new(RequestHeader::from(parts));
-        let connected = self.here().session(peer).await;
-        let (mut session, is_reused, loan) = connected.map_err(|error| {
+        let connected = self.session(to.by).await;
+        let (mut session, is_reused, way_back) = connected.map_err(|error| {
             let failed = Failed::new(&error, false);
             match failed.kind {
                 Fault::TooSlow => failed,
@@ -160,7 +169,6 @@ impl Wire {
         if let Some(trace) = &trace {
             trace.connected(is_reused);
         }
-        session.set_write_timeout(Some(peer.options.write_timeout.unwrap_or(WRITE)));
         // Without its head a request is none: nothing of its body has left.
         session.write_request_header(head).await.map_err(|error| match error.etype() {
             ErrorType::InvalidHTTPHeader => {
@@ -174,46 +182,51 @@ impl Wire {
             }
             session.finish_request_body().await
         };
-        if let Err(error) = sent.await {
+        let sent =
+            within(WRITE, sent).await.unwrap_or_else(|_| Error::e_explain(ErrorType::WriteTimedout, ""));
+        if let Err(error) = sent {
             // A connection that was closed meanwhile is noticed here at the earliest: the head was held.
-            let is_sent = match &loan {
-                Some(loan) => {
-                    loan.end();
-                    loan.has_sent()
-                }
-                None => has_sent(&session),
+            let is_sent = match &way_back {
+                WayBack::Loan(loan) => loan.has_sent(),
+                WayBack::Pool(..) => has_sent(&session),
             };
             return Err(Failed::new(&error, is_sent));
         }
         let mut incoming = Incoming {
             session: Some(Box::new(session)),
-            loan,
-            wire: self.clone(),
-            peer: Box::new(peer.clone()),
+            way_back,
             status: StatusCode::OK,
             headers: HeaderMap::new(),
             is_reused,
             at_end: None,
         };
-        incoming.read_head(peer.options.read_timeout).await?;
+        incoming.read_head(to.patience).await?;
         if let Some(trace) = &trace {
             trace.answered(incoming.status.as_u16());
         }
         Ok(incoming)
     }
+
+    /// A connection, whether it has served before, and where it goes afterwards.
+    async fn session(&self, by: By) -> pingora::Result<(HttpSession, bool, WayBack)> {
+        let peer = match by {
+            By::Framework(peer) => peer,
+            By::Loan(terms) => {
+                let loan = self.lend(terms);
+                let session = HttpSession::H1(Http1::new(loan.lent().await?));
+                return Ok((session, loan.is_reused(), WayBack::Loan(loan)));
+            }
+        };
+        let (session, is_reused) = self.here().session(&peer).await?;
+        Ok((session, is_reused, WayBack::Pool(self.clone(), peer)))
+    }
 }
 
 impl Pools {
-    /// A connection to a peer, whether it has served before, and by which loan it is here.
-    async fn session(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool, Option<Arc<Loan>>)> {
+    /// A connection to a peer, and whether it has served before.
+    async fn session(&self, peer: &HttpPeer) -> pingora::Result<(HttpSession, bool)> {
         if !is_http1(peer) {
-            let (session, is_reused) = self.any.get_http_session(peer).await?;
-            return Ok((session, is_reused, None));
-        }
-        if let Some(loan) = self.idle.lend(peer) {
-            let stream = Box::new(loan.clone().stream(peer.address()).await?);
-            let session = HttpSession::H1(Http1::new_with_options(stream, peer));
-            return Ok((session, loan.is_reused(), Some(loan)));
+            return self.any.get_http_session(peer).await;
         }
         let (stream, is_reused) = self.http1.get_stream(peer).await?;
         let stream = match Held::of(&stream) {
@@ -223,11 +236,12 @@ impl Pools {
             }
             None => Box::new(Held::new(stream)),
         };
-        Ok((HttpSession::H1(Http1::new_with_options(stream, peer)), is_reused, None))
+        Ok((HttpSession::H1(Http1::new_with_options(stream, peer)), is_reused))
     }
 
     /// Keeps a connection whose answer was read to its end, where it may serve again.
-    async fn release(&self, session: HttpSession, peer: &HttpPeer, idle: Option<Duration>) {
+    async fn release(&self, session: HttpSession, peer: &HttpPeer) {
+        let idle = peer.options.idle_timeout;
         match session {
             HttpSession::H1(mut session) if is_http1(peer) => {
                 session.respect_keepalive();
@@ -263,13 +277,19 @@ impl Default for Wire {
 pub struct Incoming {
     /// None when all has been read.
     session: Option<Box<HttpSession>>,
-    loan: Option<Arc<Loan>>,
-    wire: Wire,
-    peer: Box<HttpPeer>,
+    way_back: WayBack,
     status: StatusCode,
     headers: HeaderMap,
     is_reused: bool,
     at_end: Option<AtEnd>,
+}
+
+/// Where a connection goes that may serve again.
+enum WayBack {
+    /// To whoever lent it.
+    Loan(Arc<Loan>),
+    /// To the framework's pool.
+    Pool(Wire, Box<HttpPeer>),
 }
 
 /// Is told how the body of an answer ends.
@@ -311,9 +331,9 @@ impl Incoming {
         let Some(session) = &mut self.session else { return Ok(None) };
         let read = session.read_response_body();
         let read = match deadline {
-            Some(deadline) => tokio::time::timeout(deadline, read)
-                .await
-                .map_err(|_| Failed::slow("the rest of the answer is overdue"))?,
+            Some(deadline) => {
+                within(deadline, read).await.map_err(|_| Failed::slow("the rest of the answer is overdue"))?
+            }
             None => read.await,
         };
         match read {
@@ -329,14 +349,10 @@ impl Incoming {
         }
     }
 
-    async fn read_head(&mut self, deadline: Option<Duration>) -> Result<(), Failed> {
-        let read = self.read_last_head();
-        match deadline {
-            Some(deadline) => tokio::time::timeout(deadline, read)
-                .await
-                .map_err(|_| Failed::slow("the beginning of the answer is overdue"))?,
-            None => read.await,
-        }
+    async fn read_head(&mut self, patience: Duration) -> Result<(), Failed> {
+        tokio::time::timeout(patience, self.read_last_head())
+            .await
+            .map_err(|_| Failed::slow("the beginning of the answer is overdue"))?
     }
 
     /// Reads heads until one is not an interim answer's. Another protocol is not HTTP: it was not asked for.
@@ -358,12 +374,12 @@ impl Incoming {
     }
 
     async fn release(&mut self) {
-        if let Some(session) = self.session.take() {
-            if let Some(loan) = &self.loan {
-                loan.end();
-            }
-            let idle = self.peer.options.idle_timeout;
-            self.wire.here().release(*session, &self.peer, idle).await;
+        let Some(session) = self.session.take() else { return };
+        match (*session, &self.way_back) {
+            (HttpSession::H1(session), WayBack::Loan(loan)) => loan.take_back(session).await,
+            (session, WayBack::Pool(wire, peer)) => wire.here().release(session, peer).await,
+            // Only HTTP/1.1 is spoken over what is lent.
+            (_, WayBack::Loan(_)) => {}
         }
     }
 }

@@ -155,7 +155,7 @@ impl Outbound {
         self.arguments.as_ref().filter(|_| self.is_whole).map(Passing::end)
     }
 
-    /// A try begins: the framework hands over all bytes once more.
+    /// A try begins: all bytes are handed over once more.
     pub fn restart(&mut self) {
         self.handed_over = 0;
         self.is_whole = false;

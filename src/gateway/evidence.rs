@@ -114,7 +114,6 @@ impl Journey {
         if let Some(underway) = self.underway() {
             underway.answer.length_left = length;
             if length == Some(0) {
-                underway.tries.give_back();
                 self.record.arrive_back();
                 self.seal(session);
             }

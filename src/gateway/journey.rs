@@ -97,7 +97,7 @@ impl Cargo {
         }
     }
 
-    /// A try begins: the framework hands over all bytes once more.
+    /// A try begins: all bytes are handed over once more.
     pub fn restart(&mut self) {
         match self {
             Cargo::Arguments(body) => body.restart(),

@@ -26,6 +26,7 @@ pub mod native;
 pub mod ops;
 mod origin;
 mod pages;
+mod passing;
 mod phase;
 mod proxy_protocol;
 mod reply;
@@ -43,7 +44,8 @@ pub mod tls;
 pub mod told_address;
 mod traced;
 mod translated;
-mod tries;
+pub mod tries;
+mod trip;
 mod withdrawal;
 
 use std::{os::fd::RawFd, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -73,12 +75,12 @@ use crate::{
 };
 use configured::{Bench, Configured};
 use decide::Step;
-use journey::{Journey, Underway};
+use journey::Journey;
 use leaving::Leaving;
 use limiting::Limiting;
 use line::Line;
 use live::LiveTrips;
-use phase::{caught, has_begun, no_end, no_trip, refused};
+use phase::{has_begun, no_end, refused};
 use served::Desk;
 pub use settings::Settings;
 use sign_in::SignIn;
@@ -182,17 +184,21 @@ impl ProxyHttp for Configured {
         Ok(true)
     }
 
+    /// False where the answer has been passed on already.
+    async fn proxy_upstream_filter(
+        &self,
+        session: &mut Session,
+        journey: &mut Box<Journey>,
+    ) -> pingora::Result<bool> {
+        passing::pass(session, journey).await.map(|is_done| !is_done)
+    }
+
     async fn upstream_peer(
         &self,
         session: &mut Session,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<Box<HttpPeer>> {
-        let gateway = journey.gateway.clone();
-        journey.next(session).await.map_err(refused)?;
-        let underway = journey.underway().ok_or_else(no_trip)?;
-        let Underway { trip, cargo, tries, .. } = underway;
-        let (wire, body_timeout) = (gateway.client.wire(), gateway.settings.body_timeout);
-        caught(|| tries.peer(trip, cargo, wire, body_timeout).map(Box::new).ok_or_else(no_trip))
+        journey.next_peer(session).await.map(Box::new)
     }
 
     async fn connected_to_upstream(
@@ -204,13 +210,7 @@ impl ProxyHttp for Configured {
         _digest: Option<&Digest>,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
-        let is_reused = is_reused || journey.underway().is_some_and(|underway| underway.tries.is_reused());
-        journey.refuse_withdrawn(session).map_err(refused)?;
-        journey.note_connected(is_reused);
-        if let Some(trace) = &journey.record.trace {
-            trace.connected(is_reused);
-        }
-        Ok(())
+        journey.connected(session, is_reused)
     }
 
     fn fail_to_connect(
@@ -220,26 +220,18 @@ impl ProxyHttp for Configured {
         journey: &mut Box<Journey>,
         error: Box<Error>,
     ) -> Box<Error> {
-        let Some(underway) = journey.underway() else { return error };
-        let error = underway.not_connected(error);
-        journey.note_retry(&error);
-        error
+        journey.not_connected(error)
     }
 
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
         session: &mut Session,
-        mut error: Box<Error>,
+        error: Box<Error>,
         journey: &mut Box<Journey>,
         _is_reused: bool,
     ) -> Box<Error> {
-        // Decided in every case: the framework panics over what is not.
-        error.set_retry(false);
-        let Some(underway) = journey.underway() else { return error };
-        let error = underway.broke_off(session, error);
-        journey.note_retry(&error);
-        error
+        journey.broke_off(session, error)
     }
 
     async fn upstream_request_filter(
@@ -248,15 +240,8 @@ impl ProxyHttp for Configured {
         request: &mut RequestHeader,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
-        caught(|| {
-            let request_id = journey.record.request_id.clone();
-            let Underway { trip, cargo, tries, trace, .. } = journey.underway().ok_or_else(no_trip)?;
-            let destination = tries.destination(trip).ok_or_else(no_trip)?;
-            cargo.restart();
-            let (client, version) = (session.req_header(), request.version);
-            *request = hygiene::request_to_peer(client, trip, destination, cargo, &request_id, version)?;
-            traced::write(trace.as_deref(), request)
-        })
+        *request = journey.request(session, request.version)?;
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -266,36 +251,7 @@ impl ProxyHttp for Configured {
         is_end: bool,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
-        let gateway = journey.gateway.clone();
-        let judged = caught(|| {
-            let underway = journey.underway().ok_or_else(no_trip)?;
-            let Underway { cargo, tries, .. } = underway;
-            tries.note_sent();
-            let mut is_judged = false;
-            if let Some(exchange) = cargo.exchange().filter(|exchange| is_end && exchange.is_held()) {
-                exchange.renew(gateway.permit_now(exchange.permit()).map_err(refused)?);
-                is_judged = true;
-            }
-            underway.pass(body, is_end, &session.req_header().headers).map_err(refused)?;
-            let Underway { trip, cargo, tries, .. } = underway;
-            if is_end {
-                tries.note_whole();
-                if cargo.exchange().is_none() {
-                    tries.expect_answer(trip);
-                }
-            }
-            if let Some(denied) = cargo.exchange().and_then(|exchange| exchange.denied.take()) {
-                journey.record.refuse(&denied);
-            }
-            let exchange = journey.underway().and_then(|underway| underway.cargo.exchange());
-            Ok(exchange
-                .filter(|_| is_judged)
-                .map(|exchange| (exchange.permit().clone(), exchange.asked.clone())))
-        })?;
-        match judged {
-            Some((permit, asked)) => gateway.limit_native(journey, &permit, &asked).await.map_err(refused),
-            None => Ok(()),
-        }
+        journey.hand_over(session, body, is_end).await
     }
 
     async fn response_filter(
@@ -304,30 +260,7 @@ impl ProxyHttp for Configured {
         header: &mut ResponseHeader,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<()> {
-        failure::refuse_leading_away(header.status).map_err(refused)?;
-        if header.status.is_informational() {
-            return Ok(());
-        }
-        if let Some(underway) = journey.underway() {
-            underway.refuse_stand_in(session, header.status.as_u16())?;
-        }
-        journey.begin_answer(session).map_err(refused)?;
-        caught(|| {
-            hygiene::clean_answer(header);
-            if let Some(Underway { trip, cargo, tries, .. }) = journey.underway()
-                && let (Some(exchange), Some(destination)) = (cargo.exchange(), tries.destination(trip))
-            {
-                exchange.answer_head(header, destination).map_err(refused)?;
-            }
-            hygiene::frame_for(session.req_header().version, header);
-            journey.note_answer(header.status.as_u16(), hygiene::is_event_stream(header)).map_err(refused)?;
-            reply::mark(header, journey)?;
-            reply::end_connection_when_draining(session);
-            cors::mark(header, journey)?;
-            journey.note_answer_length(header, session);
-            journey.hold_head(session, header);
-            Ok(())
-        })
+        journey.answer_head(session, header)
     }
 
     fn response_body_filter(
@@ -337,27 +270,7 @@ impl ProxyHttp for Configured {
         is_end: bool,
         journey: &mut Box<Journey>,
     ) -> pingora::Result<Option<Duration>> {
-        caught(|| {
-            let mut is_whole = journey.hear_answer(body, is_end, session.req_header().version);
-            if let Some(underway) = journey.underway() {
-                if let Some(exchange) = underway.cargo.exchange() {
-                    exchange.answer_body(body, is_end).map_err(refused)?;
-                }
-                if let Some(bytes) = body.as_ref() {
-                    underway.tries.note_piece(&underway.trip).map_err(refused)?;
-                    underway.answer.note_error_body(bytes);
-                    is_whole |= journey.note_sent(bytes);
-                }
-            }
-            if is_end && let Some(underway) = journey.underway() {
-                underway.tries.note_end();
-            }
-            if is_whole {
-                journey.record.arrive_back();
-                journey.seal(session);
-            }
-            Ok(None)
-        })
+        journey.answer_piece(session, body, is_end).map(|()| None)
     }
 
     async fn fail_to_proxy(

@@ -3,7 +3,7 @@ use std::time::Duration;
 use http::request::Parts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{configured::Judge, *};
+use super::{configured::Judge, phase::caught, *};
 use crate::{
     access, catalog::Catalog, identity, names::GroupName, record::access_log::AccessLog,
     record::audit::Audit, record::metrics::Metrics, refusal::Code,

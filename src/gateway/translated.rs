@@ -114,7 +114,7 @@ impl Gateway {
         journey.serve(Some(live));
         journey.record.depart();
         let way = trip.way();
-        let asking = self.client.ask(&way, ask);
+        let asking = self.client.ask(&way, &ask);
         let replies = tokio::select! {
             replies = asking => replies?,
             () = left(session) => return Ok(forsaken(session, journey)),

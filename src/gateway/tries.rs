@@ -26,10 +26,12 @@ use crate::{
         Destination, Trip,
         breaker::Fault,
         course::{Pick, Tried},
-        peer::http_peer,
+        peer::{http_peer, plain},
     },
 };
 
+/// Tries of one trip at most: how many there are is decided below, by what is known of its addresses.
+pub const MOST: usize = 32;
 /// So much longer the framework waits for a silent peer.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -55,7 +57,7 @@ pub struct Tries {
 impl Tries {
     /// Chooses where the trip goes next.
     pub async fn next(&mut self, trip: &mut Trip) -> Result<(), Refusal> {
-        self.pick = None;
+        (self.pick, self.loan) = (None, None);
         let pick = trip.next(&mut self.tried).await?;
         (self.is_sent, self.is_whole, self.is_timed, self.is_stream) = (false, false, false, false);
         self.pick = Some(pick);
@@ -67,23 +69,15 @@ impl Tries {
         trip.course().destination(self.pick.as_ref()?.at)
     }
 
-    /// The peer of the present try. A request that can go at once is lent one of these connections, where that can be; one
-    /// whose head must not wait for its body has the framework's own.
-    pub fn peer(
-        &mut self,
-        trip: &Trip,
-        cargo: &Cargo,
-        wire: &Wire,
-        body_timeout: Duration,
-    ) -> Option<HttpPeer> {
-        let mut peer = patient(http_peer(trip, self.destination(trip)?), body_timeout);
-        self.loan = if cargo.is_at_hand() { wire.lend(&mut peer) } else { None };
-        Some(peer)
+    /// The peer of the present try, for the framework.
+    pub fn peer(&self, trip: &Trip, body_timeout: Duration) -> Option<HttpPeer> {
+        Some(patient(http_peer(trip, self.destination(trip)?), body_timeout))
     }
 
-    /// Whether the connection of the present try has served before.
-    pub fn is_reused(&self) -> bool {
-        self.loan.as_ref().is_some_and(|loan| loan.is_reused())
+    /// A loan of a connection for the present try, to where there is no TLS.
+    pub fn lend(&mut self, trip: &Trip, wire: &Wire) -> Option<Arc<Loan>> {
+        self.loan = Some(wire.lend(plain(trip, self.destination(trip)?)));
+        self.loan.clone()
     }
 
     /// The head of the request has been written.
@@ -146,16 +140,8 @@ impl Tries {
         }
     }
 
-    /// Nothing of the answer is to come any more: its connection may serve again.
-    pub fn give_back(&self) {
-        if let Some(loan) = &self.loan {
-            loan.end();
-        }
-    }
-
     /// The answer is all there.
     pub fn note_end(&self) {
-        self.give_back();
         if let Some(line) = Line::current().filter(|_| self.is_timed) {
             line.answer_began();
         }

@@ -85,7 +85,7 @@ impl Journey {
     }
 
     /// The head of a server's stream goes with its first event, where that is there. Not while the server has not heard all:
-    /// the framework may not look at the client meanwhile, and a head without an event would stay.
+    /// nobody may look at the client meanwhile, and a head without an event would stay.
     pub fn hold_head(&mut self, session: &Session, header: &ResponseHeader) {
         let is_whole = self.underway().is_some_and(|underway| underway.tries.is_whole());
         if is_whole

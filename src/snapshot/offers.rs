@@ -220,7 +220,7 @@ impl<'r> Reader<'r> {
             is_repeatable: true,
             ..Ask::default()
         };
-        let mut replies = self.client.ask(way, ask).await.map_err(told)?;
+        let mut replies = self.client.ask(way, &ask).await.map_err(told)?;
         loop {
             match replies.next().await.map_err(told)? {
                 // What it says besides is for nobody, and `client` has answered what it asks.

@@ -321,6 +321,11 @@ impl Trip {
         &self.course
     }
 
+    /// Whether it goes without TLS and as one request at a time, whichever of its addresses it is tried at.
+    pub fn is_plain(&self) -> bool {
+        self.course.destinations().iter().all(|destination| peer::is_plain(self.server(), destination))
+    }
+
     /// Where to try next.
     pub async fn next(&mut self, tried: &mut Tried) -> Result<Pick, Refusal> {
         let patience = self.patience();

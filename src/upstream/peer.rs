@@ -22,14 +22,16 @@ use crate::{
         care::{Http2, TlsFiles},
         server::Server,
     },
+    dial::{
+        loan::Terms,
+        wire::{By, Recipient, WRITE},
+    },
     names::GroupName,
 };
 
 /// How long an idle connection to a peer is kept: under the 5.00 s after which uvicorn, and so mcpo,
 /// closes it, or a call would race the close.
 const IDLE: Duration = Duration::from_secs(4);
-/// Longest wait for a peer to take more of a request body.
-const WRITE: Duration = Duration::from_secs(30);
 
 /// When a silent connection is asked whether anybody is there: after a minute, then every 15 s, four times.
 pub const PROBES: TcpKeepalive = TcpKeepalive {
@@ -99,12 +101,32 @@ pub fn http_peer(trip: &Trip, destination: &Destination) -> HttpPeer {
     peer
 }
 
-/// The peer for one try of a way: its answer has to begin within the server's deadline, and may then be a stream.
-pub fn way_peer(way: &Way, destination: &Destination) -> HttpPeer {
-    let mut peer = peer_of(way.server(), way.tenant(), destination);
-    peer.options.read_timeout = Some(way.server().deadlines.first_byte);
+/// The connection for one try of a trip to a plain destination.
+pub fn plain(trip: &Trip, destination: &Destination) -> Terms {
+    terms(trip.server(), trip.permit().tenancy().group(), destination)
+}
+
+/// Whether a destination is called without TLS, and with one request at a time.
+pub fn is_plain(server: &Server, destination: &Destination) -> bool {
+    !destination.peer.is_tls && server.care.http2 != Http2::Always
+}
+
+/// Whom one try of a way goes to: its answer has to begin within the server's deadline, and may then be a stream.
+pub fn recipient(way: &Way, destination: &Destination) -> Recipient {
+    let (server, tenant, patience) = (way.server(), way.tenant(), way.server().deadlines.first_byte);
+    if is_plain(server, destination) {
+        let by = By::Loan(terms(server, tenant, destination));
+        return Recipient { by, patience };
+    }
+    let mut peer = Box::new(peer_of(server, tenant, destination));
+    peer.options.read_timeout = Some(patience);
     peer.options.tcp_keepalive = Some(PROBES);
-    peer
+    Recipient { by: By::Framework(peer), patience }
+}
+
+fn terms(server: &Server, tenant: Option<&GroupName>, destination: &Destination) -> Terms {
+    let pool = pool_key(server, tenant, destination.tls.as_deref());
+    Terms::new((destination.address, pool), server.deadlines.connect, IDLE, PROBES)
 }
 
 /// The path of the MCP endpoint at a destination.
@@ -170,6 +192,7 @@ mod tests {
         assert!(github.options.verify_cert && github.options.verify_hostname);
         assert!(github.options.idle_timeout.unwrap() < Duration::from_secs(5));
         assert_ne!(github.group_key, peer_of(&server("gitlab"), None, &destination).group_key);
+        assert!(!is_plain(&server("github"), &destination));
         let group = GroupName::parse("MCP-GitHub").unwrap();
         assert_ne!(github.group_key, peer_of(&server("github"), Some(&group), &destination).group_key);
     }

@@ -163,7 +163,6 @@ impl Exchange {
                 if is_end {
                     let whole = held.split().freeze();
                     *body = Some(self.judge(whole, headers)?);
-                    self.expect_answer();
                 }
             }
         }
@@ -195,7 +194,7 @@ impl Exchange {
 
     /// The request is complete: from now on an answer is due, and a legacy client may leave without
     /// cancelling it (MCP 2025-11-25, Transports; 2026-07-28: leaving is cancelling).
-    fn expect_answer(&self) {
+    pub fn expect_answer(&self) {
         if let Some(line) = Line::current()
             && !self.asked.is_get
         {

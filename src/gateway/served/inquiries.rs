@@ -240,7 +240,8 @@ impl Gateway {
         }
         let params = errand.ask.params.as_deref().unwrap_or("{}");
         let params = Some(era::with_input(params, &responses, wanted.state.as_deref()));
-        let asking = self.client.ask(&errand.way, Ask { params, ..errand.ask.clone() });
+        let ask = Ask { params, ..errand.ask.clone() };
+        let asking = self.client.ask(&errand.way, &ask);
         tokio::select! {
             replies = asking => replies,
             () = left(session) => Err(unanswered()),

@@ -26,6 +26,7 @@ use super::{Gateway, body, decide::Step, journey::Journey, native};
 use crate::{
     access::Permit,
     catalog::server::{Dialect, Server},
+    dial::within,
     endpoints::{Answer, Visible},
     identity::Caller,
     mcp::{
@@ -129,8 +130,9 @@ impl Gateway {
         let body = self.read_message_whole(session).await?;
         journey.note_message(&body);
         let headers = &session.req_header().headers;
-        headers::refuse_disagreement(headers, &message::peek(&body)?)?;
-        let said = question::read(&body)?;
+        let peeked = message::peek(&body)?;
+        headers::refuse_disagreement(headers, &peeked)?;
+        let said = question::read_peeked(&body, &peeked)?;
         if let Said::Request(question) = &said {
             journey.note_rpc_id(question.id.map(str::to_owned));
             journey.note_asked(Some(&question.method), &[]);
@@ -203,7 +205,7 @@ impl Gateway {
     /// The whole body of a request that is answered or translated here, within bounds of size and time.
     pub(super) async fn read_whole(&self, session: &mut Session, bound: usize) -> Result<Bytes, Refusal> {
         let reading = body::read_whole(session, bound);
-        tokio::time::timeout(self.settings.body_timeout, reading).await.map_err(|_| native::too_slow())?
+        within(self.settings.body_timeout, reading).await.map_err(|_| native::too_slow())?
     }
 }
 

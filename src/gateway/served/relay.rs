@@ -68,7 +68,7 @@ impl Gateway {
         }
         let owner = speaker.session.as_deref().unwrap_or_else(|| visit.caller.name());
         let call = self.desk.note_call(owner, errand.id);
-        let asking = self.client.ask(&errand.way, errand.ask.clone());
+        let asking = self.client.ask(&errand.way, &errand.ask);
         let replies = tokio::select! {
             replies = asking => replies?,
             () = left(session) => return Ok(forsaken(session, journey)),
@@ -166,15 +166,15 @@ impl Gateway {
         is_modern: bool,
     ) -> Result<Step, Refusal> {
         journey.record.arrive_back();
-        if let era::ResultType::Other(_) = era::result_type(result) {
+        let members = Members::read(result).unwrap_or_default();
+        if let era::ResultType::Other(_) = era::type_among(&members) {
             let refusal = Refusal::new(
                 Code::PeerBadAnswer,
                 "the tool's answer is of an extension that is not passed on",
             );
             return telling.fail(session, journey, errand.id, refusal).await;
         }
-        let is_error = result.contains("\"isError\"")
-            && Members::read(result).is_some_and(|members| members.get("isError") == Some("true"));
+        let is_error = members.get("isError") == Some("true");
         journey.record.end_as(if is_error { Outcome::ToolError } else { Outcome::ToolAnswered });
         let result = match errand.maps_uris {
             true => uri::result_outward(errand.server.as_str(), result),

@@ -33,6 +33,8 @@ pub enum Behaviour {
     HalfClose(Vec<u8>),
     /// Writes these bytes and closes: garbage, or an answer shorter than it said.
     AnswerAndClose(Vec<u8>),
+    /// Writes the first bytes, and then the second ones again and again, as fast as they are taken.
+    Flood(&'static str, &'static str),
     /// Reads the request and never answers.
     Stall,
     /// Reads the head, and not a byte of the body.
@@ -295,6 +297,13 @@ async fn react(
         Behaviour::AnswerAndClose(bytes) => {
             connection.write_all(&bytes).await?;
             return Ok(Next::Close);
+        }
+        Behaviour::Flood(first, more) => {
+            connection.write_all(first.as_bytes()).await?;
+            let more = more.repeat(1_000);
+            loop {
+                connection.write_all(more.as_bytes()).await?;
+            }
         }
         Behaviour::Stall => {
             connection.read_to_end(&mut Vec::new()).await?;

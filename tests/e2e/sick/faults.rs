@@ -75,6 +75,39 @@ async fn an_answer_has_to_begin_in_time_and_to_end_in_time() {
 }
 
 #[tokio::test]
+async fn an_answer_that_comes_all_the_time_has_to_end_in_time_and_holds_nobody_up() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (first, more, status) in [("", "HTTP/1.1 103 Early Hints\r\n\r\n", 504), (head, "1\r\n \r\n", 200)] {
+        let flood = bad(Behaviour::Flood(first, more)).await;
+        let grants = Grants::of(&["alpha"]).await;
+        let keys = "first_byte_timeout_secs = 1\ntotal_timeout_secs = 1.5";
+        let setup = with_peers(grants.setup(), "alpha", &[flood.url()], keys).set("listen.threads", 1);
+        let gateway = setup.start().await;
+        gateway.knows_tools("alpha", 1).await;
+        let calling = async {
+            let began = Instant::now();
+            let request = gateway.call_request("/alpha/work", &email_token(CALLER), &json!({}));
+            let response = request.send().await.unwrap();
+            let got = response.status().as_u16();
+            let is_whole = response.bytes().await.is_ok();
+            assert_eq!((got, is_whole), (status, status == 504));
+            assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        };
+        let others = async {
+            loop {
+                let began = Instant::now();
+                assert_eq!(gateway.get("/openapi.json", &email_token(CALLER)).await.status, 200);
+                assert!(began.elapsed() < Duration::from_secs(3), "{more}: {:?}", began.elapsed());
+            }
+        };
+        tokio::select! {
+            () = calling => {}
+            () = others => {}
+        }
+    }
+}
+
+#[tokio::test]
 async fn peers_that_talk_nonsense_hang_up_or_say_they_are_broken_are_left_alone_after_three_calls() {
     for behaviour in [
         Behaviour::AnswerAndClose(b"this is not HTTP at all\r\n\r\n".to_vec()),

@@ -32,6 +32,10 @@ enum Manner {
     Drips,
     /// Answers calls as a proxy does whose server is gone.
     Is503,
+    /// Takes calls and says nothing.
+    Swallows,
+    /// Goes on answering calls for ever, as fast as that is taken.
+    Floods,
 }
 
 /// A server of MCP without sessions.
@@ -107,7 +111,16 @@ async fn serve(socket: TcpStream, manner: Manner, taken: Arc<Mutex<Vec<String>>>
             Value::Null => answer("202 Accepted", "application/json", b""),
             said => answer("200 OK", "application/json", said.to_string().as_bytes()),
         };
-        if manner == Manner::Is503 && method == "tools/call" {
+        if manner == Manner::Swallows && method == "tools/call" {
+            std::future::pending().await
+        } else if manner == Manner::Floods && method == "tools/call" {
+            let head =
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+            connection.write_all(head.as_bytes()).await?;
+            loop {
+                connection.write_all("1\r\n \r\n".repeat(1_000).as_bytes()).await?;
+            }
+        } else if manner == Manner::Is503 && method == "tools/call" {
             connection.write_all(&answer("503 Service Unavailable", "text/plain", b"no backend")).await?;
         } else if manner == Manner::Drips && method == "tools/call" {
             let (head, body) = said.split_at(said.len() - 20);
@@ -206,5 +219,33 @@ async fn what_may_run_twice_goes_to_the_other_peer_when_one_says_that_it_has_no_
             assert!(answer.status == 200 && !answer.text().contains("error"), "{face}: {}", answer.text());
         }
         assert!(!sick.taken.lock().unwrap().is_empty(), "{face}: it was never asked");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_due_in_time_from_the_second_peer_as_well_and_ends_in_time() {
+    for (first, second, keys) in [
+        (Manner::Is503, Manner::Swallows, "first_byte_timeout_secs = 1"),
+        (Manner::Floods, Manner::Floods, "total_timeout_secs = 1"),
+    ] {
+        let (first, second) = (Peer::start(first).await, Peer::start(second).await);
+        let grants = Grants::of(&["alpha"]).await;
+        let urls = [&first, &second].map(|peer| format!("http://{}/mcp", peer.address));
+        let keys = format!("dialect = 'mcp'\n{keys}");
+        let gateway = with_peers(grants.setup(), "alpha", &urls, &keys).start().await;
+        gateway.knows_tools("alpha", 3).await;
+        let look = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call",
+            "params": {"name": "look", "arguments": {}}});
+        // Whichever of the two is first: one of two calls meets the other.
+        for _ in 0..2 {
+            let request = gateway.call_request("/alpha/mcp", &email_token(CALLER), &look);
+            let calling = async {
+                let answer =
+                    request.header("accept", "application/json, text/event-stream").send().await.unwrap();
+                answer.status() == 200 && answer.bytes().await.is_ok()
+            };
+            let is_good = tokio::time::timeout(Duration::from_secs(10), calling).await;
+            assert!(!is_good.expect("an answer that does not come, or to an end"), "{keys}");
+        }
     }
 }
