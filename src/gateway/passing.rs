@@ -147,7 +147,7 @@ fn take(
 ) -> pingora::Result<bool> {
     match &mut task {
         HttpTask::Header(header, is_end) => {
-            frame(header, *is_end, session);
+            frame(header, *is_end, session)?;
             journey.answer_head(session, header)?;
         }
         HttpTask::Body(body, is_end) => journey.answer_piece(session, body, *is_end)?,
@@ -159,7 +159,7 @@ fn take(
 }
 
 /// Has an answer end by a last chunk whose end is that of its connection.
-fn frame(header: &mut ResponseHeader, is_end: bool, session: &Session) {
+fn frame(header: &mut ResponseHeader, is_end: bool, session: &Session) -> pingora::Result<()> {
     let is_bodiless = is_end
         || session.req_header().method == Method::HEAD
         || matches!(header.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
@@ -170,8 +170,9 @@ fn frame(header: &mut ResponseHeader, is_end: bool, session: &Session) {
         && !headers.contains_key(header::CONTENT_LENGTH)
     {
         header.set_version(Version::HTTP_11);
-        let _ = header.insert_header(header::TRANSFER_ENCODING, "chunked");
+        header.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
+    Ok(())
 }
 
 /// What comes of `work`, unless the client leaves before.
@@ -186,5 +187,48 @@ async fn while_there_is_a_client<T>(
             Err(error) => Err(error.into_down()),
             Ok(_) => Err(Error::explain(ErrorType::ConnectionClosed, "the client has left").into_down()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::gateway::{seats::Forsaken, tests::gateway};
+
+    #[tokio::test]
+    async fn an_answer_of_which_there_is_always_more_is_overdue_in_time_and_leaves_others_their_turn() {
+        const HEAD: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+        // More than is read in the time.
+        const HEADS: usize = 1 << 20;
+        let (mut client, near) = duplex(1024);
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut session = Session::new_h1(Box::new(near));
+        assert!(session.read_request().await.unwrap());
+        session.as_downstream_mut().set_ignore_info_resp(true);
+        let (mut flood, near) = duplex(HEADS * HEAD.len());
+        flood.write_all(&HEAD.repeat(HEADS)).await.unwrap();
+        let mut server = Server::new(Box::new(near));
+        let mut journey = Journey::begin(gateway().now());
+        let line = Line::new(Duration::from_secs(60), None, Forsaken { seats: Arc::default(), most: 1 });
+        line.expect_answer(Duration::from_millis(200));
+        let (began, mut turns) = (Instant::now(), 0);
+        let answered = line.scope(answer(&mut session, &mut journey, &mut server, None));
+        let others = async {
+            loop {
+                turns += 1;
+                tokio::task::yield_now().await;
+            }
+        };
+        let answered = tokio::select! {
+            answered = answered => answered,
+            () = others => unreachable!("it goes on for ever"),
+        };
+        assert!(answered.is_err() && line.is_answer_overdue());
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(turns > 1, "nobody else had a turn");
     }
 }

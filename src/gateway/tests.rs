@@ -56,7 +56,7 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-fn gateway() -> Configured {
+pub(super) fn gateway() -> Configured {
     let max_stale = Duration::from_secs(3600);
     let admin_group = GroupName::parse("MCP-Admin").unwrap();
     let identity = Arc::new(Identity::new(&identity::Settings::default(), identity::Sources::default()));
